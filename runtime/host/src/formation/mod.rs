@@ -1,0 +1,1 @@
+//! One dispatcher per app owns the table of its dynos; everything else sends it messages.

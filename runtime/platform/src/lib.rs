@@ -1,0 +1,15 @@
+//! Store, slugs, releases, builds and the control API: what `oarlock up` and `oarlock serve` drive.
+//!
+//! It never names wasmtime; it tells the host what shall be ([`oarlock_host::Desired`]) and keeps what
+//! was, in a [`store::Store`].
+
+pub mod build;
+pub mod control;
+mod folder;
+mod platform;
+mod releases;
+pub mod slug;
+pub mod store;
+
+pub use folder::{DataDir, FolderError, load_manifest};
+pub use platform::{Event, Platform, PlatformConfig, Source, StartError};

@@ -1,0 +1,29 @@
+//! Engine, program, grant, limits, meter and instance: all that touches wasmtime, and nothing else.
+//!
+//! The host loads a component into a [`Program`], describes what a dyno may touch in a [`Grant`],
+//! and joins both in a [`Sandbox`], from which it starts instances: one per request
+//! ([`Sandbox::call`]), one that serves many ([`Sandbox::start`]) or one run of a command
+//! ([`Sandbox::run`]). Guests run on the tokio runtime that the call is made on.
+
+mod egress;
+mod engine;
+mod grant;
+mod instance;
+mod kv;
+mod meter;
+mod program;
+mod run;
+
+/// The body of a request or response on its way in or out of a guest.
+pub use wasmtime_wasi_http::WasiBody as Body;
+/// Why a body ended early.
+pub use wasmtime_wasi_http::Error as BodyError;
+
+pub use egress::{Attempt, Decision, Denial, Egress, EgressRules, Endpoint, HttpClient, PrivateNetworks};
+pub use engine::{Engine, EngineConfig, EngineError};
+pub use grant::{DynoLog, Folder, Grant, OutputStream};
+pub use instance::{CallError, Instance, InstanceEnd, Sandbox, StartError};
+pub use kv::{KvBucket, KvError, KvKeys};
+pub use meter::Meter;
+pub use program::{LoadError, Origin, Program, ProgramKind, Wasi};
+pub use run::{Exit, Output, Run, RunHandle, Stdin, StdinSource};

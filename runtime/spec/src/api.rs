@@ -1,0 +1,226 @@
+//! What the commands and the running host say to each other, and what `--json` prints: plural
+//! arrays, snake_case, RFC 3339 UTC times, plain integers with the unit in the name.
+//!
+//! The control API is HTTP/1.1 on a Unix socket:
+//!
+//! | request | body | answer |
+//! |---|---|---|
+//! | `GET /v1/apps` | | `[AppRow]` |
+//! | `GET /v1/apps/{app}/dynos` | | `[DynoRow]` |
+//! | `GET /v1/apps/{app}/formation` | | [`Formation`] |
+//! | `PATCH /v1/apps/{app}/formation` | [`Formation`] (named types only) | [`Formation`], whole |
+//! | `POST /v1/apps/{app}/restart` | [`RestartRequest`] | `[DynoName]` restarted |
+//! | `GET /v1/apps/{app}/logs?n=&follow=&dyno=&source=` | | [`LogLine`]s, a JSON object a line |
+//! | `GET /v1/apps/{app}/config` | | [`ConfigVars`] |
+//! | `PATCH /v1/apps/{app}/config` | [`ConfigChange`] | [`ReleaseRow`], made current |
+//! | `GET /v1/apps/{app}/releases` | | `[ReleaseRow]`, newest first |
+//! | `POST /v1/apps/{app}/rollback` | [`RollbackRequest`] | [`ReleaseRow`], a new release made current |
+//! | `POST /v1/apps/{app}/runs` | [`RunRequest`] | 101, then [`RunFrame`]s |
+//!
+//! Errors are 4xx and 5xx with an [`ErrorBody`].
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::names::{AppName, DynoName, ProcessType, ReleaseId, SlugId};
+
+/// What a dyno is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DynoState {
+    /// Being started, or waiting to be.
+    Starting,
+    /// Running; ready, for web.
+    Up,
+    /// Counted, but nothing in memory until the next request.
+    Idle,
+    /// Told to stop.
+    Stopping,
+    /// Ended by itself with an error; waits for its restart.
+    Crashed,
+    /// Ended with success, and not to be started again.
+    Finished,
+}
+
+impl DynoState {
+    /// As the log and `ps` print it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Up => "up",
+            Self::Idle => "idle",
+            Self::Stopping => "stopping",
+            Self::Crashed => "crashed",
+            Self::Finished => "finished",
+        }
+    }
+}
+
+/// One row of `ps`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DynoRow {
+    /// As in `web.1`.
+    pub dyno: DynoName,
+    /// Its process type.
+    pub process: ProcessType,
+    /// What it is doing.
+    pub state: DynoState,
+    /// The release it runs.
+    pub release: ReleaseId,
+    /// Since when it is in this state.
+    pub since: Timestamp,
+    /// How often it was started again since the formation has it.
+    pub restarts: u64,
+    /// Guest CPU time so far.
+    pub cpu_ms: u64,
+    /// Linear memories and tables now.
+    pub memory_bytes: u64,
+    /// Requests so far (web only).
+    pub requests: u64,
+}
+
+/// One row of `releases`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReleaseRow {
+    /// As in `v12`.
+    pub release: ReleaseId,
+    /// What became of it.
+    pub status: ReleaseStatus,
+    /// What made it, as in `Deploy 3f2a91c0` or `Set GREETING config var`.
+    pub description: String,
+    /// Its slug.
+    pub slug: SlugId,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// What became of a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReleaseStatus {
+    /// Made, not yet running.
+    Pending,
+    /// The one that runs.
+    Current,
+    /// Was current once.
+    Superseded,
+    /// Its release phase or its start failed.
+    Failed,
+}
+
+/// One row of the apps of a host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AppRow {
+    /// Its name.
+    pub app: AppName,
+    /// The release that runs; `None` before the first.
+    pub release: Option<ReleaseId>,
+    /// Where it answers.
+    pub url: Option<String>,
+}
+
+/// One log line, as `logs --json` prints it and as the control API streams it (a JSON object a line).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When.
+    pub time: Timestamp,
+    /// `app` or `oarlock`.
+    pub source: LogSource,
+    /// `web.1`, `router`, `release`, `api`, …
+    pub dyno: String,
+    /// The line, without its end.
+    pub message: String,
+}
+
+/// Who wrote a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogSource {
+    /// The app.
+    App,
+    /// Oarlock itself.
+    Oarlock,
+}
+
+impl LogSource {
+    /// As contract 4 prints it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::App => "app",
+            Self::Oarlock => "oarlock",
+        }
+    }
+}
+
+impl std::fmt::Display for LogLine {
+    /// Contract 4's line: microseconds, numeric offset, `source[dyno]: message`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{}+00:00 {}[{}]: {}",
+            self.time.strftime("%Y-%m-%dT%H:%M:%S.%6f"),
+            self.source.as_str(),
+            self.dyno,
+            self.message
+        )
+    }
+}
+
+/// The formation: how many of each process type. Body of `GET` and `PATCH …/formation`.
+pub type Formation = BTreeMap<ProcessType, u32>;
+
+/// Body of `PATCH …/config`: a string sets a var, `null` removes it.
+pub type ConfigChange = BTreeMap<String, Option<String>>;
+
+/// The config vars of an app, by name. Body of `GET …/config`.
+pub type ConfigVars = BTreeMap<String, String>;
+
+/// Body of `POST …/restart`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartRequest {
+    /// A dyno, a process type, or `None` for all.
+    pub target: Option<String>,
+}
+
+/// Body of `POST …/rollback`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RollbackRequest {
+    /// To which release; `None`: the one before the current.
+    pub to: Option<ReleaseId>,
+}
+
+/// Body of `POST …/runs`, which answers 101 and then speaks [`RunFrame`]s.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRequest {
+    /// A process type, or a component's path within the slug.
+    pub command: String,
+    /// Arguments after the process's own.
+    pub args: Vec<String>,
+}
+
+/// One message of a one-off dyno's connection, in either direction. On the wire: a byte for the
+/// kind, a big-endian u32 length, the payload (at most 64 KiB).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunFrame {
+    /// Kind 0, client to host: bytes for stdin; empty: the end of stdin.
+    Stdin(Vec<u8>),
+    /// Kind 1, host to client.
+    Stdout(Vec<u8>),
+    /// Kind 2, host to client.
+    Stderr(Vec<u8>),
+    /// Kind 3, host to client, last: the exit code (one byte), then a message for the user (may be empty).
+    Exit(u8, String),
+    /// Kind 4, client to host: stop the dyno.
+    Stop,
+}
+
+/// What every error response of the control API holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// A stable word for programs, as in `unknown_process`.
+    pub error: String,
+    /// For people: what is wrong and what to do.
+    pub message: String,
+}

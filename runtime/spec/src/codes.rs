@@ -1,0 +1,102 @@
+//! Promised constants: router, dyno and exit codes. Scripts and people rely on them; they do not change.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! codes {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident => $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum $name { $($(#[$vdoc])* $variant,)* }
+        impl $name {
+            /// All of them, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            /// What the code means, as the log prints it.
+            pub fn description(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+            /// The code itself, as in `H12`.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => stringify!($variant),)* }
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+    };
+}
+
+codes! {
+    /// Why the router could not answer with what the app said; in the log (`code=`) and in the
+    /// response header `oarlock-error`. The meanings are Heroku's.
+    RouterCode {
+        /// All web dynos are in crash back-off (503).
+        H10 => "App crashed",
+        /// The queue of waiting requests is full, or a wait in it took too long (503).
+        H11 => "Backlog too deep",
+        /// No first byte within `timeout` (503).
+        H12 => "Request timeout",
+        /// The dyno ended or trapped before it sent the response's head (503).
+        H13 => "Connection closed without response",
+        /// The formation has no web dynos (503).
+        H14 => "No web dynos running",
+        /// No byte within `idle_timeout`: the connection is aborted.
+        H15 => "Idle connection",
+        /// The dyno ended after the response's head: the connection is aborted (503 in the log).
+        H18 => "Server request interrupted",
+        /// A web dyno did not become ready in time for this request (503).
+        H20 => "App boot timeout",
+        /// The client went away before the answer was complete (499 in the log).
+        H27 => "Client request interrupted",
+        /// The app is in maintenance (503).
+        H80 => "Maintenance mode",
+    }
+}
+
+codes! {
+    /// What befell a dyno, or its log; shown in the log as `Error R14 (Memory limit reached)`.
+    DynoCode {
+        /// The dyno did not become ready within `boot_timeout`.
+        R10 => "Boot timeout",
+        /// The dyno did not end within `stop_grace` and was ended.
+        R12 => "Exit timeout",
+        /// A memory limit was reached.
+        R14 => "Memory limit reached",
+        /// Log lines were dropped.
+        L10 => "Lines dropped",
+    }
+}
+
+/// The header of a response that the router made because the app did not.
+pub const ERROR_HEADER: &str = "oarlock-error";
+
+/// Exit codes of the `oarlock` command. `oarlock run` exits with the guest's own code below 120.
+pub mod exit {
+    /// All went well.
+    pub const OK: u8 = 0;
+    /// The command failed; the message on stderr says why.
+    pub const FAILURE: u8 = 1;
+    /// The command line was not understood (clap's code).
+    pub const USAGE: u8 = 2;
+    /// The manifest has mistakes.
+    pub const MANIFEST: u8 = 120;
+    /// The build command failed or a component could not be loaded.
+    pub const BUILD: u8 = 121;
+    /// The release phase failed and did not say with which code (a trap, a timeout).
+    pub const RELEASE_PHASE: u8 = 122;
+    /// No host is running for this app, or it did not answer.
+    pub const NO_HOST: u8 = 123;
+    /// Another host already runs in this folder.
+    pub const ALREADY_RUNNING: u8 = 124;
+    /// The address to listen on is taken.
+    pub const ADDRESS_IN_USE: u8 = 125;
+    /// A dyno was ended by the host: stopped, timed out or over a limit.
+    pub const DYNO_ENDED: u8 = 126;
+    /// A second Ctrl-C, SIGTERM or SIGHUP ended the command at once.
+    pub const INTERRUPTED: u8 = 130;
+    /// The guest trapped.
+    pub const TRAP: u8 = 134;
+}

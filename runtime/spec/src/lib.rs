@@ -1,0 +1,10 @@
+//! The words and promises of Oarlock: names, the manifest, limits, release and API types and the
+//! promised codes. This crate does no I/O and knows neither tokio nor wasmtime; every other crate
+//! of the workspace builds on it.
+
+pub mod api;
+pub mod codes;
+pub mod limits;
+pub mod manifest;
+pub mod names;
+pub mod policy;
