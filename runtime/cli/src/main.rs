@@ -1,1 +1,28 @@
-fn main() {}
+//! The `oarlock` command: it composes the platform, and talks to a running one.
+
+mod args;
+mod commands;
+mod output;
+mod print;
+mod signals;
+mod target;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let args = args::Args::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(args.verbosity()))
+        .with_writer(std::io::stderr)
+        .init();
+    let code = match commands::run(args) {
+        Ok(code) => code,
+        Err(failure) => {
+            print::error(&failure.message);
+            failure.code
+        }
+    };
+    ExitCode::from(code)
+}

@@ -1,0 +1,78 @@
+//! The command line, as clap sees it. One struct per subcommand, in the file of the subcommand.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{build, check, completions, config, logs, new, ps, releases, restart, rollback, run, scale, serve, up};
+
+/// Run, scale and release apps of sandboxed WebAssembly components.
+#[derive(Debug, Parser)]
+#[command(name = "oarlock", version, about, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 success, 1 failure, 2 usage, 120 mistakes in the manifest, 121 build failed,\n\
+122 release phase failed, 123 no host is running, 124 already running, 125 address in use,\n\
+126 dyno ended by the host, 130 interrupted, 134 the guest trapped. `oarlock run` exits\n\
+with the guest's own code below 120.")]
+pub(crate) struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// More of Oarlock's own diagnostics on stderr (-v: info, -vv: debug).
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+impl Args {
+    /// The filter for Oarlock's own diagnostics.
+    pub(crate) fn verbosity(&self) -> &'static str {
+        match self.verbose {
+            0 => "error",
+            1 => "info",
+            _ => "debug",
+        }
+    }
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build and run the app in a folder
+    Up(up::Up),
+    /// Run every app below a folder on one host
+    Serve(serve::Serve),
+    /// Make a new app from a template
+    New(new::New),
+    /// Build the app in a folder
+    Build(build::Build),
+    /// Validate the manifest and show what each process is granted
+    Check(check::Check),
+    /// List the dynos of a running app
+    Ps(ps::Ps),
+    /// Show or change how many dynos of each type run
+    Scale(scale::Scale),
+    /// Restart dynos, one by one
+    Restart(restart::Restart),
+    /// Run a one-off dyno
+    Run(run::Run),
+    /// Show the log
+    Logs(logs::Logs),
+    /// Show or change config vars
+    Config(config::Config),
+    /// List the releases
+    Releases(releases::Releases),
+    /// Go back to an earlier release
+    Rollback(rollback::Rollback),
+    /// Print a completion script for a shell
+    Completions(completions::Completions),
+}
+
+/// How a running app is found.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Which {
+    /// The app, where a host runs several [default: the one of this folder's manifest]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) app: Option<String>,
+    /// The host's data folder [default: `.oarlock` here or in a folder above]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+}

@@ -1,0 +1,121 @@
+//! `oarlock check [DIR]`
+
+use std::path::PathBuf;
+
+use oarlock_spec::codes::exit;
+use oarlock_spec::manifest::Manifest;
+use oarlock_spec::names::ProcessType;
+use serde::Serialize;
+
+use crate::output::{self, Failure, Outcome};
+
+/// Validate the manifest and show what each process is granted
+#[derive(Debug, clap::Args)]
+pub(crate) struct Check {
+    /// The app's folder
+    #[arg(default_value = ".")]
+    dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What one process type is granted, as `--json` prints it.
+#[derive(Debug, Serialize)]
+struct ProcessRow {
+    process: ProcessType,
+    component: String,
+    args: Vec<String>,
+    built: bool,
+    dynos: u32,
+    schedule: Option<String>,
+    singleton: bool,
+    memory_bytes: u64,
+    config: Vec<String>,
+    addons: Vec<String>,
+    network: Vec<String>,
+    files: Vec<String>,
+}
+
+impl Check {
+    pub(crate) fn run(self) -> Outcome {
+        let manifest = oarlock_platform::load_manifest(&self.dir)
+            .map_err(|message| Failure::new(exit::MANIFEST, message))?;
+        let mistakes = oarlock_host::check_addons(&manifest);
+        if !mistakes.is_empty() {
+            let text: Vec<String> =
+                mistakes.iter().map(|(line, message)| format!("oarlock.toml:{line}: {message}")).collect();
+            return Err(Failure::new(exit::MANIFEST, text.join("\n")));
+        }
+        let rows: Vec<ProcessRow> =
+            manifest.processes.keys().map(|process| self.row(&manifest, process)).collect();
+        output::listing(&rows, self.json, |rows| text(&manifest, rows))?;
+        Ok(exit::OK)
+    }
+
+    fn row(&self, manifest: &Manifest, process: &ProcessType) -> ProcessRow {
+        let described = manifest.processes.get(process);
+        let component = described.map(|found| found.component.clone()).unwrap_or_default();
+        ProcessRow {
+            process: process.clone(),
+            built: self.dir.join(&component).is_file(),
+            component,
+            args: described.map(|found| found.args.clone()).unwrap_or_default(),
+            dynos: manifest.initial_scale().get(process).copied().unwrap_or(0),
+            schedule: described
+                .and_then(|found| found.schedule.as_ref())
+                .map(|schedule| format!("{} {}", schedule.cron, schedule.timezone)),
+            singleton: described.is_some_and(|found| found.singleton),
+            memory_bytes: manifest.limits_of(process).memory,
+            config: manifest.config.keys().cloned().collect(),
+            addons: addons_of(manifest, process),
+            network: manifest.allow.iter().map(|entry| entry.text.clone()).collect(),
+            files: folders_of(manifest),
+        }
+    }
+}
+
+fn addons_of(manifest: &Manifest, process: &ProcessType) -> Vec<String> {
+    manifest
+        .addons
+        .iter()
+        .filter(|(_, addon)| addon.processes.as_ref().is_none_or(|only| only.contains(process)))
+        .map(|(name, addon)| format!("{name} ({})", addon.provider))
+        .collect()
+}
+
+fn folders_of(manifest: &Manifest) -> Vec<String> {
+    let app = (!manifest.files.is_empty()).then(|| "/app (read-only)".to_owned());
+    app.into_iter().chain(std::iter::once("/tmp".to_owned())).collect()
+}
+
+fn text(manifest: &Manifest, rows: &Vec<ProcessRow>) -> String {
+    let mut lines = vec![format!("{}: the manifest is valid", manifest.app)];
+    for row in rows {
+        let what = match &row.schedule {
+            Some(schedule) => format!("scheduled {schedule}"),
+            None if row.process.is_release() => "release phase".to_owned(),
+            None => format!("{} dyno{}", row.dynos, if row.dynos == 1 { "" } else { "s" }),
+        };
+        let singleton = if row.singleton { ", singleton" } else { "" };
+        let command: Vec<&str> =
+            std::iter::once(row.component.as_str()).chain(row.args.iter().map(String::as_str)).collect();
+        lines.push(String::new());
+        lines.push(format!("{} ({what}{singleton})", row.process));
+        lines.push(format!("  command  {}", command.join(" ")));
+        if !row.built {
+            lines.push("           not built yet: `oarlock build`".to_owned());
+        }
+        lines.push(format!("  memory   {} MiB", row.memory_bytes / (1024 * 1024)));
+        for (label, values) in [
+            ("config", &row.config),
+            ("add-ons", &row.addons),
+            ("network", &row.network),
+            ("files", &row.files),
+        ] {
+            let shown = if values.is_empty() { "nothing".to_owned() } else { values.join(", ") };
+            lines.push(format!("  {label:<8} {shown}"));
+        }
+    }
+    lines.join("\n")
+}

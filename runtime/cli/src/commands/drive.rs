@@ -1,0 +1,131 @@
+//! What `up` and `serve` share: start the platform, print what it says, drain at the first signal and
+//! end at once at the second.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use oarlock_host::logs::LogFilter;
+use oarlock_platform::{Event, Platform, PlatformConfig};
+use oarlock_spec::codes::exit;
+use oarlock_spec::policy::Policy;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::output::{Failure, Outcome};
+use crate::print;
+use crate::signals::Signals;
+
+/// How long the last log lines may take to reach the terminal.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// The policy of a file, or the defaults.
+pub(super) fn policy(file: Option<&Path>) -> Result<Policy, Failure> {
+    let Some(file) = file else { return Ok(Policy::default()) };
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        Failure::new(exit::FAILURE, format!("the policy file {} cannot be read: {error}", file.display()))
+    })?;
+    oarlock_spec::policy::parse(&text)
+        .map_err(|errors| Failure::new(exit::MANIFEST, errors.render(&file.display().to_string(), &text)))
+}
+
+/// Where machine code is kept between runs: the user's cache folder, never an app's.
+pub(super) fn user_code_cache() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
+    Some(cache.join("oarlock").join("code"))
+}
+
+/// Runs a platform until a signal ends it.
+pub(super) fn until_stopped(config: PlatformConfig) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("oarlock-control")
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(exit::FAILURE, format!("cannot start: {error}")))?;
+    let outcome = runtime.block_on(drive(config));
+    // What still blocks (a compilation that a second Ctrl-C gave up on) must not hold the exit.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn drive(config: PlatformConfig) -> Outcome {
+    let mut signals = Signals::install()
+        .map_err(|error| Failure::new(exit::FAILURE, format!("cannot listen for signals: {error}")))?;
+    let (events, mut told) = mpsc::unbounded_channel();
+    let mut screen = Screen::default();
+
+    let mut starting = Box::pin(Platform::start(config, events));
+    let platform = loop {
+        tokio::select! {
+            biased;
+            // Dropping the start ends what it began: children, dynos, half-written files.
+            () = signals.next() => return Ok(exit::INTERRUPTED),
+            Some(event) = told.recv() => screen.show(event),
+            started = &mut starting => match started {
+                Ok(platform) => break platform,
+                Err(error) => {
+                    screen.finish(&mut told).await;
+                    return Err(Failure::new(error.exit_code, error.message));
+                }
+            },
+        }
+    };
+    loop {
+        tokio::select! {
+            () = signals.next() => break,
+            Some(event) = told.recv() => screen.show(event),
+        }
+    }
+    print::note("Stopping", "requests under way are finished; press Ctrl-C again to end at once");
+    let ended = tokio::select! {
+        () = platform.shutdown() => exit::OK,
+        () = signals.next() => exit::INTERRUPTED,
+    };
+    screen.finish(&mut told).await;
+    Ok(ended)
+}
+
+/// What the terminal shows: events as notes on stderr, the apps' logs on stdout.
+#[derive(Default)]
+struct Screen {
+    logs: JoinSet<()>,
+}
+
+impl Screen {
+    fn show(&mut self, event: Event) {
+        match event {
+            Event::Logging { app: _, log } => {
+                let mut lines = log.follow(0, LogFilter::default());
+                self.logs.spawn(async move {
+                    while let Some(line) = lines.next().await {
+                        print::log(&line);
+                    }
+                });
+            }
+            Event::Building { app, command } => print::note("Building", &format!("{app}: {command}")),
+            Event::BuildOutput { app: _, line } => print::foreign(&line),
+            Event::Loaded { app, compiled, cached, millis } => print::note(
+                "Loaded",
+                &format!("{app}: {compiled} compiled, {cached} from the cache in {:.1}s", millis as f64 / 1000.0),
+            ),
+            Event::Ready { app, release, url } => print::note(
+                "Running",
+                &match url {
+                    Some(url) => format!("{app} {release} at {url}"),
+                    None => format!("{app} {release}"),
+                },
+            ),
+            Event::Failed { app, message } => print::error(&format!("{app}: {message}")),
+        }
+    }
+
+    /// Shows what is still to be shown; the logs end with the host, so the wait is short.
+    async fn finish(&mut self, told: &mut mpsc::UnboundedReceiver<Event>) {
+        while let Ok(event) = told.try_recv() {
+            self.show(event);
+        }
+        let rest = async { while self.logs.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(LAST_LINES, rest).await;
+    }
+}

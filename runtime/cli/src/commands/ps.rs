@@ -1,0 +1,82 @@
+//! `oarlock ps`
+
+use jiff::Timestamp;
+use oarlock_spec::api::DynoRow;
+use oarlock_spec::codes::exit;
+
+use crate::args::Which;
+use crate::output::{self, Outcome};
+use crate::target::client_failure;
+
+/// List the dynos of a running app
+#[derive(Debug, clap::Args)]
+pub(crate) struct Ps {
+    #[command(flatten)]
+    which: Which,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Ps {
+    pub(crate) async fn run(self) -> Outcome {
+        let target = self.which.find().await?;
+        let rows = target.client.dynos(&target.app).await.map_err(client_failure)?;
+        output::listing(&rows, self.json, |rows| text(rows, Timestamp::now()))?;
+        Ok(exit::OK)
+    }
+}
+
+fn text(rows: &Vec<DynoRow>, now: Timestamp) -> String {
+    if rows.is_empty() {
+        return "No dynos. `oarlock scale web=1` starts one.".to_owned();
+    }
+    let mut table = output::table(&["DYNO", "STATE", "RELEASE", "SINCE", "RESTARTS", "CPU", "MEMORY", "REQUESTS"]);
+    for row in rows {
+        table.add_row([
+            row.dyno.to_string(),
+            row.state.as_str().to_owned(),
+            row.release.to_string(),
+            ago(row.since, now),
+            row.restarts.to_string(),
+            format!("{} ms", row.cpu_ms),
+            bytes(row.memory_bytes),
+            row.requests.to_string(),
+        ]);
+    }
+    table.to_string()
+}
+
+/// How long ago, in the largest unit that fits.
+fn ago(then: Timestamp, now: Timestamp) -> String {
+    let seconds = now.as_second().saturating_sub(then.as_second()).max(0);
+    match seconds {
+        0..60 => format!("{seconds}s ago"),
+        60..3600 => format!("{}m ago", seconds / 60),
+        3600..86_400 => format!("{}h ago", seconds / 3600),
+        _ => format!("{}d ago", seconds / 86_400),
+    }
+}
+
+/// Bytes in binary units, as the manifest writes them.
+fn bytes(count: u64) -> String {
+    match count {
+        0..1024 => format!("{count} B"),
+        1024..1_048_576 => format!("{} KiB", count / 1024),
+        _ => format!("{:.1} MiB", count as f64 / 1_048_576.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_sizes_read_well() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        assert_eq!(ago(Timestamp::from_second(999_990).unwrap(), now), "10s ago");
+        assert_eq!(ago(Timestamp::from_second(1_000_100).unwrap(), now), "0s ago");
+        assert_eq!(ago(Timestamp::from_second(1_000_000 - 7200).unwrap(), now), "2h ago");
+        assert_eq!(bytes(1_310_720), "1.2 MiB");
+    }
+}

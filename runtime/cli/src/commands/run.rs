@@ -1,0 +1,108 @@
+//! `oarlock run PROCESS-OR-COMPONENT [-- ARGS]`
+
+use std::io::Write as _;
+
+use bytes::Bytes;
+use oarlock_platform::control::RunSession;
+use oarlock_spec::api::{RunFrame, RunRequest};
+use oarlock_spec::codes::exit;
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::mpsc;
+
+use crate::args::Which;
+use crate::output::{Failure, Outcome};
+use crate::print;
+use crate::signals::Signals;
+use crate::target::client_failure;
+
+/// Run a one-off dyno, with this terminal's stdin, stdout and stderr, and exit with its code
+#[derive(Debug, clap::Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    which: Which,
+    /// A process type, or a component as the manifest names it
+    #[arg(value_name = "PROCESS-OR-COMPONENT")]
+    command: String,
+    /// Arguments for it
+    #[arg(last = true)]
+    args: Vec<String>,
+}
+
+impl Run {
+    pub(crate) async fn run(self) -> Outcome {
+        let target = self.which.find().await?;
+        let mut signals = Signals::install()
+            .map_err(|error| Failure::new(exit::FAILURE, format!("cannot listen for signals: {error}")))?;
+        let request = RunRequest { command: self.command, args: self.args };
+        let mut session = target.client.run(&target.app, &request).await.map_err(client_failure)?;
+        let mut stdin = Some(read_stdin());
+        let mut stops = 0;
+        loop {
+            let typed = async {
+                match &mut stdin {
+                    Some(input) => input.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                frame = session.next() => match frame.map_err(client_failure)? {
+                    Some(frame) => if let Some(code) = shown(frame)? { return Ok(code) },
+                    None => return Err(Failure::new(exit::NO_HOST, "the host ended before the dyno did")),
+                },
+                bytes = typed => {
+                    // The end of stdin is an empty frame, once.
+                    let ended = bytes.is_none();
+                    send(&mut session, RunFrame::Stdin(bytes.unwrap_or_default().to_vec())).await?;
+                    if ended { stdin = None; }
+                },
+                () = signals.next() => {
+                    stops += 1;
+                    if stops > 1 { return Ok(exit::INTERRUPTED); }
+                    send(&mut session, RunFrame::Stop).await?;
+                },
+            }
+        }
+    }
+}
+
+async fn send(session: &mut RunSession, frame: RunFrame) -> Result<(), Failure> {
+    session.send(frame).await.map_err(client_failure)
+}
+
+/// Shows a frame; the exit code if it was the last. A closed stdout ends the command as it ends others.
+fn shown(frame: RunFrame) -> Result<Option<u8>, Failure> {
+    let written = match frame {
+        RunFrame::Stdout(bytes) => {
+            let mut out = std::io::stdout().lock();
+            out.write_all(&bytes).and_then(|()| out.flush())
+        }
+        RunFrame::Stderr(bytes) => std::io::stderr().lock().write_all(&bytes),
+        RunFrame::Exit(code, message) => {
+            if !message.is_empty() {
+                print::error(&message);
+            }
+            return Ok(Some(code));
+        }
+        RunFrame::Stdin(_) | RunFrame::Stop => Ok(()),
+    };
+    match written {
+        Ok(()) => Ok(None),
+        Err(error) => Err(Failure::new(exit::FAILURE, format!("the output cannot be written: {error}"))),
+    }
+}
+
+/// Reads this process's stdin in a task; a read that blocks does not hold the exit.
+fn read_stdin() -> mpsc::Receiver<Bytes> {
+    let (sender, receiver) = mpsc::channel(4);
+    tokio::spawn(async move {
+        let mut stdin = tokio::io::stdin();
+        let mut buffer = vec![0; 16 * 1024];
+        while let Ok(count @ 1..) = stdin.read(&mut buffer).await {
+            let chunk = Bytes::copy_from_slice(buffer.get(..count).unwrap_or_default());
+            if sender.send(chunk).await.is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}

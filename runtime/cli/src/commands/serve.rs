@@ -1,0 +1,48 @@
+//! `oarlock serve --apps DIR`
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use oarlock_platform::{PlatformConfig, Source};
+
+use super::drive;
+use crate::output::Outcome;
+
+/// Run every app below a folder on one host, at <app>.<domain>
+#[derive(Debug, clap::Args)]
+pub(crate) struct Serve {
+    /// The folder whose folders with a manifest are the apps
+    #[arg(long, value_name = "DIR")]
+    apps: PathBuf,
+    /// Where to listen for HTTP
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// The domain below which apps answer
+    #[arg(long, default_value = "localhost")]
+    domain: String,
+    /// The host's own folder [default: `.oarlock` in the apps' folder]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Take the components as they are
+    #[arg(long)]
+    no_build: bool,
+    /// The operator's policy file
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+}
+
+impl Serve {
+    pub(crate) fn run(self) -> Outcome {
+        let data = self.data.clone().unwrap_or_else(|| self.apps.join(".oarlock"));
+        let config = PlatformConfig {
+            source: Source::Apps { dir: self.apps, data: self.data },
+            listen: self.listen,
+            domain: self.domain,
+            build: !self.no_build,
+            policy: drive::policy(self.policy.as_deref())?,
+            code_cache: Some(data.join("code")),
+            build_env: std::env::vars().collect(),
+        };
+        drive::until_stopped(config)
+    }
+}

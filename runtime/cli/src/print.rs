@@ -1,0 +1,98 @@
+//! Text for people: errors and notes on stderr, log lines on stdout; colours only on a terminal and
+//! never with `NO_COLOR`.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash as _, Hasher as _};
+use std::io::{IsTerminal as _, Write as _};
+use std::sync::OnceLock;
+
+use anstyle::{AnsiColor, Style};
+use oarlock_spec::api::{LogLine, LogSource};
+
+/// Whether a stream gets colours.
+fn colour(terminal: bool) -> bool {
+    static NO_COLOR: OnceLock<bool> = OnceLock::new();
+    // https://no-color.org: set and not empty.
+    let refused = *NO_COLOR.get_or_init(|| std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()));
+    terminal && !refused
+}
+
+fn styled(style: Style, text: &str, terminal: bool) -> String {
+    if colour(terminal) { format!("{style}{text}{style:#}") } else { text.to_owned() }
+}
+
+/// An error, on stderr.
+pub(crate) fn error(message: &str) {
+    let terminal = std::io::stderr().is_terminal();
+    let label = styled(AnsiColor::Red.on_default().bold(), "error:", terminal);
+    let _ = writeln!(std::io::stderr().lock(), "{label} {message}");
+}
+
+/// A note of what goes on, on stderr, in the manner of `cargo`.
+pub(crate) fn note(label: &str, message: &str) {
+    let terminal = std::io::stderr().is_terminal();
+    let label = styled(AnsiColor::Green.on_default().bold(), &format!("{label:>12}"), terminal);
+    let _ = writeln!(std::io::stderr().lock(), "{label} {message}");
+}
+
+/// Text that something else wrote (a build's output), on stderr, as it is.
+pub(crate) fn foreign(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// A log line on stdout, coloured by dyno, control characters made visible on a terminal.
+pub(crate) fn log(entry: &LogLine) {
+    let _ = writeln!(std::io::stdout().lock(), "{}", render_log(entry, std::io::stdout().is_terminal()));
+}
+
+/// A log line as it is printed: contract 4's, and on a terminal safe and coloured.
+pub(crate) fn render_log(entry: &LogLine, terminal: bool) -> String {
+    if !terminal {
+        return entry.to_string();
+    }
+    let visible = LogLine { message: visible(&entry.message), ..entry.clone() }.to_string();
+    // The head ends where the message starts: `time source[dyno]: message`.
+    match visible.split_once("]: ") {
+        Some((head, message)) => format!("{} {message}", styled(style_of(entry), &format!("{head}]:"), terminal)),
+        None => visible,
+    }
+}
+
+fn style_of(entry: &LogLine) -> Style {
+    const PALETTE: [AnsiColor; 6] = [
+        AnsiColor::Cyan,
+        AnsiColor::Yellow,
+        AnsiColor::Green,
+        AnsiColor::Magenta,
+        AnsiColor::Blue,
+        AnsiColor::BrightCyan,
+    ];
+    let mut hasher = DefaultHasher::new();
+    entry.dyno.hash(&mut hasher);
+    let index = usize::try_from(hasher.finish() % 6).unwrap_or(0);
+    let style = PALETTE.get(index).copied().unwrap_or(AnsiColor::Cyan).on_default();
+    match entry.source {
+        LogSource::App => style.bold(),
+        LogSource::Oarlock => style,
+    }
+}
+
+/// Control characters as escapes, so that no guest can write to the terminal itself; tabs stay.
+fn visible(message: &str) -> String {
+    let harmless = |c: char| c == '\t' || !c.is_control();
+    if message.chars().all(harmless) {
+        return message.to_owned();
+    }
+    message.chars().flat_map(|c| if harmless(c) { vec![c] } else { c.escape_default().collect() }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_cannot_write_escapes_to_a_terminal() {
+        assert_eq!(visible("a\x1b[2Jb\tc"), "a\\u{1b}[2Jb\tc");
+        assert_eq!(visible("plain é"), "plain é");
+    }
+}
