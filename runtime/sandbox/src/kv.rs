@@ -53,3 +53,20 @@ pub trait KvBucket: Send + Sync + 'static {
         new: Vec<u8>,
     ) -> Result<Result<(), Option<Vec<u8>>>, KvError>;
 }
+
+/// The kv add-ons an instance may open.
+pub(crate) struct KvCtx {}
+
+impl KvCtx {
+    /// For one instance.
+    pub(crate) fn new(_grant: &crate::grant::Grant) -> Self {
+        Self {}
+    }
+}
+
+/// Links `wasi:keyvalue`.
+pub(crate) fn add_to_linker(
+    _linker: &mut wasmtime::component::Linker<crate::state::State>,
+) -> wasmtime::Result<()> {
+    Ok(())
+}

@@ -13,12 +13,14 @@ mod tcp;
 mod udp;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 
 use oarlock_spec::limits::Limits;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 use wasmtime::component::{HasData, Linker, ResourceTable};
 use wasmtime_wasi::WasiView;
+use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsView as _};
 
 use crate::egress::{Attempt, DynoPort, Egress, Granted, HttpClient, Remarks};
 use crate::grant::Grant;
@@ -87,57 +89,24 @@ impl NetGrant {
 /// The network state of one instance.
 pub(crate) struct NetCtx {
     grant: Arc<NetGrant>,
-    control: NetControl,
+    /// Closes listeners.
+    stopping: CancellationToken,
     /// One place for each UDP socket; which is whose does not matter.
     udp: Vec<OwnedSemaphorePermit>,
 }
 
 impl NetCtx {
-    /// For one instance of the dyno that `grant` belongs to.
-    pub(crate) fn new(grant: Arc<NetGrant>) -> Self {
+    /// For one instance of the dyno that `grant` belongs to; its listener closes when `stopping` fires.
+    pub(crate) fn new(grant: Arc<NetGrant>, stopping: CancellationToken) -> Self {
         Self {
             grant,
-            control: NetControl::default(),
+            stopping,
             udp: Vec::new(),
         }
     }
 
-    /// Reaches the instance's listeners from outside.
-    pub(crate) fn control(&self) -> NetControl {
-        self.control.clone()
-    }
-}
-
-/// Reaches an instance's listeners from outside. Cheap to clone.
-#[derive(Clone, Default)]
-pub(crate) struct NetControl {
-    state: Arc<Mutex<ControlState>>,
-}
-
-#[derive(Default)]
-struct ControlState {
-    stopped: bool,
-    /// At most one: only `$PORT` can be listened on.
-    listener: Weak<tcp::Listener>,
-}
-
-impl NetControl {
-    /// The stop signal: the listener closes, and no other can be opened. Connections go on.
-    pub(crate) fn close_listeners(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.stopped = true;
-        if let Some(listener) = state.listener.upgrade() {
-            listener.close();
-        }
-    }
-
-    /// Whether listening has been stopped; otherwise keeps the listener in reach.
-    fn hold(&self, listener: &Arc<tcp::Listener>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.listener = Arc::downgrade(listener);
-        if state.stopped {
-            listener.close();
-        }
+    fn tcp_socket(&self, family: tcp::Family) -> Result<tcp::TcpSocket, tcp::Code> {
+        tcp::TcpSocket::new(self.grant.clone(), self.stopping.clone(), family)
     }
 }
 
@@ -159,10 +128,15 @@ impl HasData for Net {
     type Data<'a> = NetCtxView<'a>;
 }
 
-/// Links our `wasi:sockets` over wasmtime-wasi's, which must have been added before, both 0.2 and 0.3.
+/// Links `wasi:sockets` but for 0.2's network and UDP, which must have been added before: TCP and name look-up
+/// are ours, and shadow wasmtime-wasi's where they share an interface with UDP.
 pub(crate) fn add_to_linker<T: NetView + WasiView + 'static>(
     linker: &mut Linker<T>,
 ) -> wasmtime::Result<()> {
+    wasmtime_wasi::p3::bindings::sockets::types::add_to_linker::<T, WasiSockets>(
+        linker,
+        T::sockets,
+    )?;
     linker.allow_shadowing(true);
     let linked = p2::add_to_linker(linker)
         .and_then(|()| p3::add_to_linker(linker))

@@ -20,7 +20,6 @@ use crate::egress::LookupError;
 use bindings::wasi::sockets::tcp::ShutdownType;
 use bindings::wasi::sockets::{ip_name_lookup, tcp, tcp_create_socket};
 
-#[expect(missing_docs, unused_qualifications, reason = "generated")]
 mod bindings {
     wasmtime::component::bindgen!({
         path: "wit/sockets-0.2",
@@ -167,7 +166,7 @@ impl tcp_create_socket::Host for NetCtxView<'_> {
             IpAddressFamily::Ipv4 => Family::V4,
             IpAddressFamily::Ipv6 => Family::V6,
         };
-        match TcpSocket::new(self.ctx.grant.clone(), self.ctx.control(), family) {
+        match self.ctx.tcp_socket(family) {
             Ok(socket) => Ok(Ok(self.table.push(P2Socket::new(socket))?)),
             Err(code) => Ok(Err(code.into())),
         }

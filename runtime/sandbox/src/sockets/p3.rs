@@ -23,7 +23,6 @@ use bindings::wasi::sockets::types::{
     Ipv6SocketAddress,
 };
 
-#[expect(missing_docs, unused_qualifications, reason = "generated")]
 mod bindings {
     wasmtime::component::bindgen!({
         path: "wit/sockets-0.3",
@@ -386,7 +385,7 @@ impl types::HostTcpSocket for NetCtxView<'_> {
             IpAddressFamily::Ipv4 => Family::V4,
             IpAddressFamily::Ipv6 => Family::V6,
         };
-        match TcpSocket::new(self.ctx.grant.clone(), self.ctx.control(), family) {
+        match self.ctx.tcp_socket(family) {
             Ok(socket) => Ok(Ok(self.table.push(socket)?)),
             Err(code) => Ok(Err(code.into())),
         }

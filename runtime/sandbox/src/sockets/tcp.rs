@@ -5,16 +5,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use rustix::io::Errno;
 use rustix::net::{Shutdown, sockopt};
 use tokio::net::{TcpListener, TcpSocket as Fresh, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_util::sync::PollSemaphore;
+use tokio_util::sync::{CancellationToken, DropGuard, PollSemaphore};
 
-use super::{NetControl, NetGrant};
+use super::NetGrant;
 use crate::egress::{Attempt, Connection, Granted};
 
 const DEFAULT_BACKLOG: u32 = 128;
@@ -137,7 +137,7 @@ pub struct TcpSocket {
     family: Family,
     backlog: u32,
     grant: Arc<NetGrant>,
-    control: NetControl,
+    stopping: CancellationToken,
     /// What the guest bound, where the host bound `$PORT`'s own address instead.
     shown: Option<SocketAddr>,
 }
@@ -145,7 +145,7 @@ pub struct TcpSocket {
 impl TcpSocket {
     pub(crate) fn new(
         grant: Arc<NetGrant>,
-        control: NetControl,
+        stopping: CancellationToken,
         family: Family,
     ) -> Result<Self, Code> {
         let slot = grant.slot().ok_or(Code::TooManySockets)?;
@@ -161,7 +161,7 @@ impl TcpSocket {
             family,
             backlog: DEFAULT_BACKLOG,
             grant,
-            control,
+            stopping,
             shown: None,
         })
     }
@@ -330,10 +330,11 @@ impl TcpSocket {
             }),
             family: self.family,
             grant: self.grant.clone(),
-            control: self.control.clone(),
+            stopping: self.stopping.clone(),
+            open: OnceLock::new(),
             _slot: slot,
         });
-        self.control.hold(&listener);
+        close_when(self.stopping.clone(), &listener);
         self.state = State::Listening(listener.clone());
         Ok(listener)
     }
@@ -438,8 +439,27 @@ pub(crate) struct Listener {
     waiting: Mutex<Waiting>,
     family: Family,
     grant: Arc<NetGrant>,
-    control: NetControl,
+    stopping: CancellationToken,
+    /// Ends the task that waits for the stop signal.
+    open: OnceLock<DropGuard>,
     _slot: OwnedSemaphorePermit,
+}
+
+/// At the stop signal the listener closes, whatever the guest is doing then.
+fn close_when(stopping: CancellationToken, listener: &Arc<Listener>) {
+    let gone = CancellationToken::new();
+    let _ = listener.open.set(gone.clone().drop_guard());
+    let listener = Arc::downgrade(listener);
+    tokio::spawn(async move {
+        tokio::select! {
+            () = gone.cancelled() => {}
+            () = stopping.cancelled() => {
+                if let Some(listener) = listener.upgrade() {
+                    listener.close();
+                }
+            }
+        }
+    });
 }
 
 struct Waiting {
@@ -513,7 +533,7 @@ impl Listener {
             family: self.family,
             backlog: DEFAULT_BACKLOG,
             grant: self.grant.clone(),
-            control: self.control.clone(),
+            stopping: self.stopping.clone(),
             shown: None,
         }))
     }
