@@ -147,7 +147,7 @@ impl Database {
         let database = Self(open_locked(&folder)?);
         guarded(|| database.prepare())?;
         // The file's name is to survive a power cut as well as its contents.
-        folder.into_std_file().sync_all()?;
+        folder.open(".")?.sync_all()?;
         Ok(database)
     }
 
