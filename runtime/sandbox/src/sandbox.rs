@@ -52,6 +52,7 @@ pub(crate) struct SandboxInner {
     environment: Arc<Environment>,
     folders: Arc<Folders>,
     net: Arc<NetGrant>,
+    kv: crate::kv::KvCtx,
     /// Never fires: what instances have that are not told to stop.
     never: CancellationToken,
 }
@@ -112,6 +113,7 @@ impl Sandbox {
             inner: Arc::new(SandboxInner {
                 program: program.clone(),
                 net,
+                kv: crate::kv::KvCtx::new(&grant),
                 grant,
                 limits: limits.clone(),
                 meter: Arc::default(),
@@ -243,7 +245,7 @@ impl SandboxInner {
             http,
             hooks: HttpHooks::new(self.net.clone()),
             net: NetCtx::new(self.net.clone(), stopping.clone()),
-            kv: crate::kv::KvCtx::new(&self.grant),
+            kv: self.kv.clone(),
             environment,
             files: Files::new(self.folders.clone()),
             stopping,
