@@ -132,8 +132,8 @@ impl OneOff {
     pub fn stop(&self) {
         unimplemented!()
     }
-    /// Waits for its end.
-    pub async fn wait(self) -> OneOffExit {
+    /// Waits for its end. Cancel safe, so that a caller can wait for a stop request beside it.
+    pub async fn wait(&mut self) -> OneOffExit {
         unimplemented!()
     }
 }

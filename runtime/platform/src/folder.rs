@@ -1,19 +1,44 @@
 //! An app's folder and a host's data folder: where things lie, who may use them, one host at a time.
+//!
+//! The data folder may have come with a cloned app, so nothing in it is followed that is a symbolic
+//! link: whoever wrote the app must not choose a file of ours to be overwritten.
 
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use oarlock_spec::manifest::Manifest;
+use oarlock_spec::manifest::{self, MANIFEST_FILE, Manifest, PROCFILE};
+use oarlock_spec::names::AppName;
+use oarlock_spec::policy::Policy;
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
+/// The data folder's name in an app's folder.
+pub(crate) const DATA_NAME: &str = ".oarlock";
+
+/// The largest manifest, Procfile or `.env`, in bytes.
+pub(crate) const MAX_TEXT: u64 = 1024 * 1024;
+
+/// How deep the data folder is searched for symbolic links: `apps/<app>/<thing>`. Below lies what guests
+/// wrote, which is only reached through handles that do not leave it.
+const LINK_DEPTH: usize = 3;
+
+/// How long a holder of the lock may take to write its process id.
+const PID_WAIT: Duration = Duration::from_secs(1);
 
 /// A host's own folder (`.oarlock` of an app under `up`, `--data` of `serve`), locked while this lives.
 pub struct DataDir {
-    _path: PathBuf,
+    path: PathBuf,
+    _lock: File,
 }
 
 /// Why a folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// Another host has it.
-    #[error("{path} is in use by another `oarlock` (process {pid}); stop it first")]
+    #[error("{} is in use by another `oarlock` (process {pid}); stop it first, for example with `kill {pid}`", path.display())]
     InUse {
         /// The folder.
         path: PathBuf,
@@ -21,7 +46,7 @@ pub enum FolderError {
         pid: u32,
     },
     /// It cannot be read or written, or is not what it should be (a symlink, a file, another user's).
-    #[error("{path}: {reason}")]
+    #[error("{}: {reason}", path.display())]
     Unusable {
         /// The place.
         path: PathBuf,
@@ -30,7 +55,277 @@ pub enum FolderError {
     },
 }
 
+fn unusable(path: &Path, reason: impl Into<String>) -> FolderError {
+    FolderError::Unusable { path: path.to_owned(), reason: reason.into() }
+}
+
+fn failed(path: &Path, error: &io::Error) -> FolderError {
+    unusable(path, explain_io(error))
+}
+
+/// An I/O error, with what the user can do where there is something.
+pub(crate) fn explain_io(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::StorageFull => "the disk is full; free some space and try again".to_owned(),
+        io::ErrorKind::QuotaExceeded => "your disk quota is used up; free some space and try again".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied; check who owns it".to_owned(),
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "the file system is read-only; choose another data folder with `--data`".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+impl DataDir {
+    /// Makes the folder if needed (0700), checks it and takes its lock. The lock ends with the process,
+    /// however that ends.
+    pub fn open(path: &Path) -> Result<Self, FolderError> {
+        make(path)?;
+        let lock = lock(path)?;
+        refuse_links(path, path, LINK_DEPTH)?;
+        // So that `git add .` takes none of it.
+        let ignore = path.join(".gitignore");
+        if let Err(error) = std::fs::write(&ignore, "*\n") {
+            return Err(failed(&ignore, &error));
+        }
+        for name in ["slugs", "apps", "tmp"] {
+            make(&path.join(name))?;
+        }
+        clear(&path.join("tmp"))?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The store's file.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.path.join("state.db")
+    }
+}
+
+fn make(path: &Path) -> Result<(), FolderError> {
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(failed(path, &error)),
+    }
+    let found = std::fs::symlink_metadata(path).map_err(|error| failed(path, &error))?;
+    if found.is_symlink() {
+        return Err(link(path));
+    }
+    if !found.is_dir() {
+        return Err(unusable(path, "this is not a folder; move it away"));
+    }
+    if found.uid() != rustix::process::geteuid().as_raw() {
+        return Err(unusable(path, "it belongs to another user; remove it, or start oarlock as that user"));
+    }
+    if found.mode() & 0o077 != 0 {
+        let only_us = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(path, only_us).map_err(|error| failed(path, &error))?;
+    }
+    Ok(())
+}
+
+fn link(path: &Path) -> FolderError {
+    unusable(path, "this is a symbolic link, and oarlock follows none in its data folder; remove it")
+}
+
+fn refuse_links(root: &Path, folder: &Path, depth: usize) -> Result<(), FolderError> {
+    for entry in std::fs::read_dir(folder).map_err(|error| failed(folder, &error))? {
+        let entry = entry.map_err(|error| failed(folder, &error))?;
+        let kind = entry.file_type().map_err(|error| failed(&entry.path(), &error))?;
+        if kind.is_symlink() {
+            return Err(link(&entry.path()));
+        }
+        // A slug's own files are verified against its id, and read without following links.
+        let own_slugs = folder == root.join("slugs");
+        if kind.is_dir() && depth > 1 && !own_slugs {
+            refuse_links(root, &entry.path(), depth - 1)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a killed host left half-written.
+fn clear(folder: &Path) -> Result<(), FolderError> {
+    for entry in std::fs::read_dir(folder).map_err(|error| failed(folder, &error))? {
+        let path = entry.map_err(|error| failed(folder, &error))?.path();
+        let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        removed.map_err(|error| failed(&path, &error))?;
+    }
+    Ok(())
+}
+
+fn lock(folder: &Path) -> Result<File, FolderError> {
+    let path = folder.join("lock");
+    let flags = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0);
+    let opened =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(&path);
+    let mut file = opened.map_err(|error| match Errno::from_io_error(&error) {
+        Some(Errno::LOOP) => link(&path),
+        _ => failed(&path, &error),
+    })?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => return Err(in_use(folder, &mut file)),
+        Err(error) => return Err(failed(&path, &error.into())),
+    }
+    let written = file
+        .set_len(0)
+        .and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()))
+        .and_then(|()| file.sync_data());
+    written.map_err(|error| failed(&path, &error))?;
+    Ok(file)
+}
+
+/// Who holds the lock. It may have it since a moment, and not have written its id yet.
+fn in_use(folder: &Path, file: &mut File) -> FolderError {
+    let step = Duration::from_millis(20);
+    let mut waited = Duration::ZERO;
+    while waited < PID_WAIT {
+        let mut text = String::new();
+        let read = file.rewind().and_then(|()| Read::by_ref(file).take(32).read_to_string(&mut text));
+        if let (Ok(_), Ok(pid)) = (read, text.trim().parse()) {
+            return FolderError::InUse { path: folder.to_owned(), pid };
+        }
+        std::thread::sleep(step);
+        waited += step;
+    }
+    unusable(folder, "it is in use by another `oarlock`, whose process id cannot be read; stop it first")
+}
+
+/// Whether an app lies here: a folder with `oarlock.toml` or `Procfile`.
+pub(crate) fn has_manifest(dir: &Path) -> bool {
+    dir.join(MANIFEST_FILE).is_file() || dir.join(PROCFILE).is_file()
+}
+
 /// Reads `oarlock.toml`, or else `Procfile`, of an app's folder. All mistakes at once, ready to print.
-pub fn load_manifest(_dir: &Path) -> Result<Manifest, String> {
-    unimplemented!()
+///
+/// `policy`: the operator's, whose defaults lie below the manifest's limits and whose caps bound them.
+pub fn load_manifest(dir: &Path, policy: Option<&Policy>) -> Result<Manifest, String> {
+    if !dir.is_dir() {
+        return Err(format!("{}: there is no such folder", dir.display()));
+    }
+    let options = manifest::Options { policy, providers: &[] };
+    let named = |mistakes: manifest::ManifestErrors| format!("in {}:\n{mistakes}", dir.display());
+    let (file, manifest) = if let Some(text) = read_text(&dir.join(MANIFEST_FILE))? {
+        (MANIFEST_FILE, manifest::parse(&text, &options).map_err(named)?)
+    } else if let Some(text) = read_text(&dir.join(PROCFILE))? {
+        (PROCFILE, manifest::parse_procfile(&text, folder_app_name(dir), &options).map_err(named)?)
+    } else {
+        return Err(format!(
+            "{} has no {MANIFEST_FILE} and no {PROCFILE}; `oarlock new` makes an app, or name the app's folder",
+            dir.display()
+        ));
+    };
+    let mistakes: Vec<String> = oarlock_host::check_addons(&manifest)
+        .into_iter()
+        .map(|(line, message)| format!("{}:{line}: {message}", dir.join(file).display()))
+        .collect();
+    if mistakes.is_empty() { Ok(manifest) } else { Err(mistakes.join("\n")) }
+}
+
+/// A text file; `None`: there is none.
+pub(crate) fn read_text(path: &Path) -> Result<Option<String>, String> {
+    let say = |reason: String| format!("{}: {reason}", path.display());
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(say(explain_io(&error))),
+    };
+    if !file.metadata().is_ok_and(|found| found.is_file()) {
+        return Err(say("this is not a file".to_owned()));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_TEXT + 1).read_to_end(&mut bytes).map_err(|error| say(explain_io(&error)))?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_TEXT) {
+        return Err(say(format!("the file is over the limit of {MAX_TEXT} bytes")));
+    }
+    String::from_utf8(bytes).map(Some).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        say(format!("the file is not UTF-8 (at byte {at})"))
+    })
+}
+
+/// An app's name from its folder's: lower case, everything else a `-`.
+pub(crate) fn folder_app_name(dir: &Path) -> AppName {
+    let full = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    let full = full.canonicalize().unwrap_or(full);
+    let folder = full.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let mut name = String::new();
+    for c in folder.chars() {
+        if c.is_ascii_lowercase() || (c.is_ascii_digit() && !name.is_empty()) {
+            name.push(c);
+        } else if !name.is_empty() && !name.ends_with('-') {
+            name.push('-');
+        }
+    }
+    name.truncate(30);
+    let name = name.trim_end_matches('-');
+    name.parse().or_else(|_| "app".parse()).unwrap_or_else(|_| unreachable!("`app` is an app name"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_is_told_who_runs() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join(DATA_NAME);
+        let first = DataDir::open(&path).unwrap();
+        let error = DataDir::open(&path).err().unwrap();
+        assert!(matches!(&error, FolderError::InUse { pid, .. } if *pid == std::process::id()), "{error}");
+        drop(first);
+        DataDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn it_is_ours_alone_and_what_was_half_written_is_gone() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join(DATA_NAME);
+        std::fs::create_dir_all(path.join("tmp/half")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let data = DataDir::open(&path).unwrap();
+        assert_eq!(std::fs::metadata(data.path()).unwrap().mode() & 0o777, 0o700);
+        assert!(!path.join("tmp/half").exists());
+    }
+
+    #[test]
+    fn symbolic_links_are_refused_by_name() {
+        for place in ["", "lock", "state.db", "slugs", "apps/guestbook", "apps/guestbook/kv.redb"] {
+            let root = tempfile::tempdir().unwrap();
+            let target = root.path().join("target");
+            std::fs::create_dir(&target).unwrap();
+            let path = root.path().join(DATA_NAME);
+            let link = if place.is_empty() { path.clone() } else { path.join(place) };
+            std::fs::create_dir_all(link.parent().unwrap()).unwrap();
+            std::os::unix::fs::symlink(&target, &link).unwrap();
+            let error = DataDir::open(&path).err().unwrap().to_string();
+            assert!(error.contains("symbolic link") && error.contains(&*link.to_string_lossy()), "{error}");
+            assert_eq!(std::fs::read_dir(&target).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_file_in_its_place_and_a_missing_parent_are_said() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("file"), "").unwrap();
+        let error = DataDir::open(&root.path().join("file")).err().unwrap().to_string();
+        assert!(error.contains("not a folder"), "{error}");
+        assert!(DataDir::open(&root.path().join("none/data")).is_err());
+    }
+
+    #[test]
+    fn names_come_from_folders() {
+        for (folder, name) in
+            [("guestbook", "guestbook"), ("My App_2", "my-app-2"), ("2nd", "nd"), ("42", "app"), ("ä", "app"), ("x--", "x")]
+        {
+            assert_eq!(folder_app_name(&Path::new("/none").join(folder)).as_str(), name);
+        }
+        assert_eq!(folder_app_name(&Path::new("/none").join("a".repeat(40))).as_str().len(), 30);
+    }
 }

@@ -5,11 +5,15 @@
 
 pub mod build;
 pub mod control;
+mod env_file;
 mod folder;
 mod platform;
 mod releases;
+mod runtime;
 pub mod slug;
 pub mod store;
+#[cfg(test)]
+mod testing;
 
 pub use folder::{DataDir, FolderError, load_manifest};
 pub use platform::{Event, Platform, PlatformConfig, Source, StartError};
