@@ -8,4 +8,7 @@
     reason = "tests"
 )]
 
+mod bench;
+mod external;
 mod guests;
+mod kv;

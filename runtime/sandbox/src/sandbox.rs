@@ -49,6 +49,7 @@ pub(crate) struct SandboxInner {
     pub(crate) meter: Arc<Meter>,
     environment: Arc<Environment>,
     folders: Arc<Folders>,
+    kv: crate::kv::KvCtx,
     /// Never fires: what instances have that are not told to stop.
     never: CancellationToken,
 }
@@ -107,6 +108,7 @@ impl Sandbox {
         Ok(Self {
             inner: Arc::new(SandboxInner {
                 program: program.clone(),
+                kv: crate::kv::KvCtx::new(&grant),
                 grant,
                 limits: limits.clone(),
                 meter: Arc::default(),
@@ -234,7 +236,7 @@ impl SandboxInner {
             http,
             hooks: crate::egress::HttpHooks::new(&self.grant, limits),
             net: crate::egress::NetCtx::new(&self.grant, limits),
-            kv: crate::kv::KvCtx::new(&self.grant),
+            kv: self.kv.clone(),
             environment,
             files: Files::new(self.folders.clone()),
             stopping,

@@ -52,3 +52,12 @@ impl WasiHttpView for State {
         }
     }
 }
+
+impl crate::kv::KvView for State {
+    fn kv(&mut self) -> crate::kv::KvCtxView<'_> {
+        crate::kv::KvCtxView {
+            ctx: &self.kv,
+            table: &mut self.table,
+        }
+    }
+}
