@@ -9,4 +9,7 @@
 )]
 
 mod edges;
+mod bench;
+mod external;
 mod guests;
+mod kv;

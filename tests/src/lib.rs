@@ -9,10 +9,11 @@
 )]
 
 pub mod app;
+pub mod servers;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 /// The root of the repository.
 pub fn repository() -> &'static Path {
@@ -45,4 +46,24 @@ pub fn guest(name: &str) -> PathBuf {
     } else {
         folder.join(format!("{}.wasm", name.replace('-', "_")))
     }
+}
+
+/// The component of a C guest (`tests/guests/c/<name>.c`), built on first use in a process.
+///
+/// # Panics
+/// If it cannot be built; the message says what has to be installed.
+pub fn c_guest(name: &str) -> PathBuf {
+    // One at a time: tests of one binary run beside each other and share the folder.
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _building = BUILDING.lock().unwrap();
+    let folder = repository().join("tests/guests/c");
+    let out = folder.join(format!("target/{name}.wasm"));
+    std::fs::create_dir_all(folder.join("target")).unwrap();
+    let output = Command::new("sh")
+        .arg(folder.join("build.sh"))
+        .args([&folder.join(format!("{name}.c")), &out])
+        .output()
+        .expect("sh runs");
+    assert!(output.status.success(), "{name}.c: {}", String::from_utf8_lossy(&output.stderr));
+    out
 }

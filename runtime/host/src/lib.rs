@@ -13,7 +13,7 @@ pub mod logs;
 mod router;
 mod web;
 
-pub use addons::check as check_addons;
+pub use addons::{AppAddons, Binding, check as check_addons};
 pub use apply::{Applied, ApplyError, Component, Desired, ReleasePhase, Slug};
 pub use host::{
     Host, HostConfig, HostError, ListenError, OneOff, OneOffError, OneOffExit, OneOffRequest,
