@@ -1,1 +1,10 @@
-//! One dispatcher per app owns the table of its dynos; everything else sends it messages.
+//! Formation: the dynos of an app.
+mod backoff;
+mod clock;
+mod cron;
+mod dyno;
+mod rollout;
+mod table;
+#[cfg(test)]
+mod table_tests;
+pub use clock::{Clock, SystemClock};
