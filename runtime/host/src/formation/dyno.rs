@@ -14,6 +14,7 @@ use oarlock_spec::api::LogSource;
 use oarlock_spec::codes::{DynoCode, exit};
 use oarlock_spec::names::{DynoName, ReleaseId};
 use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinHandle};
 
 use super::table::{DynoId, Ended, error_line};
 use crate::cores::Cores;
@@ -319,14 +320,11 @@ impl Task {
     ) -> Result<Option<(oarlock_sandbox::Instance, crate::cores::CoreId)>, Ended> {
         let core = cores.assign();
         let sandbox = sandbox.clone();
-        let mut task = cores.spawn(core, async move { sandbox.start().await });
+        let task = OnCore(cores.spawn(core, async move { sandbox.start().await }));
         let started = tokio::select! {
             biased;
-            () = Self::told_to_stop(&mut self.words) => {
-                task.abort();
-                return Ok(None);
-            }
-            started = tokio::time::timeout(self.boot_timeout, &mut task) => started,
+            () = Self::told_to_stop(&mut self.words) => return Ok(None),
+            started = tokio::time::timeout(self.boot_timeout, task) => started,
         };
         match started {
             Ok(Ok(Ok(instance))) => Ok(Some((instance, core))),
@@ -339,7 +337,6 @@ impl Task {
             }
             Ok(Err(_gone)) => Err(Ended::NotStarted("the host's threads have ended".into())),
             Err(_elapsed) => {
-                task.abort();
                 let after = format!(
                     "it was not ready within {} seconds",
                     self.boot_timeout.as_secs_f64()
@@ -409,10 +406,4 @@ fn ended(end: &RunEnd) -> Ended {
             reason: reason(exit),
         },
     }
-}
-
-/// A dyno's counters for `ps`.
-pub(crate) struct Counters {
-    pub(crate) meter: Arc<Meter>,
-    pub(crate) web: Option<Arc<WebDyno>>,
 }
