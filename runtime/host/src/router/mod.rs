@@ -1,5 +1,8 @@
 //! HTTP in: accept, route, lease, call, stream, rescue.
 
+#[cfg(test)]
+pub(crate) mod fake;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
