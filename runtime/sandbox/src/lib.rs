@@ -25,7 +25,7 @@ pub use egress::{
 pub use engine::{Engine, EngineConfig, EngineError};
 pub use grant::{DynoLog, Folder, Grant, OutputStream};
 pub use instance::{CallError, Instance, InstanceEnd, Sandbox, StartError};
-pub use kv::{KvBucket, KvError, KvKeys};
+pub use kv::{KvBucket, KvError, KvKeys, KvSwap};
 pub use meter::Meter;
 pub use program::{LoadError, Origin, Program, ProgramKind, Wasi};
 pub use run::{Exit, Output, Run, RunHandle, Stdin, StdinSource};
