@@ -1,17 +1,20 @@
 //! What outlives the releases of an app, and what the apps of a host share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use oarlock_sandbox::{Engine, HttpClient};
 use oarlock_spec::names::AppName;
-use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 use super::clock::Clock;
-use super::dispatcher::Message;
+use super::cron::Schedules;
+use super::dispatcher::{Dispatcher, Ending, Message};
+use super::occasional::read_cron;
 use super::prepare::Prepared;
 use crate::addons::AppAddons;
 use crate::cores::Cores;
@@ -90,10 +93,39 @@ impl App {
         };
         Ok((Arc::new(app), messages))
     }
+
+    /// Asks the dispatcher; `None`: it is gone.
+    pub(crate) async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.dispatcher.send(message(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Ends dynos for good; returns when they have ended.
+    pub(crate) async fn end(&self, stage: Ending) {
+        // A dispatcher that is gone has no dynos.
+        let _gone = self.ask(|reply| Message::End(stage, reply)).await.is_none();
+    }
+
+    /// The `stop_grace` of its web dynos, if it has such.
+    pub(crate) fn web_grace(&self) -> Option<Duration> {
+        let release = self.current.load();
+        let web = release.as_ref()?.processes.iter().find(|(name, _)| name.is_web());
+        web.map(|(_, process)| process.limits.stop_grace)
+    }
+}
+
+/// Opens an app and starts its dispatcher.
+pub(crate) fn open_app(name: AppName, log: AppLog, shared: &Arc<Shared>) -> Result<Arc<App>, OpenError> {
+    let (app, messages) = App::open(name, log, shared)?;
+    let cron = Schedules::new(read_cron(&app.data));
+    let dispatcher = Dispatcher::new(Arc::clone(&app), Arc::clone(shared), cron);
+    shared.control.spawn(dispatcher.run(messages));
+    Ok(app)
 }
 
 /// The folder of an app below the host's data folder.
-pub(crate) fn app_folder(data: &std::path::Path, app: &AppName) -> PathBuf {
+pub(crate) fn app_folder(data: &Path, app: &AppName) -> PathBuf {
     data.join("apps").join(app.as_str())
 }
 

@@ -7,9 +7,10 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use oarlock_sandbox::{Exit, InstanceEnd, Meter, Output, RunHandle, Sandbox, StartError, Stdin};
+use oarlock_sandbox::{Exit, InstanceEnd, Output, RunHandle, Sandbox, StartError, Stdin};
 use oarlock_spec::api::LogSource;
 use oarlock_spec::codes::{DynoCode, exit};
 use oarlock_spec::names::{DynoName, ReleaseId};
@@ -88,19 +89,35 @@ pub(crate) async fn start_command(
 ) -> Option<Running> {
     let (handle_tx, handle_rx) = tokio::sync::oneshot::channel();
     let (stdin, output) = io;
-    let task = cores.spawn(cores.assign(), async move {
+    let task = OnCore(cores.spawn(cores.assign(), async move {
         let run = sandbox.run(stdin, output, &extra_args);
         // Nobody to take the handle: the run is dropped, and with it the guest.
         if handle_tx.send(run.handle()).is_err() {
             return Exit::Killed;
         }
         run.wait().await
-    });
+    }));
     let handle = handle_rx.await.ok()?;
     Some(Running {
         control: Box::new(handle),
         ended: Box::pin(async move { task.await.unwrap_or(Exit::Killed) }),
     })
+}
+
+/// A task on a core that ends with its supervisor.
+struct OnCore<T>(JoinHandle<T>);
+
+impl<T> Future for OnCore<T> {
+    type Output = Result<T, JoinError>;
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context)
+    }
+}
+
+impl<T> Drop for OnCore<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// How a supervised run ended.

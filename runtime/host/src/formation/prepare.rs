@@ -55,7 +55,6 @@ pub(crate) struct Prepared {
     pub(crate) cached: usize,
     pub(crate) slug: Slug,
     config: BTreeMap<String, String>,
-    env: BTreeMap<String, String>,
     formation: Formation,
     programs: BTreeMap<Digest, Program>,
 }
@@ -93,10 +92,12 @@ impl Prepared {
     /// Loads, checks and binds; nothing is started.
     pub(crate) async fn new(desired: Desired, app: &App, shared: &Shared) -> Result<Self, ApplyError> {
         let loaded = load_all(&desired, app, shared).await?;
-        let bindings = app.addons.bind(&desired.manifest, &desired.config)?;
+        let bindings = app
+            .addons
+            .bind(&desired.manifest, &desired.config)
+            .await?;
         let mut prepared = Self {
             release: desired.release,
-            env: common_env(&desired),
             config: desired.config,
             formation: desired.formation,
             processes: BTreeMap::new(),
@@ -124,6 +125,9 @@ impl Prepared {
         (program, binding): (Program, Binding),
         shared: &Shared,
     ) -> PreparedProcess {
+        let mut env = binding.environment(&self.config);
+        env.insert("OARLOCK_APP".into(), self.manifest.app.to_string());
+        env.insert("OARLOCK_RELEASE".into(), self.release.to_string());
         let rules = EgressRules {
             endpoints: binding.endpoints,
             allow: self.manifest.allow.clone(),
@@ -139,8 +143,6 @@ impl Prepared {
             dir: Arc::clone(dir),
             writable: false,
         });
-        let mut env = self.env.clone();
-        env.extend(binding.env);
         let mut args = vec![process.component.clone()];
         args.extend(process.args.iter().cloned());
         PreparedProcess {
@@ -181,7 +183,7 @@ impl Prepared {
             Process { component: path.to_owned(), args: Vec::new(), singleton: false, schedule: None, line: 0 };
         let mut manifest = self.manifest.clone();
         manifest.processes.insert(name.clone(), process.clone());
-        let binding = app.addons.bind(&manifest, &self.config)?.remove(&name).unwrap_or_default();
+        let binding = app.addons.bind(&manifest, &self.config).await?.remove(&name).unwrap_or_default();
         Ok(self.process(&name, &process, Kind::Occasional, (loaded.program, binding), shared))
     }
 }
@@ -212,13 +214,6 @@ impl PreparedProcess {
         };
         Sandbox::new(&self.program, grant, &self.limits)
     }
-}
-
-fn common_env(desired: &Desired) -> BTreeMap<String, String> {
-    let mut env = desired.config.clone();
-    env.insert("OARLOCK_APP".into(), desired.manifest.app.to_string());
-    env.insert("OARLOCK_RELEASE".into(), desired.release.to_string());
-    env
 }
 
 /// Where clouds hand out credentials: never granted, whatever the manifest or the policy says.

@@ -117,15 +117,17 @@ pub(crate) enum Effect {
 }
 
 /// Why a change was not made; what was before goes on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ChangeError {
     /// A dyno did not become ready.
+    #[error("{dyno} of {release} did not start: {reason}")]
     Boot {
         dyno: DynoName,
         release: ReleaseId,
         reason: String,
     },
     /// The app is being removed, or the host shuts down.
+    #[error("the app is being stopped")]
     Closing,
 }
 
