@@ -8,7 +8,6 @@ use super::{Bucket, Error, HasKv, KvCtxView, KvView};
 use bindings::wasi::keyvalue::{atomics, batch, store};
 
 mod bindings {
-    #![expect(missing_docs, unreachable_pub, reason = "generated")]
     wasmtime::component::bindgen!({
         path: "wit/keyvalue-draft",
         world: "wasi:keyvalue/imports",

@@ -8,7 +8,6 @@ use super::{Bucket, Error, HasKv, KvBucket, KvCtxView, KvSwap, KvView};
 use bindings::wasi::keyvalue::{atomics, batch, store};
 
 mod bindings {
-    #![expect(missing_docs, unreachable_pub, reason = "generated")]
     wasmtime::component::bindgen!({
         path: "wit/keyvalue-draft2",
         world: "wasi:keyvalue/imports",

@@ -33,7 +33,7 @@ const LOCK_WAIT: Duration = Duration::from_secs(5);
 const PAGE_KEYS: usize = 1_000;
 const PAGE_BYTES: usize = 256 << 10;
 /// Bytes of values that one `get` brings at most.
-pub(super) const GET_BYTES: usize = 32 << 20;
+const GET_BYTES: usize = 32 << 20;
 /// Bytes that an entry takes besides its key and its value.
 const OVERHEAD: u64 = 64;
 

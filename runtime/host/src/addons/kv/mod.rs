@@ -3,7 +3,7 @@
 //!
 //! Opened on first use, in `<data>/<addon>/kv.redb`, and kept open across releases. Reads run on
 //! blocking threads from snapshots, at most [`READS`] at once; writes go to one thread per add-on.
-//! Limits: keys of 1 KiB, values of 16 MiB, 10,000 keys and 32 MiB a call, and `size` (1 GiB) for
+//! Limits: keys of 1 KiB, values of 8 MiB, 10,000 keys and 12 MiB a call (32 MiB out), and `size` (1 GiB) for
 //! keys and values together, each entry counted with 64 bytes more. The file itself can grow to
 //! about three times that. Data outlives the manifest's line: an add-on that comes back has it.
 
@@ -23,7 +23,7 @@ use oarlock_sandbox::{KvBucket, KvError, KvKeys, KvSwap};
 use oarlock_spec::names::AddonName;
 use tokio::sync::Semaphore;
 
-use self::database::{Database, DbError, Done, GET_BYTES, Op, Place, guarded};
+use self::database::{Database, DbError, Done, Op, Place, guarded};
 use self::writer::{Shared, WAIT, Writer};
 use super::provider::{BindError, Key, Offer, Provider, ProviderInfo, Request};
 
@@ -45,11 +45,12 @@ const READS: usize = 8;
 /// The largest key.
 const KEY_BYTES: usize = 1 << 10;
 /// The largest value.
-const VALUE_BYTES: usize = 16 << 20;
+const VALUE_BYTES: usize = 8 << 20;
 /// Keys in one call.
 const BATCH_KEYS: usize = 10_000;
-/// Bytes in one call.
-const BATCH_BYTES: usize = GET_BYTES;
+/// Bytes of keys and values in one call. Below what the sandbox lets one call copy from a guest (16
+/// MiB, above which the guest traps), so that it is an error the guest can handle.
+const BATCH_BYTES: usize = 12 << 20;
 
 /// The kv add-ons of one app.
 struct Kv {
