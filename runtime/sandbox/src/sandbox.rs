@@ -51,8 +51,8 @@ pub(crate) struct SandboxInner {
     pub(crate) meter: Arc<Meter>,
     environment: Arc<Environment>,
     folders: Arc<Folders>,
-    net: Arc<NetGrant>,
     kv: crate::kv::KvCtx,
+    net: Arc<NetGrant>,
     /// Never fires: what instances have that are not told to stop.
     never: CancellationToken,
 }
@@ -112,8 +112,8 @@ impl Sandbox {
         Ok(Self {
             inner: Arc::new(SandboxInner {
                 program: program.clone(),
-                net,
                 kv: crate::kv::KvCtx::new(&grant),
+                net,
                 grant,
                 limits: limits.clone(),
                 meter: Arc::default(),
