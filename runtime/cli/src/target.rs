@@ -18,7 +18,7 @@ pub(crate) struct Target {
 impl Which {
     /// Finds the host by its data folder and the app by its name.
     pub(crate) async fn find(&self) -> Result<Target, Failure> {
-        let client = Client::connect(&self.data_folder()?).await.map_err(client_failure)?;
+        let client = Client::new(self.data_folder()?);
         let app = match &self.app {
             Some(name) => parse_app(name)?,
             None => self.only_app(&client).await?,
@@ -47,7 +47,7 @@ impl Which {
         if let [only] = apps.as_slice() {
             return Ok(only.clone());
         }
-        let here = std::env::current_dir().ok().and_then(|dir| oarlock_platform::load_manifest(&dir).ok());
+        let here = std::env::current_dir().ok().and_then(|dir| oarlock_platform::load_manifest(&dir, None).ok());
         if let Some(manifest) = here
             && apps.contains(&manifest.app)
         {

@@ -79,6 +79,7 @@ pub struct OneOff {
     pub dyno: DynoName,
     words: watch::Sender<Word>,
     end: oneshot::Receiver<RunEnd>,
+    ended: Option<OneOffExit>,
 }
 
 impl OneOff {
@@ -87,12 +88,17 @@ impl OneOff {
         self.words.send_replace(Word::Stop);
     }
 
-    /// Waits for its end.
-    pub async fn wait(mut self) -> OneOffExit {
-        match (&mut self.end).await {
+    /// Waits for its end. Cancel safe, so that a caller can wait for a stop request beside it, and may
+    /// be asked again.
+    pub async fn wait(&mut self) -> OneOffExit {
+        if let Some(ended) = &self.ended {
+            return ended.clone();
+        }
+        let ended = match (&mut self.end).await {
             Ok(end) => exit_of(&end),
             Err(_gone) => OneOffExit { code: exit::DYNO_ENDED, message: "the host ended it".into() },
-        }
+        };
+        self.ended.insert(ended).clone()
     }
 }
 
@@ -141,7 +147,7 @@ pub(crate) async fn start(app: &App, shared: &Arc<Shared>, request: OneOffReques
     let gone = || OneOffError::Platform("the app is being stopped".into());
     let started = app.ask(|reply| Message::Occasional(Box::new(occasional), reply)).await.ok_or_else(gone)?;
     match started {
-        Ok(started) => Ok(OneOff { dyno: started.name, words: started.words, end: started.end }),
+        Ok(started) => Ok(OneOff { dyno: started.name, words: started.words, end: started.end, ended: None }),
         Err(OccasionalError::TooMany) => Err(OneOffError::TooMany { limit: MOST_ONE_OFFS }),
         Err(error @ (OccasionalError::Closing | OccasionalError::Start(_))) => {
             Err(OneOffError::Platform(error.to_string()))

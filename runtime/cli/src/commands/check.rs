@@ -7,6 +7,7 @@ use oarlock_spec::manifest::Manifest;
 use oarlock_spec::names::ProcessType;
 use serde::Serialize;
 
+use super::drive;
 use crate::output::{self, Failure, Outcome};
 
 /// Validate the manifest and show what each process is granted
@@ -15,6 +16,9 @@ pub(crate) struct Check {
     /// The app's folder
     #[arg(default_value = ".")]
     dir: PathBuf,
+    /// The operator's policy file
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -39,14 +43,9 @@ struct ProcessRow {
 
 impl Check {
     pub(crate) fn run(self) -> Outcome {
-        let manifest = oarlock_platform::load_manifest(&self.dir)
+        let policy = drive::policy(self.policy.as_deref())?;
+        let manifest = oarlock_platform::load_manifest(&self.dir, Some(&policy))
             .map_err(|message| Failure::new(exit::MANIFEST, message))?;
-        let mistakes = oarlock_host::check_addons(&manifest);
-        if !mistakes.is_empty() {
-            let text: Vec<String> =
-                mistakes.iter().map(|(line, message)| format!("oarlock.toml:{line}: {message}")).collect();
-            return Err(Failure::new(exit::MANIFEST, text.join("\n")));
-        }
         let rows: Vec<ProcessRow> =
             manifest.processes.keys().map(|process| self.row(&manifest, process)).collect();
         output::listing(&rows, self.json, |rows| text(&manifest, rows))?;

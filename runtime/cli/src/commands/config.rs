@@ -88,7 +88,7 @@ async fn get(target: &Target, name: &str) -> Outcome {
 }
 
 async fn set(target: &Target, change: ConfigChange, json: bool) -> Outcome {
-    let row: ReleaseRow = target.client.set_config(&target.app, &change).await.map_err(client_failure)?;
+    let row: ReleaseRow = target.client.change_config(&target.app, &change).await.map_err(client_failure)?;
     output::listing(&row, json, |row| format!("{}: {}", row.release, row.description))?;
     Ok(exit::OK)
 }

@@ -25,7 +25,7 @@ pub(super) fn policy(file: Option<&Path>) -> Result<Policy, Failure> {
         Failure::new(exit::FAILURE, format!("the policy file {} cannot be read: {error}", file.display()))
     })?;
     oarlock_spec::policy::parse(&text)
-        .map_err(|errors| Failure::new(exit::MANIFEST, errors.render(&file.display().to_string(), &text)))
+        .map_err(|errors| Failure::new(exit::MANIFEST, format!("in {}:\n{errors}", file.display())))
 }
 
 /// Where machine code is kept between runs: the user's cache folder, never an app's.

@@ -43,7 +43,7 @@ impl Logs {
     pub(crate) async fn run(self) -> Outcome {
         let target = self.which.find().await?;
         let query = oarlock_platform::control::LogQuery {
-            n: self.lines,
+            n: Some(self.lines),
             follow: self.follow,
             dyno: self.dyno,
             source: self.source,

@@ -3,7 +3,8 @@
 use std::io::Write as _;
 
 use bytes::Bytes;
-use oarlock_platform::control::RunSession;
+use oarlock_platform::control::frames::FrameError;
+use oarlock_platform::control::{RunReader, RunWriter};
 use oarlock_spec::api::{RunFrame, RunRequest};
 use oarlock_spec::codes::exit;
 use tokio::io::AsyncReadExt as _;
@@ -34,7 +35,9 @@ impl Run {
         let mut signals = Signals::install()
             .map_err(|error| Failure::new(exit::FAILURE, format!("cannot listen for signals: {error}")))?;
         let request = RunRequest { command: self.command, args: self.args };
-        let mut session = target.client.run(&target.app, &request).await.map_err(client_failure)?;
+        let connection = target.client.run(&target.app, &request).await.map_err(client_failure)?;
+        let mut writer = connection.writer;
+        let mut frames = read_frames(connection.reader);
         let mut stdin = Some(read_stdin());
         let mut stops = 0;
         loop {
@@ -45,28 +48,46 @@ impl Run {
                 }
             };
             tokio::select! {
-                frame = session.next() => match frame.map_err(client_failure)? {
-                    Some(frame) => if let Some(code) = shown(frame)? { return Ok(code) },
+                frame = frames.recv() => match frame {
+                    Some(frame) => if let Some(code) = shown(frame.map_err(broken)?)? { return Ok(code) },
                     None => return Err(Failure::new(exit::NO_HOST, "the host ended before the dyno did")),
                 },
                 bytes = typed => {
                     // The end of stdin is an empty frame, once.
                     let ended = bytes.is_none();
-                    send(&mut session, RunFrame::Stdin(bytes.unwrap_or_default().to_vec())).await?;
+                    send(&mut writer, RunFrame::Stdin(bytes.unwrap_or_default().to_vec())).await?;
                     if ended { stdin = None; }
                 },
                 () = signals.next() => {
                     stops += 1;
                     if stops > 1 { return Ok(exit::INTERRUPTED); }
-                    send(&mut session, RunFrame::Stop).await?;
+                    send(&mut writer, RunFrame::Stop).await?;
                 },
             }
         }
     }
 }
 
-async fn send(session: &mut RunSession, frame: RunFrame) -> Result<(), Failure> {
-    session.send(frame).await.map_err(client_failure)
+async fn send(writer: &mut RunWriter, frame: RunFrame) -> Result<(), Failure> {
+    writer.send(&frame).await.map_err(broken)
+}
+
+fn broken(error: FrameError) -> Failure {
+    Failure::new(exit::NO_HOST, format!("the connection to the dyno broke: {error}"))
+}
+
+/// Reads frames in a task of its own, since a read that was given up in the middle would lose bytes.
+fn read_frames(mut reader: RunReader) -> mpsc::Receiver<Result<RunFrame, FrameError>> {
+    let (sender, receiver) = mpsc::channel(4);
+    tokio::spawn(async move {
+        while let Some(frame) = reader.next().await.transpose() {
+            let broken = frame.is_err();
+            if sender.send(frame).await.is_err() || broken {
+                break;
+            }
+        }
+    });
+    receiver
 }
 
 /// Shows a frame; the exit code if it was the last. A closed stdout ends the command as it ends others.
