@@ -10,7 +10,7 @@
 //! | `cron`, `clock` | when scheduled processes are due |
 //! | `app` | what outlives an app's releases |
 //!
-//! Bounds: a process type has at most 1,000 dynos, an app 32 one-off dynos, 32 waiting changes and
+//! Bounds: a process type has a bounded number of dynos (`MOST_DYNOS`), an app 32 one-off dynos, 32 waiting changes and
 //! 64 unheard messages. What happens to a dyno is written to the app's log by the dispatcher's
 //! `remark` and the dyno's task; a subscription to such events would be served from there.
 
@@ -20,6 +20,8 @@ mod clock;
 mod cron;
 mod dispatcher;
 mod dyno;
+#[cfg(test)]
+mod dyno_tests;
 mod occasional;
 mod prepare;
 mod rollout;

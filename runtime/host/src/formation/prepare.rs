@@ -193,8 +193,8 @@ pub(crate) fn one_off_type() -> Result<ProcessType, ApplyError> {
     "run".parse().map_err(|error: oarlock_spec::names::NameError| ApplyError::Platform(error.to_string()))
 }
 
-/// Dynos of one process type.
-pub(crate) const MOST_DYNOS: u32 = 1_000;
+/// Dynos of one process type: what a manifest's `[scale]` may say.
+pub(crate) const MOST_DYNOS: u32 = oarlock_spec::manifest::MAX_SCALE;
 
 impl PreparedProcess {
     /// The sandbox of a dyno of this name.
