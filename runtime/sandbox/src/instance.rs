@@ -5,11 +5,11 @@ use std::sync::Arc;
 use http::{Request, Response};
 use oarlock_spec::limits::Limits;
 
-use crate::Body;
 use crate::grant::Grant;
 use crate::meter::Meter;
 use crate::program::Program;
 use crate::run::{Output, Run, Stdin};
+use crate::Body;
 
 /// A program joined with its grant and limits: everything an instance needs, prepared once.
 /// Cheap to clone.
@@ -23,9 +23,7 @@ pub enum StartError {
     #[error("the component trapped while it started: {0}")]
     Trap(String),
     /// The guest needs more memory than its limit to start (R14).
-    #[error(
-        "the component needs more memory to start than its limit of {limit} bytes; raise `memory` in `[limits]`"
-    )]
+    #[error("the component needs more memory to start than its limit of {limit} bytes; raise `memory` in `[limits]`")]
     Memory {
         /// The limit.
         limit: u64,

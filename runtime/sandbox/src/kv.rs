@@ -46,10 +46,5 @@ pub trait KvBucket: Send + Sync + 'static {
     /// Adds to a decimal integer value (absent: 0), atomically; the new value.
     async fn increment(&self, key: String, delta: i64) -> Result<i64, KvError>;
     /// Sets `key` if its value still is `old`; otherwise says what it is now.
-    async fn swap(
-        &self,
-        key: String,
-        old: Option<Vec<u8>>,
-        new: Vec<u8>,
-    ) -> Result<Result<(), Option<Vec<u8>>>, KvError>;
+    async fn swap(&self, key: String, old: Option<Vec<u8>>, new: Vec<u8>) -> Result<Result<(), Option<Vec<u8>>>, KvError>;
 }
