@@ -41,11 +41,7 @@ pub fn guest(name: &str) -> PathBuf {
     });
     // A binary keeps its name, a cdylib gets underscores.
     let bin = folder.join(format!("{name}.wasm"));
-    if bin.exists() {
-        bin
-    } else {
-        folder.join(format!("{}.wasm", name.replace('-', "_")))
-    }
+    if bin.exists() { bin } else { folder.join(format!("{}.wasm", name.replace('-', "_"))) }
 }
 
 /// The component of a C guest (`tests/guests/c/<name>.c`), built on first use in a process.
