@@ -33,7 +33,7 @@ pub(crate) type Outcome = Result<u8, Failure>;
 /// A table without borders, as wide as its contents, wrapped at the terminal's width.
 pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(header.iter().copied());
     table

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use oarlock_host::Host;
 use oarlock_host::logs::LogFilter;
 use oarlock_platform::{Event, Platform, PlatformConfig};
 use oarlock_spec::codes::exit;
@@ -89,14 +90,17 @@ async fn drive(config: PlatformConfig) -> Outcome {
 /// What the terminal shows: events as notes on stderr, the apps' logs on stdout.
 #[derive(Default)]
 struct Screen {
+    host: Option<Host>,
     logs: JoinSet<()>,
 }
 
 impl Screen {
     fn show(&mut self, event: Event) {
         match event {
-            Event::Logging { app: _, log } => {
-                let mut lines = log.follow(0, LogFilter::default());
+            Event::Hosting(host) => self.host = Some(host),
+            Event::Opened { app } => {
+                let Some(host) = &self.host else { return };
+                let mut lines = host.log(&app).follow(0, LogFilter::default());
                 self.logs.spawn(async move {
                     while let Some(line) = lines.next().await {
                         print::log(&line);

@@ -270,6 +270,7 @@ impl Streaming {
             linger,
             last,
             sleep: None,
+            trailed: false,
         }
     }
 
@@ -288,6 +289,7 @@ impl Streaming {
         match Pin::new(&mut self.body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
                 exchange.bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
+                self.trailed |= frame.is_trailers();
                 self.last = Instant::now();
                 if self
                     .declared
@@ -398,6 +400,7 @@ impl Drop for Streaming {
             declared: None,
             upload: None,
             sleep: None,
+            trailed: false,
             ..*self
         };
         rest.finish_unseen();
