@@ -224,3 +224,128 @@ pub struct ErrorBody {
     /// For people: what is wrong and what to do.
     pub message: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn log_lines_are_contract_4_s() {
+        let line = |time, source, dyno: &str, message: &str| {
+            LogLine {
+                time: at(time),
+                source,
+                dyno: dyno.into(),
+                message: message.into(),
+            }
+            .to_string()
+        };
+        assert_eq!(
+            line(
+                "2026-11-22T10:00:00.123456Z",
+                LogSource::App,
+                "worker.1",
+                "3 entries indexed"
+            ),
+            "2026-11-22T10:00:00.123456+00:00 app[worker.1]: 3 entries indexed"
+        );
+        assert_eq!(
+            line(
+                "2026-11-22T10:00:00.125Z",
+                LogSource::Oarlock,
+                "web.1",
+                "State changed from starting to up"
+            ),
+            "2026-11-22T10:00:00.125000+00:00 oarlock[web.1]: State changed from starting to up"
+        );
+        assert_eq!(
+            line(
+                "2026-11-22T11:00:00.000001999+01:00",
+                LogSource::Oarlock,
+                "router",
+                ""
+            ),
+            "2026-11-22T10:00:00.000001+00:00 oarlock[router]: "
+        );
+    }
+
+    #[test]
+    fn a_dyno_s_row_is_contract_3_s() {
+        let text = r#"{"dyno":"web.1","process":"web","state":"up","release":"v3","since":"2026-11-22T10:00:00Z","restarts":0,"cpu_ms":12,"memory_bytes":1310720,"requests":40}"#;
+        let row = DynoRow {
+            dyno: "web.1".parse().unwrap(),
+            process: "web".parse().unwrap(),
+            state: DynoState::Up,
+            release: ReleaseId(3),
+            since: at("2026-11-22T10:00:00Z"),
+            restarts: 0,
+            cpu_ms: 12,
+            memory_bytes: 1_310_720,
+            requests: 40,
+        };
+        assert_eq!(serde_json::to_string(&row).unwrap(), text);
+        assert_eq!(serde_json::from_str::<DynoRow>(text).unwrap(), row);
+    }
+
+    #[test]
+    fn states_and_sources_print_as_they_serialize() {
+        let states = [
+            DynoState::Starting,
+            DynoState::Up,
+            DynoState::Idle,
+            DynoState::Stopping,
+            DynoState::Crashed,
+            DynoState::Finished,
+        ];
+        for state in states {
+            assert_eq!(serde_json::to_value(state).unwrap(), json!(state.as_str()));
+        }
+        for source in [LogSource::App, LogSource::Oarlock] {
+            assert_eq!(
+                serde_json::to_value(source).unwrap(),
+                json!(source.as_str())
+            );
+        }
+    }
+
+    #[test]
+    fn the_other_bodies_are_snake_case_with_plain_values() {
+        let line = LogLine {
+            time: at("2026-11-22T10:00:00.5Z"),
+            source: LogSource::App,
+            dyno: "web.1".into(),
+            message: "hi".into(),
+        };
+        let expected = json!({"time": "2026-11-22T10:00:00.5Z", "source": "app", "dyno": "web.1", "message": "hi"});
+        assert_eq!(serde_json::to_value(line).unwrap(), expected);
+
+        let slug = "0123456789abcdef".repeat(4);
+        let row = ReleaseRow {
+            release: ReleaseId(12),
+            status: ReleaseStatus::Superseded,
+            description: "Deploy 01234567".into(),
+            slug: slug.parse().unwrap(),
+            created_at: at("2026-11-22T10:00:00Z"),
+        };
+        let expected = json!({
+            "release": "v12", "status": "superseded", "description": "Deploy 01234567", "slug": slug,
+            "created_at": "2026-11-22T10:00:00Z"
+        });
+        assert_eq!(serde_json::to_value(row).unwrap(), expected);
+
+        let formation: Formation = [("web".parse().unwrap(), 2)].into_iter().collect();
+        assert_eq!(serde_json::to_value(formation).unwrap(), json!({"web": 2}));
+        let change: ConfigChange = serde_json::from_value(json!({"A": "1", "B": null})).unwrap();
+        assert_eq!(
+            (change["A"].as_deref(), change["B"].as_deref()),
+            (Some("1"), None)
+        );
+        assert!(serde_json::from_value::<Formation>(json!({"not a type": 1})).is_err());
+    }
+}

@@ -100,3 +100,65 @@ pub mod exit {
     /// The guest trapped.
     pub const TRAP: u8 = 134;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Promised: a change here breaks scripts.
+    #[test]
+    fn codes_and_their_meanings_stay() {
+        let router: Vec<String> = RouterCode::ALL
+            .iter()
+            .map(|code| format!("{code} {}", code.description()))
+            .collect();
+        assert_eq!(
+            router,
+            [
+                "H10 App crashed",
+                "H11 Backlog too deep",
+                "H12 Request timeout",
+                "H13 Connection closed without response",
+                "H14 No web dynos running",
+                "H15 Idle connection",
+                "H18 Server request interrupted",
+                "H20 App boot timeout",
+                "H27 Client request interrupted",
+                "H80 Maintenance mode",
+            ]
+        );
+        let dyno: Vec<String> = DynoCode::ALL
+            .iter()
+            .map(|code| format!("{code} {}", code.description()))
+            .collect();
+        assert_eq!(
+            dyno,
+            [
+                "R10 Boot timeout",
+                "R12 Exit timeout",
+                "R14 Memory limit reached",
+                "L10 Lines dropped"
+            ]
+        );
+        assert_eq!(ERROR_HEADER, "oarlock-error");
+    }
+
+    #[test]
+    fn exit_codes_stay_and_differ() {
+        let all = [
+            exit::OK,
+            exit::FAILURE,
+            exit::USAGE,
+            exit::MANIFEST,
+            exit::BUILD,
+            exit::RELEASE_PHASE,
+            exit::NO_HOST,
+            exit::ALREADY_RUNNING,
+            exit::ADDRESS_IN_USE,
+            exit::DYNO_ENDED,
+            exit::INTERRUPTED,
+            exit::TRAP,
+        ];
+        assert_eq!(all, [0, 1, 2, 120, 121, 122, 123, 124, 125, 126, 130, 134]);
+    }
+}

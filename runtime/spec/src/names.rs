@@ -207,3 +207,77 @@ impl From<ReleaseId> for String {
         id.to_string()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check<T: FromStr>(good: &[&str], bad: &[&str]) {
+        for text in good {
+            assert!(text.parse::<T>().is_ok(), "{text:?} should be good");
+        }
+        for text in bad {
+            assert!(text.parse::<T>().is_err(), "{text:?} should be bad");
+        }
+    }
+
+    #[test]
+    fn each_name_has_its_rule() {
+        let (longest, too_long) = ("a".repeat(30), "a".repeat(31));
+        check::<AppName>(
+            &["a", "guestbook", "my-app-2", &longest],
+            &[
+                "", "-a", "a-", "A", "2a", "a_b", "a.b", "ä", "a b", &too_long,
+            ],
+        );
+        check::<ProcessType>(
+            &["web", "Worker_2", "a-b", &longest],
+            &["", "1web", "-web", "we b", "web.1", "wéb", &too_long],
+        );
+        check::<AddonName>(
+            &["db", "my_db-2", &longest],
+            &["", "DB", "2db", "d b", "d.b", &too_long],
+        );
+        let hash = "0123456789abcdef".repeat(4);
+        check::<SlugId>(
+            &[&hash],
+            &["", &hash[1..], &hash.to_uppercase(), &"g".repeat(64)],
+        );
+    }
+
+    #[test]
+    fn dynos_and_releases_are_read_as_they_are_printed() {
+        let dyno: DynoName = "my-worker.12".parse().unwrap();
+        assert_eq!((dyno.process.as_str(), dyno.index), ("my-worker", 12));
+        assert_eq!(dyno.to_string(), "my-worker.12");
+        assert_eq!(format!("[{dyno:>14}]"), "[  my-worker.12]");
+        check::<DynoName>(
+            &["web.1", "run.4294967295"],
+            &[
+                "",
+                "web",
+                "web.",
+                ".1",
+                "web.-1",
+                "web.x",
+                "web.4294967296",
+                "a.b.1",
+            ],
+        );
+        assert_eq!("v12".parse::<ReleaseId>().unwrap(), ReleaseId(12));
+        assert_eq!("12".parse::<ReleaseId>().unwrap().to_string(), "v12");
+        check::<ReleaseId>(&["v0"], &["", "v", "w12", "v-1", "v1.2", "vv1"]);
+    }
+
+    #[test]
+    fn a_refused_name_says_what_a_good_one_looks_like() {
+        let error = "My App".parse::<AppName>().unwrap_err();
+        let rule =
+            "use 1 to 30 of a-z, 0-9 and `-`, starting with a letter and not ending with `-`";
+        assert_eq!(
+            error.to_string(),
+            format!("app name `My App` is not valid: {rule}")
+        );
+        assert!(serde_json::from_str::<AppName>("\"My App\"").is_err());
+    }
+}

@@ -95,7 +95,7 @@ const MIB: u64 = 1 << 20;
 /// # Errors
 /// All mistakes of the file, by place; or that it is over [`crate::mistakes::MAX_FILE_BYTES`].
 pub fn parse(text: &str) -> Result<Policy, FileErrors> {
-    let mut findings = Findings::new(Source::new(POLICY_FILE, text)?);
+    let mut findings = Findings::new(Source::new(POLICY_FILE, text)?).guard_urls();
     let mended = read::mend(true, &mut findings);
     let syntax_mistakes = findings.count();
     let document = read::document(&mended);

@@ -185,7 +185,7 @@ pub(crate) fn show_size(bytes: u64) -> String {
     let (unit, factor) = SIZES
         .iter()
         .rev()
-        .find(|(_, factor)| bytes >= *factor && bytes % factor == 0)
+        .find(|(_, factor)| bytes >= *factor && bytes.is_multiple_of(*factor))
         .copied()
         .unwrap_or(("B", 1));
     format!("{} {unit}", bytes / factor)

@@ -106,6 +106,8 @@ pub(crate) struct Findings<'t> {
     /// Lines whose syntax is broken: what follows from that is not reported again.
     broken: BTreeSet<u32>,
     secret: bool,
+    /// Lines with a URL may hold a password, wherever they stand.
+    guard_urls: bool,
 }
 
 impl<'t> Findings<'t> {
@@ -115,6 +117,7 @@ impl<'t> Findings<'t> {
             found: Vec::new(),
             broken: BTreeSet::new(),
             secret: false,
+            guard_urls: false,
         }
     }
 
@@ -125,6 +128,12 @@ impl<'t> Findings<'t> {
     /// From now on (or no longer) the offending text is not to be shown.
     pub(crate) fn set_secret(&mut self, secret: bool) {
         self.secret = secret;
+    }
+
+    /// Of a file whose URLs hold passwords: no line with a URL is shown.
+    pub(crate) fn guard_urls(mut self) -> Self {
+        self.guard_urls = true;
+        self
     }
 
     /// Whether the offending text must not be shown now.
@@ -177,6 +186,9 @@ impl<'t> Findings<'t> {
 
     /// A mistake of syntax: the first of its line is kept.
     pub(crate) fn syntax(&mut self, span: &Span, message: String, suggestion: Option<String>) {
+        // An empty span at the start would read as "something is missing".
+        let first = self.source.text().chars().next().map_or(0, char::len_utf8);
+        let span = if *span == (0..0) { &(0..first) } else { span };
         if self.broken.insert(self.source.line(span.start)) {
             self.push(span, message, suggestion);
         }
@@ -217,6 +229,7 @@ impl<'t> Findings<'t> {
     fn locate(&self, found: &Found) -> Mistake {
         let line = self.source.line(found.span.start);
         let (start, line_text) = self.source.line_text(line);
+        let secret = found.secret || (self.guard_urls && line_text.contains("://"));
         let before = self.source.slice(&(start..found.span.start.max(start)));
         let raw = self
             .source
@@ -227,14 +240,15 @@ impl<'t> Findings<'t> {
         Mistake {
             line,
             column: u32::try_from(before.chars().count() + 1).unwrap_or(u32::MAX),
-            text: if found.secret {
+            text: if secret {
                 String::new()
             } else {
                 raw.chars().take(MAX_TEXT).collect()
             },
             message: found.message.clone(),
             suggestion: found.suggestion.clone(),
-            source_line: if found.secret {
+            // What is missing has no line of its own.
+            source_line: if secret || found.span == (0..0) {
                 String::new()
             } else {
                 line_text.to_owned()

@@ -58,7 +58,7 @@ fn window(line: &str, column: usize, length: usize, width: usize) -> (String, us
         return (line, column, length);
     }
     // A third of the window is context before the text; "…" stands for what is cut off on either side.
-    let skip = if column + length <= width - 1 {
+    let skip = if column + length < width {
         0
     } else {
         column.saturating_sub(width / 3).min(total - width + 1)
