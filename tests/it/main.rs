@@ -9,3 +9,4 @@
 )]
 
 mod guests;
+mod sandbox;
