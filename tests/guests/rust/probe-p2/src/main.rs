@@ -19,6 +19,7 @@ fn main() {
         "env" => std::env::vars().for_each(|(name, value)| println!("{name}={value}")),
         "cwd" => println!("{}", std::env::current_dir().unwrap().display()),
         "exit" => std::process::exit(rest[0].parse().unwrap()),
+        "exit-with-code" => wasip2::cli::exit::exit_with_code(rest[0].parse().unwrap()),
         "panic" => panic!("as asked"),
         "trap" => std::process::abort(),
         "alloc" => alloc(rest[0].parse().unwrap()),
@@ -76,5 +77,8 @@ fn main() {
 fn alloc(mib: usize) {
     let mut memory = vec![0_u8; mib << 20];
     memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
-    println!("{}", memory.iter().map(|&byte| usize::from(byte)).sum::<usize>());
+    println!(
+        "{}",
+        memory.iter().map(|&byte| usize::from(byte)).sum::<usize>()
+    );
 }

@@ -22,8 +22,10 @@ impl wasip3::exports::cli::run::Guest for Probe {
         match args.get(1).map_or("", String::as_str) {
             "args" => print(&args.join("|")).await,
             "env" => {
-                let text: String =
-                    environment::get_environment().iter().map(|(n, v)| format!("{n}={v}\n")).collect();
+                let text: String = environment::get_environment()
+                    .iter()
+                    .map(|(n, v)| format!("{n}={v}\n"))
+                    .collect();
                 print(&text).await;
             }
             "fail" => return Err(()),
