@@ -10,3 +10,4 @@
 
 mod guests;
 mod net;
+mod sandbox;
