@@ -29,6 +29,7 @@ mod stdio;
 mod ticker;
 mod tmp;
 mod trap;
+mod worker;
 
 /// The body of a request or response on its way in or out of a guest.
 pub use wasmtime_wasi_http::WasiBody as Body;

@@ -115,6 +115,10 @@ impl Program {
             .cache
             .load(&engine.inner.wasm, wasm)
             .map_err(invalid)?;
+        // Now, rather than in the first request.
+        component
+            .initialize_copy_on_write_image()
+            .map_err(invalid)?;
         let kind = classify(engine, name, &component)?;
         let entry = link(engine, name, kind, &component)?;
         let places = component
