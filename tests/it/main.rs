@@ -12,3 +12,5 @@ mod bench;
 mod external;
 mod guests;
 mod kv;
+mod net;
+mod sandbox;

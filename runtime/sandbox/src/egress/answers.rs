@@ -34,16 +34,16 @@ pub(crate) struct Answers {
 
 impl Answers {
     /// Remembers that `name` was answered with these.
-    pub(crate) fn remember(&mut self, name: &str, addresses: &[IpAddr]) {
-        let now = Instant::now();
+    pub(crate) fn remember(&mut self, now: Instant, name: &str, addresses: &[IpAddr]) {
         let addresses: Vec<IpAddr> = addresses.iter().copied().take(MAX_ADDRESSES).collect();
         let mut earlier = Vec::new();
         if let Some(old) = self.by_name.remove(name) {
             self.order.retain(|other| &**other != name);
             earlier = old.earlier;
             earlier.extend(old.addresses.into_iter().map(|ip| (ip, old.at)));
-            earlier
-                .retain(|(ip, at)| now.duration_since(*at) < REMEMBERED && !addresses.contains(ip));
+            earlier.retain(|(ip, at)| {
+                now.saturating_duration_since(*at) < REMEMBERED && !addresses.contains(ip)
+            });
             let surplus = earlier.len().saturating_sub(MAX_ADDRESSES);
             earlier.drain(..surplus);
         }
@@ -65,15 +65,14 @@ impl Answers {
     }
 
     /// The answer to `name`, if it is fresh enough to be given again.
-    pub(crate) fn fresh(&self, name: &str) -> Option<Vec<IpAddr>> {
+    pub(crate) fn fresh(&self, now: Instant, name: &str) -> Option<Vec<IpAddr>> {
         let answer = self.by_name.get(name)?;
-        (answer.at.elapsed() < FRESH).then(|| answer.addresses.clone())
+        (now.saturating_duration_since(answer.at) < FRESH).then(|| answer.addresses.clone())
     }
 
     /// The names that were answered with `ip`.
-    pub(crate) fn names_of(&self, ip: IpAddr) -> Vec<Arc<str>> {
-        let now = Instant::now();
-        let alive = |at: Instant| now.duration_since(at) < REMEMBERED;
+    pub(crate) fn names_of(&self, now: Instant, ip: IpAddr) -> Vec<Arc<str>> {
+        let alive = |at: Instant| now.saturating_duration_since(at) < REMEMBERED;
         self.by_name
             .iter()
             .filter(|(_, answer)| {
@@ -96,28 +95,47 @@ mod tests {
         text.parse().unwrap()
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn answers_expire_and_earlier_ones_stay_open() {
+    #[test]
+    fn answers_expire_and_earlier_ones_stay_open() {
         let mut answers = Answers::default();
-        answers.remember("a.example", &[ip("192.0.2.1")]);
-        assert_eq!(answers.fresh("a.example"), Some(vec![ip("192.0.2.1")]));
-        tokio::time::advance(FRESH).await;
-        assert_eq!(answers.fresh("a.example"), None);
-        answers.remember("a.example", &[ip("192.0.2.2")]);
-        assert_eq!(answers.names_of(ip("192.0.2.1")), vec!["a.example".into()]);
-        assert_eq!(answers.names_of(ip("192.0.2.2")), vec!["a.example".into()]);
-        tokio::time::advance(REMEMBERED).await;
-        assert!(answers.names_of(ip("192.0.2.2")).is_empty());
+        let start = Instant::now();
+        answers.remember(start, "a.example", &[ip("192.0.2.1")]);
+        assert_eq!(
+            answers.fresh(start, "a.example"),
+            Some(vec![ip("192.0.2.1")])
+        );
+        assert_eq!(answers.fresh(start + FRESH, "a.example"), None);
+        answers.remember(start + FRESH, "a.example", &[ip("192.0.2.2")]);
+        let later = start + FRESH;
+        assert_eq!(
+            answers.names_of(later, ip("192.0.2.1")),
+            vec!["a.example".into()]
+        );
+        assert_eq!(
+            answers.names_of(later, ip("192.0.2.2")),
+            vec!["a.example".into()]
+        );
+        assert!(
+            answers
+                .names_of(start + REMEMBERED, ip("192.0.2.1"))
+                .is_empty()
+        );
+        assert!(
+            answers
+                .names_of(later + REMEMBERED, ip("192.0.2.2"))
+                .is_empty()
+        );
     }
 
     #[test]
     fn the_oldest_name_is_forgotten() {
         let mut answers = Answers::default();
+        let now = Instant::now();
         for n in 0..=MAX_NAMES {
-            answers.remember(&format!("{n}.example"), &[ip("192.0.2.1")]);
+            answers.remember(now, &format!("{n}.example"), &[ip("192.0.2.1")]);
         }
-        assert!(answers.fresh("0.example").is_none());
-        assert!(answers.fresh("1.example").is_some());
+        assert!(answers.fresh(now, "0.example").is_none());
+        assert!(answers.fresh(now, "1.example").is_some());
         assert_eq!(answers.by_name.len(), MAX_NAMES);
         assert_eq!(answers.order.len(), MAX_NAMES);
     }

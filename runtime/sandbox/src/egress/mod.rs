@@ -20,6 +20,7 @@ use ipnet::IpNet;
 use oarlock_spec::manifest::AllowEntry;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
 use answers::Answers;
 use resolver::Resolver;
@@ -179,7 +180,7 @@ impl Egress {
                     .answers
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
-                    .names_of(ranges::plain(addr.ip()));
+                    .names_of(Instant::now(), ranges::plain(addr.ip()));
                 self.rules
                     .judge_address(*addr, &names, &detached)
                     .map_err(refused)
@@ -243,7 +244,7 @@ impl Egress {
             .answers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .fresh(&name)
+            .fresh(Instant::now(), &name)
         {
             return Ok(addresses);
         }
@@ -271,7 +272,7 @@ impl Egress {
         self.answers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .remember(&name, &allowed);
+            .remember(Instant::now(), &name, &allowed);
         Ok(allowed)
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::Denial;
 use super::remarks::Bucket;
@@ -73,7 +74,7 @@ impl Resolver {
                         .bucket
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
-                        .take()
+                        .take(Instant::now())
                     {
                         return Err(LookupError::TooMany);
                     }
