@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use oarlock_host::{AppAddons, Binding};
 use oarlock_sandbox::{
-    DynoLog, Egress, EgressRules, Engine, EngineConfig, Exit, Grant, HttpClient, Output, OutputStream, PrivateNetworks,
-    Program, Sandbox, Stdin,
+    DynoLog, Egress, EgressRules, Engine, EngineConfig, Exit, Grant, HttpClient, Output,
+    OutputStream, PrivateNetworks, Program, Sandbox, Stdin,
 };
 use oarlock_spec::limits::Limits;
 use oarlock_spec::manifest::{Addon, Manifest, Process};
@@ -30,8 +30,15 @@ fn engine() -> &'static Engine {
 pub(crate) fn program(guest: &str) -> Program {
     static PROGRAMS: Mutex<BTreeMap<String, Program>> = Mutex::new(BTreeMap::new());
     let mut programs = PROGRAMS.lock().unwrap();
-    let load = || engine().load(guest, &std::fs::read(oarlock_tests::guest(guest)).unwrap()).unwrap();
-    programs.entry(guest.to_owned()).or_insert_with(load).clone()
+    let load = || {
+        engine()
+            .load(guest, &std::fs::read(oarlock_tests::guest(guest)).unwrap())
+            .unwrap()
+    };
+    programs
+        .entry(guest.to_owned())
+        .or_insert_with(load)
+        .clone()
 }
 
 /// An add-on of a manifest.
@@ -50,12 +57,23 @@ pub(crate) fn addon(provider: &str) -> Addon {
 
 /// An app with the processes `web` and `worker` and these add-ons.
 pub(crate) fn manifest(addons: &[(&str, Addon)]) -> Manifest {
-    let process = Process { component: "x.wasm".into(), args: Vec::new(), singleton: false, schedule: None, line: 1 };
+    let process = Process {
+        component: "x.wasm".into(),
+        args: Vec::new(),
+        singleton: false,
+        schedule: None,
+        line: 1,
+    };
     Manifest {
         app: "test".parse().unwrap(),
-        processes: ["web", "worker"].map(|name| (name.parse().unwrap(), process.clone())).into(),
+        processes: ["web", "worker"]
+            .map(|name| (name.parse().unwrap(), process.clone()))
+            .into(),
         scale: BTreeMap::new(),
-        addons: addons.iter().map(|(name, addon)| (name.parse().unwrap(), addon.clone())).collect(),
+        addons: addons
+            .iter()
+            .map(|(name, addon)| (name.parse().unwrap(), addon.clone()))
+            .collect(),
         config: BTreeMap::new(),
         allow: Vec::new(),
         limits: BTreeMap::new(),
@@ -79,8 +97,17 @@ impl App {
         config: &[(&str, &str)],
         process: &str,
     ) -> (Binding, BTreeMap<String, String>) {
-        let config = config.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let binding = self.0.bind(&manifest(addons), &config).await.unwrap().remove(process).unwrap();
+        let config = config
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let binding = self
+            .0
+            .bind(&manifest(addons), &config)
+            .await
+            .unwrap()
+            .remove(process)
+            .unwrap();
         let env = binding.environment(&config);
         (binding, env)
     }
@@ -105,7 +132,11 @@ impl DynoLog for Log {
 }
 
 /// A sandbox of a guest with this binding, and its log.
-pub(crate) fn sandbox(guest: &str, binding: &Binding, env: &BTreeMap<String, String>) -> (Sandbox, Arc<Log>) {
+pub(crate) fn sandbox(
+    guest: &str,
+    binding: &Binding,
+    env: &BTreeMap<String, String>,
+) -> (Sandbox, Arc<Log>) {
     let log = Arc::new(Log::default());
     let rules = EgressRules {
         endpoints: binding.endpoints.clone(),
@@ -113,7 +144,10 @@ pub(crate) fn sandbox(guest: &str, binding: &Binding, env: &BTreeMap<String, Str
         ..EgressRules::default()
     };
     let grant = Grant {
-        env: env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        env: env
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
         args: vec![guest.to_owned()],
         folders: Vec::new(),
         tmp_root: None,
@@ -123,7 +157,10 @@ pub(crate) fn sandbox(guest: &str, binding: &Binding, env: &BTreeMap<String, Str
         kv: binding.kv.clone(),
         log: log.clone(),
     };
-    (Sandbox::new(&program(guest), grant, &Limits::default()).unwrap(), log)
+    (
+        Sandbox::new(&program(guest), grant, &Limits::default()).unwrap(),
+        log,
+    )
 }
 
 /// Runs a command to its end; its exit and its log.

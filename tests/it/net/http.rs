@@ -56,7 +56,7 @@ fn request(url: &str, body: &'static [u8]) -> Request<Body> {
 async fn call(
     sandbox: &Sandbox,
     request: Request<Body>,
-) -> (http::StatusCode, http::HeaderMap, Bytes) {
+) -> (::http::StatusCode, ::http::HeaderMap, Bytes) {
     let exchange = async {
         let response = sandbox.call(request).await.unwrap();
         let (head, body) = response.into_parts();
