@@ -3,3 +3,4 @@
 
 mod formation;
 mod guests;
+mod sandbox;
