@@ -14,7 +14,7 @@ mod one_off;
 mod router;
 mod web;
 
-pub use addons::check as check_addons;
+pub use addons::{AppAddons, Binding, check as check_addons};
 pub use apply::{Applied, ApplyError, Component, Desired, ReleasePhase, Slug};
 pub use formation::{Clock, SystemClock};
 pub use host::{Host, HostConfig, HostError, ListenError};

@@ -1,6 +1,9 @@
 //! Add-ons: what a provider gives a process. The shape that all providers share, and the providers
 //! `kv` and `external`.
 //!
+//! [`crate::Host`] binds an app's add-ons for each release. An embedder that starts sandboxes itself
+//! may do the same with [`AppAddons`].
+//!
 //! A provider offers; which process types get the offer (`processes`), that no variable is set
 //! twice, and that a credential stays with those who have the add-on, is decided here.
 
@@ -23,27 +26,27 @@ use crate::apply::ApplyError;
 
 /// What the add-ons of an app give to one process type.
 #[derive(Clone, Default)]
-pub(crate) struct Binding {
+pub struct Binding {
     /// Variables (`DATABASE_URL`, …).
-    pub(crate) env: BTreeMap<String, String>,
+    pub env: BTreeMap<String, String>,
     /// Config vars that this process does not see: they hold the URL of an `external` add-on.
-    pub(crate) withheld: BTreeSet<String>,
+    pub withheld: BTreeSet<String>,
     /// Sockets it opens.
-    pub(crate) endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<Endpoint>,
     /// kv buckets by add-on name.
-    pub(crate) kv: BTreeMap<String, Arc<dyn KvBucket>>,
+    pub kv: BTreeMap<String, Arc<dyn KvBucket>>,
 }
 
 impl Binding {
     /// The config vars that this process sees, and its add-ons' variables.
-    pub(crate) fn environment(&self, config: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    pub fn environment(&self, config: &BTreeMap<String, String>) -> BTreeMap<String, String> {
         let seen = config.iter().filter(|(name, _)| !self.withheld.contains(*name));
         seen.chain(&self.env).map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 }
 
 /// The add-ons of one app; open databases live as long as this (across releases).
-pub(crate) struct AppAddons {
+pub struct AppAddons {
     data: PathBuf,
     /// Those that were needed so far.
     providers: Mutex<BTreeMap<&'static str, Arc<dyn Provider>>>,
@@ -51,13 +54,18 @@ pub(crate) struct AppAddons {
 
 impl AppAddons {
     /// `data`: the app's own folder for embedded add-ons. Nothing is opened yet.
-    pub(crate) fn new(data: &Path) -> Arc<Self> {
+    pub fn new(data: &Path) -> Arc<Self> {
         Arc::new(Self { data: data.to_owned(), providers: Mutex::default() })
     }
 
     /// What each process type gets. Unknown providers, bad URLs and clashes (with `config`, or with
     /// each other) are errors. Async, since a provider may have a server to provision.
-    pub(crate) async fn bind(
+    ///
+    /// # Errors
+    ///
+    /// [`ApplyError::Addon`] with the add-on's name and line, and what to do. No message holds a
+    /// credential.
+    pub async fn bind(
         &self,
         manifest: &Manifest,
         config: &BTreeMap<String, String>,
@@ -98,7 +106,7 @@ impl AppAddons {
     }
 
     /// Flushes and closes.
-    pub(crate) async fn close(&self) {
+    pub async fn close(&self) {
         let providers = std::mem::take(&mut *self.providers.lock().unwrap_or_else(PoisonError::into_inner));
         for provider in providers.into_values() {
             provider.close().await;

@@ -271,3 +271,20 @@ fn child_that_writes_until_it_is_killed() {
         }
     });
 }
+
+#[tokio::test]
+async fn after_a_failed_commit_the_database_is_opened_anew() {
+    let (_data, store) = store();
+    store.set(vec![pair("a", "1")]).await.unwrap();
+    let failed = store.open().await.unwrap();
+    failed.shared.broken.store(true, Ordering::Release);
+    // The old handle's lock is waited for: someone may still be reading by it.
+    let reader = tokio::spawn(async move {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        drop(failed);
+    });
+    store.set(vec![pair("b", "2")]).await.unwrap();
+    reader.await.unwrap();
+    assert_eq!(get(&store, "a").await, Some(b"1".to_vec()));
+    assert_eq!(store.commits().await, 1);
+}
