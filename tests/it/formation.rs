@@ -8,7 +8,8 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use oarlock_host::logs::LogFilter;
 use oarlock_host::{
-    Applied, ApplyError, Component, Desired, Host, HostConfig, OneOffError, OneOffExit, OneOffRequest, ReleasePhase, Slug,
+    Applied, ApplyError, Component, Desired, Host, HostConfig, OneOffError, OneOffExit,
+    OneOffRequest, ReleasePhase, Slug,
 };
 use oarlock_spec::api::{DynoState, Formation, LogSource};
 use oarlock_spec::manifest;
@@ -89,7 +90,10 @@ impl TestHost {
     /// The dynos that are up, as `web.1`.
     async fn up(&self) -> Vec<String> {
         let rows = self.host.dynos(&self.app).await.unwrap();
-        rows.iter().filter(|row| row.state == DynoState::Up).map(|row| row.dyno.to_string()).collect()
+        rows.iter()
+            .filter(|row| row.state == DynoState::Up)
+            .map(|row| row.dyno.to_string())
+            .collect()
     }
 
     async fn until_up(&self, dynos: &[&str]) {
@@ -103,15 +107,27 @@ impl TestHost {
     async fn until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
         let start = Instant::now();
         while !holds().await {
-            assert!(start.elapsed() < LIMIT, "{what}: not within {LIMIT:?}\n{}", self.log_text());
+            assert!(
+                start.elapsed() < LIMIT,
+                "{what}: not within {LIMIT:?}\n{}",
+                self.log_text()
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
     /// Lines of a source about a dyno or type.
     fn lines(&self, source: LogSource, dyno: &str) -> Vec<String> {
-        let filter = LogFilter { dyno: Some(dyno.into()), source: Some(source) };
-        self.host.log(&self.app).tail(10_000, &filter).into_iter().map(|line| line.message).collect()
+        let filter = LogFilter {
+            dyno: Some(dyno.into()),
+            source: Some(source),
+        };
+        self.host
+            .log(&self.app)
+            .tail(10_000, &filter)
+            .into_iter()
+            .map(|line| line.message)
+            .collect()
     }
 
     fn log_text(&self) -> String {
@@ -119,11 +135,22 @@ impl TestHost {
         lines.iter().map(|line| format!("{line}\n")).collect()
     }
 
-    async fn run(&self, command: &str, args: &[&str], stdin: &'static [u8]) -> Result<(OneOffExit, String, String), OneOffError> {
+    async fn run(
+        &self,
+        command: &str,
+        args: &[&str],
+        stdin: &'static [u8],
+    ) -> Result<(OneOffExit, String, String), OneOffError> {
         let (stdout, mut out) = tokio::sync::mpsc::channel::<Bytes>(16);
         let (stderr, mut err) = tokio::sync::mpsc::channel::<Bytes>(16);
         let args = args.iter().map(ToString::to_string).collect();
-        let request = OneOffRequest { command: command.into(), args, stdin: Box::pin(stdin), stdout, stderr };
+        let request = OneOffRequest {
+            command: command.into(),
+            args,
+            stdin: Box::pin(stdin),
+            stdout,
+            stderr,
+        };
         let one_off = self.host.run(&self.app, request).await?;
         assert_eq!(one_off.dyno.process.as_str(), "run");
         let collect = async |from: &mut tokio::sync::mpsc::Receiver<Bytes>| {
@@ -151,20 +178,31 @@ fn config_in(data: &std::path::Path) -> HostConfig {
 }
 
 fn slug() -> Slug {
-    let component = |name: &str| Component::Bytes(std::fs::read(oarlock_tests::guest(name)).unwrap().into());
+    let component =
+        |name: &str| Component::Bytes(std::fs::read(oarlock_tests::guest(name)).unwrap().into());
     let components = BTreeMap::from([
         ("web.wasm".to_owned(), component("formation-web")),
         ("worker.wasm".to_owned(), component("formation-worker")),
     ]);
-    Slug { id: "0".repeat(64).parse().unwrap(), components, files: None }
+    Slug {
+        id: "0".repeat(64).parse().unwrap(),
+        components,
+        files: None,
+    }
 }
 
 async fn get(url: &str) -> (u16, Option<String>, String) {
     let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
         .build_http::<Empty<Bytes>>();
-    let answer = tokio::time::timeout(LIMIT, client.get(url.parse().unwrap())).await.unwrap().unwrap();
+    let answer = tokio::time::timeout(LIMIT, client.get(url.parse().unwrap()))
+        .await
+        .unwrap()
+        .unwrap();
     let status = answer.status().as_u16();
-    let code = answer.headers().get("oarlock-error").map(|code| code.to_str().unwrap().to_owned());
+    let code = answer
+        .headers()
+        .get("oarlock-error")
+        .map(|code| code.to_str().unwrap().to_owned());
     let body = answer.into_body().collect().await.unwrap().to_bytes();
     (status, code, String::from_utf8(body.to_vec()).unwrap())
 }
@@ -173,7 +211,10 @@ const WEB: &str = "[processes]\nweb = \"web.wasm\"\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_web_dynos_answer_as_three_and_scale_ends_exactly_one() {
-    let mut t = TestHost::new(&format!("{WEB}[scale]\nweb = 3\n[limits.web]\nisolation = \"dyno\"\n")).await;
+    let mut t = TestHost::new(&format!(
+        "{WEB}[scale]\nweb = 3\n[limits.web]\nisolation = \"dyno\"\n"
+    ))
+    .await;
     t.until_up(&["web.1", "web.2", "web.3"]).await;
     let mut seen: BTreeMap<String, u32> = BTreeMap::new();
     for _ in 0..200 {
@@ -185,7 +226,10 @@ async fn three_web_dynos_answer_as_three_and_scale_ends_exactly_one() {
         *count += 1;
         assert_eq!((words[1], words[2]), ("v1", count.to_string().as_str()));
     }
-    assert_eq!(seen.keys().map(String::as_str).collect::<Vec<_>>(), ["web.1", "web.2", "web.3"]);
+    assert_eq!(
+        seen.keys().map(String::as_str).collect::<Vec<_>>(),
+        ["web.1", "web.2", "web.3"]
+    );
     t.scale("web", 2).await;
     t.until_up(&["web.1", "web.2"]).await;
     t.scale("web", 4).await;
@@ -195,7 +239,12 @@ async fn three_web_dynos_answer_as_three_and_scale_ends_exactly_one() {
     for _ in 0..8 {
         counts.insert(t.get("/").await.2);
     }
-    assert!(counts.iter().any(|text| text.split(' ').next_back().unwrap().parse::<u32>().unwrap() > 20), "{counts:?}");
+    assert!(
+        counts
+            .iter()
+            .any(|text| text.split(' ').next_back().unwrap().parse::<u32>().unwrap() > 20),
+        "{counts:?}"
+    );
     t.host.shutdown().await;
 }
 
@@ -203,13 +252,21 @@ async fn three_web_dynos_answer_as_three_and_scale_ends_exactly_one() {
 async fn web_0_answers_h14_and_web_1_serves_again() {
     let mut t = TestHost::new(WEB).await;
     assert_eq!(t.get("/").await.2, "web.1 v1 1");
-    assert_eq!(t.get("/").await.2, "web.1 v1 1", "a fresh instance per request");
+    assert_eq!(
+        t.get("/").await.2,
+        "web.1 v1 1",
+        "a fresh instance per request"
+    );
     t.scale("web", 0).await;
     let (status, code, _) = t.get("/").await;
     assert_eq!((status, code.as_deref()), (503, Some("H14")));
     t.scale("web", 1).await;
     assert_eq!(t.get("/").await.0, 200);
-    let wrong = t.host.scale(&t.app, Formation::from([("nothing".parse().unwrap(), 1)])).await.unwrap();
+    let wrong = t
+        .host
+        .scale(&t.app, Formation::from([("nothing".parse().unwrap(), 1)]))
+        .await
+        .unwrap();
     assert!(wrong.unwrap_err().contains("it has: web"));
     t.host.shutdown().await;
     t.host.shutdown().await;
@@ -222,7 +279,15 @@ async fn the_environment_is_what_was_given_and_nothing_else() {
     t.release().await.unwrap();
     let (_, _, text) = t.get("/env").await;
     let vars: BTreeSet<&str> = text.lines().collect();
-    assert_eq!(vars, BTreeSet::from(["DYNO=web.1", "GREETING=hello", "OARLOCK_APP=shop", "OARLOCK_RELEASE=v1"]));
+    assert_eq!(
+        vars,
+        BTreeSet::from([
+            "DYNO=web.1",
+            "GREETING=hello",
+            "OARLOCK_APP=shop",
+            "OARLOCK_RELEASE=v1"
+        ])
+    );
     t.host.shutdown().await;
 }
 
@@ -233,8 +298,14 @@ async fn a_trapped_instance_is_replaced_at_once() {
     assert_eq!((status, code.as_deref()), (503, Some("H13")));
     assert_eq!(t.get("/").await, (200, None, "web.1 v1 1".into()));
     let log = t.lines(LogSource::Oarlock, "web.1");
-    assert!(log.contains(&"State changed from up to crashed".to_owned()), "{log:?}");
-    assert!(log.contains(&"Process exited with status 134".to_owned()), "{log:?}");
+    assert!(
+        log.contains(&"State changed from up to crashed".to_owned()),
+        "{log:?}"
+    );
+    assert!(
+        log.contains(&"Process exited with status 134".to_owned()),
+        "{log:?}"
+    );
     t.host.shutdown().await;
 }
 
@@ -252,7 +323,10 @@ fn assert_no_overlap(lines: &[String]) -> usize {
         .collect();
     events.sort_unstable();
     for pair in events.windows(2) {
-        assert_ne!(pair[0].1, pair[1].1, "two at once, or one without an end: {events:?}");
+        assert_ne!(
+            pair[0].1, pair[1].1,
+            "two at once, or one without an end: {events:?}"
+        );
     }
     events.iter().filter(|(_, begin)| *begin).count()
 }
@@ -262,8 +336,19 @@ async fn a_singleton_never_overlaps_across_restarts_and_releases() {
     let mut t = TestHost::new(WORKERS).await;
     for round in 0..20 {
         if round % 2 == 0 {
-            let restarted = t.host.restart(&t.app, Some("clock")).await.unwrap().unwrap();
-            assert_eq!(restarted.iter().map(ToString::to_string).collect::<Vec<_>>(), ["clock.1"]);
+            let restarted = t
+                .host
+                .restart(&t.app, Some("clock"))
+                .await
+                .unwrap()
+                .unwrap();
+            assert_eq!(
+                restarted
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>(),
+                ["clock.1"]
+            );
         } else {
             t.release().await.unwrap();
         }
@@ -272,22 +357,34 @@ async fn a_singleton_never_overlaps_across_restarts_and_releases() {
     let lines = t.lines(LogSource::App, "clock.1");
     assert_eq!(assert_no_overlap(&lines), 21, "{lines:?}");
     // The worker went on beside its successor: it was told to stop, and ended well.
-    assert!(t.lines(LogSource::App, "worker.1").iter().filter(|line| line.starts_with("end")).count() >= 10);
+    assert!(
+        t.lines(LogSource::App, "worker.1")
+            .iter()
+            .filter(|line| line.starts_with("end"))
+            .count()
+            >= 10
+    );
     t.host.shutdown().await;
     assert!(!t.log_text().contains("R12"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_ignores_stopping_is_ended_with_r12() {
-    let mut t =
-        TestHost::new("[processes]\nworker = \"worker.wasm ignore\"\n[limits.default]\nstop_grace = \"200ms\"\n").await;
+    let mut t = TestHost::new(
+        "[processes]\nworker = \"worker.wasm ignore\"\n[limits.default]\nstop_grace = \"200ms\"\n",
+    )
+    .await;
     t.until_up(&["worker.1"]).await;
     let start = Instant::now();
     t.scale("worker", 0).await;
     t.until_up(&[]).await;
     assert!(start.elapsed() < Duration::from_secs(2));
     let log = t.lines(LogSource::Oarlock, "worker.1");
-    assert!(log.iter().any(|line| line.starts_with("Error R12 (Exit timeout)")), "{log:?}");
+    assert!(
+        log.iter()
+            .any(|line| line.starts_with("Error R12 (Exit timeout)")),
+        "{log:?}"
+    );
     t.host.shutdown().await;
 }
 
@@ -305,23 +402,43 @@ async fn a_worker_that_exits_is_started_again() {
     })
     .await;
     let log = t.lines(LogSource::Oarlock, "worker.1");
-    assert!(log.contains(&"Starting process with command `worker.wasm later 1`".to_owned()), "{log:?}");
-    assert!(log.contains(&"State changed from starting to up".to_owned()), "{log:?}");
-    assert!(log.contains(&"Process exited with status 1".to_owned()), "{log:?}");
+    assert!(
+        log.contains(&"Starting process with command `worker.wasm later 1`".to_owned()),
+        "{log:?}"
+    );
+    assert!(
+        log.contains(&"State changed from starting to up".to_owned()),
+        "{log:?}"
+    );
+    assert!(
+        log.contains(&"Process exited with status 1".to_owned()),
+        "{log:?}"
+    );
     t.host.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_release_phase_that_fails_keeps_the_old_release() {
-    let mut t = TestHost::new("[processes]\nweb = \"web.wasm\"\nrelease = \"worker.wasm args migrated\"\n").await;
-    assert!(t.lines(LogSource::App, "release").contains(&"migrated".to_owned()));
+    let mut t =
+        TestHost::new("[processes]\nweb = \"web.wasm\"\nrelease = \"worker.wasm args migrated\"\n")
+            .await;
+    assert!(
+        t.lines(LogSource::App, "release")
+            .contains(&"migrated".to_owned())
+    );
     t.manifest = t.manifest.replace("args migrated", "exit 1");
     let failed = t.release().await.unwrap_err();
-    assert!(matches!(&failed, ApplyError::ReleasePhase { code: Some(1), .. }), "{failed}");
+    assert!(
+        matches!(&failed, ApplyError::ReleasePhase { code: Some(1), .. }),
+        "{failed}"
+    );
     assert_eq!(t.get("/").await.2, "web.1 v1 1");
     t.manifest = t.manifest.replace("exit 1", "trap");
     let failed = t.release().await.unwrap_err();
-    assert!(matches!(&failed, ApplyError::ReleasePhase { code: None, .. }), "{failed}");
+    assert!(
+        matches!(&failed, ApplyError::ReleasePhase { code: None, .. }),
+        "{failed}"
+    );
     t.manifest = t.manifest.replace("trap", "args again");
     t.release().await.unwrap();
     assert_eq!(t.get("/").await.2, "web.1 v4 1");
@@ -338,7 +455,10 @@ async fn a_release_that_does_not_boot_keeps_the_old_one_singletons_included() {
         assert!(matches!(&failed, ApplyError::Boot { .. }), "{failed}");
         t.until_up(&["clock.1", "web.1", "worker.1"]).await;
         let rows = t.host.dynos(&t.app).await.unwrap();
-        assert!(rows.iter().all(|row| row.release == ReleaseId(1)), "{rows:?}");
+        assert!(
+            rows.iter().all(|row| row.release == ReleaseId(1)),
+            "{rows:?}"
+        );
         assert_eq!(t.get("/").await.2, "web.1 v1 1");
     }
     t.host.shutdown().await;
@@ -347,11 +467,18 @@ async fn a_release_that_does_not_boot_keeps_the_old_one_singletons_included() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_wrong_kind_of_component_is_refused() {
     let mut t = TestHost::empty("[processes]\nweb = \"worker.wasm\"\n").await;
-    assert!(matches!(t.release().await.unwrap_err(), ApplyError::WrongKind { process, .. } if process.is_web()));
+    assert!(
+        matches!(t.release().await.unwrap_err(), ApplyError::WrongKind { process, .. } if process.is_web())
+    );
     t.manifest = "app = \"shop\"\n[processes]\nworker = \"web.wasm\"\n".into();
-    assert!(matches!(t.release().await.unwrap_err(), ApplyError::WrongKind { process, .. } if process.as_str() == "worker"));
+    assert!(
+        matches!(t.release().await.unwrap_err(), ApplyError::WrongKind { process, .. } if process.as_str() == "worker")
+    );
     t.manifest = "app = \"shop\"\n[processes]\nworker = \"none.wasm\"\n".into();
-    assert!(matches!(t.release().await.unwrap_err(), ApplyError::Unreadable { .. }));
+    assert!(matches!(
+        t.release().await.unwrap_err(),
+        ApplyError::Unreadable { .. }
+    ));
     t.host.shutdown().await;
 }
 
@@ -361,38 +488,66 @@ async fn components_are_loaded_once() {
     let first = t.release().await.unwrap();
     assert_eq!((first.compiled, first.cached), (2, 0));
     let second = t.release().await.unwrap();
-    assert_eq!((second.release, second.compiled, second.cached), (ReleaseId(2), 0, 2));
+    assert_eq!(
+        (second.release, second.compiled, second.cached),
+        (ReleaseId(2), 0, 2)
+    );
     t.host.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_off_dynos_have_streams_and_codes_of_their_own() {
     let t = TestHost::new(WORKERS).await;
-    let exit = |code| OneOffExit { code, message: String::new() };
+    let exit = |code| OneOffExit {
+        code,
+        message: String::new(),
+    };
     let (end, out, err) = t.run("worker.wasm", &["cat"], b"one two").await.unwrap();
-    assert_eq!((end, out.as_str(), err.as_str()), (exit(0), "one two", "7 bytes\n"));
+    assert_eq!(
+        (end, out.as_str(), err.as_str()),
+        (exit(0), "one two", "7 bytes\n")
+    );
     let (end, out, _) = t.run("worker", &["args", "a", "b"], b"").await.unwrap();
     assert_eq!((end, out.as_str()), (exit(0), "a,b\n"));
-    assert_eq!(t.run("worker", &["exit", "1"], b"").await.unwrap().0, exit(1));
+    assert_eq!(
+        t.run("worker", &["exit", "1"], b"").await.unwrap().0,
+        exit(1)
+    );
     let (end, ..) = t.run("worker", &["trap"], b"").await.unwrap();
     assert_eq!(end.code, 134);
-    assert!(matches!(t.run("web", &[], b"").await, Err(OneOffError::NotACommand { .. })));
-    assert!(matches!(t.run("nothing", &[], b"").await, Err(OneOffError::UnknownCommand { known, .. }) if known.len() == 5));
+    assert!(matches!(
+        t.run("web", &[], b"").await,
+        Err(OneOffError::NotACommand { .. })
+    ));
+    assert!(
+        matches!(t.run("nothing", &[], b"").await, Err(OneOffError::UnknownCommand { known, .. }) if known.len() == 5)
+    );
     t.host.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dropped_one_off_ends() {
-    let t = TestHost::new("[processes]\nworker = \"worker.wasm ignore\"\n[limits.default]\nstop_grace = \"100ms\"\n").await;
+    let t = TestHost::new(
+        "[processes]\nworker = \"worker.wasm ignore\"\n[limits.default]\nstop_grace = \"100ms\"\n",
+    )
+    .await;
     let (stdout, _out) = tokio::sync::mpsc::channel(16);
     let (stderr, _err) = tokio::sync::mpsc::channel(16);
     let stdin = Box::pin(tokio::io::empty());
-    let request = OneOffRequest { command: "worker".into(), args: vec![], stdin, stdout, stderr };
+    let request = OneOffRequest {
+        command: "worker".into(),
+        args: vec![],
+        stdin,
+        stdout,
+        stderr,
+    };
     let one_off = t.host.run(&t.app, request).await.unwrap();
     let name = one_off.dyno.to_string();
-    t.until("it is shown", async || t.up().await.contains(&name)).await;
+    t.until("it is shown", async || t.up().await.contains(&name))
+        .await;
     drop(one_off);
-    t.until("it is gone", async || t.up().await == ["worker.1"]).await;
+    t.until("it is gone", async || t.up().await == ["worker.1"])
+        .await;
     t.host.shutdown().await;
 }
 
@@ -404,13 +559,19 @@ async fn two_applies_at_once_run_one_after_the_other() {
     t.release = 3;
     let third = t.desired();
     let (a, b) = tokio::join!(t.host.apply(second), t.host.apply(third));
-    assert_eq!((a.unwrap().release, b.unwrap().release), (ReleaseId(2), ReleaseId(3)));
+    assert_eq!(
+        (a.unwrap().release, b.unwrap().release),
+        (ReleaseId(2), ReleaseId(3))
+    );
     t.until_up(&["clock.1", "web.1", "worker.1"]).await;
     // A future that is dropped does not leave half a release.
     t.release = 4;
     let dropped = tokio::time::timeout(Duration::from_millis(20), t.host.apply(t.desired())).await;
     drop(dropped);
-    t.until("the work goes on", async || t.get("/").await.2 == "web.1 v4 1").await;
+    t.until("the work goes on", async || {
+        t.get("/").await.2 == "web.1 v4 1"
+    })
+    .await;
     t.until_up(&["clock.1", "web.1", "worker.1"]).await;
     assert_no_overlap(&t.lines(LogSource::App, "clock.1"));
     t.host.shutdown().await;
@@ -451,7 +612,9 @@ async fn scheduled_processes_go_by_the_clock_across_a_daylight_saving_change() {
     let data = tempfile::tempdir().unwrap();
     // Berlin skips 02:00 to 03:00 on 28 March 2027, at 01:00 UTC.
     let start: jiff::Timestamp = "2027-03-28T00:00:00Z".parse().unwrap();
-    let clock = Arc::new(StoppedClock { now: tokio::sync::watch::Sender::new(start) });
+    let clock = Arc::new(StoppedClock {
+        now: tokio::sync::watch::Sender::new(start),
+    });
     let host = Host::start_with_clock(config_in(data.path()), clock.clone()).unwrap();
     let app: AppName = "shop".parse().unwrap();
     let manifest = manifest::parse(
@@ -473,13 +636,23 @@ async fn scheduled_processes_go_by_the_clock_across_a_daylight_saving_change() {
     host.apply(desired.clone()).await.unwrap();
     let log = host.log(&app);
     let lines = |dyno: &str, text: &str| {
-        let filter = LogFilter { dyno: Some(dyno.into()), source: None };
-        log.tail(10_000, &filter).iter().filter(|line| line.message.contains(text)).count()
+        let filter = LogFilter {
+            dyno: Some(dyno.into()),
+            source: None,
+        };
+        log.tail(10_000, &filter)
+            .iter()
+            .filter(|line| line.message.contains(text))
+            .count()
     };
     let until = async |what: &str, dyno: &str, text: &str, count: usize| {
         let start = Instant::now();
         while lines(dyno, text) != count {
-            assert!(start.elapsed() < LIMIT, "{what}: {:?}", log.tail(100, &LogFilter::default()));
+            assert!(
+                start.elapsed() < LIMIT,
+                "{what}: {:?}",
+                log.tail(100, &LogFilter::default())
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -491,7 +664,13 @@ async fn scheduled_processes_go_by_the_clock_across_a_daylight_saving_change() {
     until("the skipped hour runs right after it", "nightly", "ran", 1).await;
     until("and so does 03:00", "slow", "begin", 1).await;
     at("2027-03-28T01:20:00Z");
-    until("a run still going makes the next be skipped", "scheduler", "skipped", 1).await;
+    until(
+        "a run still going makes the next be skipped",
+        "scheduler",
+        "skipped",
+        1,
+    )
+    .await;
     assert_eq!(lines("slow", "begin"), 1);
     host.shutdown().await;
     assert_eq!(lines("slow", "R12"), 1);
@@ -501,8 +680,16 @@ async fn scheduled_processes_go_by_the_clock_across_a_daylight_saving_change() {
     host.apply(desired).await.unwrap();
     let log = host.log(&app);
     let start = Instant::now();
-    while !log.tail(100, &LogFilter::default()).iter().any(|line| line.message.starts_with("2 runs of `nightly` were missed")) {
-        assert!(start.elapsed() < LIMIT, "{:?}", log.tail(100, &LogFilter::default()));
+    while !log
+        .tail(100, &LogFilter::default())
+        .iter()
+        .any(|line| line.message.starts_with("2 runs of `nightly` were missed"))
+    {
+        assert!(
+            start.elapsed() < LIMIT,
+            "{:?}",
+            log.tail(100, &LogFilter::default())
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     host.shutdown().await;

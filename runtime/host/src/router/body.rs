@@ -270,6 +270,7 @@ impl Streaming {
             linger,
             last,
             sleep: None,
+            trailed: false,
         }
     }
 
