@@ -4,5 +4,6 @@
 mod edges;
 mod bench;
 mod external;
+mod formation;
 mod guests;
 mod kv;

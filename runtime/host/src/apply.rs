@@ -10,7 +10,9 @@ use oarlock_spec::api::Formation;
 use oarlock_spec::manifest::Manifest;
 use oarlock_spec::names::{AppName, ProcessType, ReleaseId, SlugId};
 
-use crate::formation::{App, ChangeError, Message, Occasional, OccasionalError, Prepared, Purpose, exit_reason};
+use crate::formation::{
+    App, ChangeError, Message, Occasional, OccasionalError, Prepared, Purpose, exit_reason,
+};
 use crate::host::Inner;
 
 /// Where a component's bytes are.
@@ -148,8 +150,11 @@ impl Inner {
         if phase == ReleasePhase::Run {
             run_release_phase(&app, &prepared).await?;
         }
-        let applied =
-            Applied { release: prepared.release, compiled: prepared.compiled, cached: prepared.cached };
+        let applied = Applied {
+            release: prepared.release,
+            compiled: prepared.compiled,
+            cached: prepared.cached,
+        };
         roll_out(&app, prepared).await?;
         Ok(applied)
     }
@@ -167,7 +172,11 @@ fn closing() -> ApplyError {
 
 /// Runs the `release` process, if there is one, to its end.
 async fn run_release_phase(app: &App, prepared: &Prepared) -> Result<(), ApplyError> {
-    let Some((name, process)) = prepared.processes.iter().find(|(name, _)| name.is_release()) else {
+    let Some((name, process)) = prepared
+        .processes
+        .iter()
+        .find(|(name, _)| name.is_release())
+    else {
         return Ok(());
     };
     let occasional = Occasional {
@@ -179,24 +188,37 @@ async fn run_release_phase(app: &App, prepared: &Prepared) -> Result<(), ApplyEr
         stdin: Stdin::Ended,
         output: Output::Log,
     };
-    let started = app.ask(|reply| Message::Occasional(Box::new(occasional), reply)).await.ok_or_else(closing)?;
+    let started = app
+        .ask(|reply| Message::Occasional(Box::new(occasional), reply))
+        .await
+        .ok_or_else(closing)?;
     let started = match started {
         Ok(started) => started,
         Err(OccasionalError::Closing) => return Err(closing()),
         Err(error @ (OccasionalError::TooMany | OccasionalError::Start(_))) => {
-            return Err(ApplyError::ReleasePhase { code: None, reason: error.to_string() });
+            return Err(ApplyError::ReleasePhase {
+                code: None,
+                reason: error.to_string(),
+            });
         }
     };
     let end = started.end.await.map_err(|_| closing())?;
     match &end.exit {
         Exit::Code(0) => Ok(()),
         // The guest's own word; otherwise it had none.
-        Exit::Code(code) => Err(ApplyError::ReleasePhase { code: Some(*code), reason: exit_reason(&end.exit) }),
-        Exit::Killed if end.told => {
-            Err(ApplyError::ReleasePhase { code: None, reason: "it was stopped, or ran longer than an hour, and was ended".into() })
-        }
+        Exit::Code(code) => Err(ApplyError::ReleasePhase {
+            code: Some(*code),
+            reason: exit_reason(&end.exit),
+        }),
+        Exit::Killed if end.told => Err(ApplyError::ReleasePhase {
+            code: None,
+            reason: "it was stopped, or ran longer than an hour, and was ended".into(),
+        }),
         Exit::Trap(_) | Exit::Memory | Exit::Killed | Exit::NotStarted(_) => {
-            Err(ApplyError::ReleasePhase { code: None, reason: exit_reason(&end.exit) })
+            Err(ApplyError::ReleasePhase {
+                code: None,
+                reason: exit_reason(&end.exit),
+            })
         }
     }
 }
@@ -206,9 +228,15 @@ async fn roll_out(app: &App, prepared: Prepared) -> Result<(), ApplyError> {
     let rolled = app.ask(|reply| Message::RollOut(prepared, reply)).await;
     match rolled {
         Some(Ok(())) => Ok(()),
-        Some(Err(ChangeError::Boot { dyno, release, reason })) => {
-            Err(ApplyError::Boot { dyno: dyno.to_string(), release, reason })
-        }
+        Some(Err(ChangeError::Boot {
+            dyno,
+            release,
+            reason,
+        })) => Err(ApplyError::Boot {
+            dyno: dyno.to_string(),
+            release,
+            reason,
+        }),
         Some(Err(ChangeError::Closing)) | None => Err(closing()),
     }
 }

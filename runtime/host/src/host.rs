@@ -11,7 +11,6 @@
 //! dropped without it ends its threads too, but lets nobody finish.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -141,13 +140,9 @@ fn io(what: &str) -> impl FnOnce(std::io::Error) -> HostError {
 fn instances_of_machine() -> u32 {
     let info = rustix::system::sysinfo();
     let bytes = u64::from(info.mem_unit).saturating_mul(info.totalram);
-    u32::try_from(bytes / (4 << 20)).unwrap_or(u32::MAX).clamp(64, 4_000)
-}
-
-impl fmt::Debug for Host {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Host").finish_non_exhaustive()
-    }
+    u32::try_from(bytes / (4 << 20))
+        .unwrap_or(u32::MAX)
+        .clamp(64, 4_000)
 }
 
 impl Host {
@@ -158,24 +153,37 @@ impl Host {
 
     /// As [`Host::start`], with scheduled processes going by this clock.
     pub fn start_with_clock(config: HostConfig, clock: Arc<dyn Clock>) -> Result<Self, HostError> {
-        std::fs::create_dir_all(&config.data)
-            .map_err(io(&format!("the data folder {} cannot be made", config.data.display())))?;
+        std::fs::create_dir_all(&config.data).map_err(io(&format!(
+            "the data folder {} cannot be made",
+            config.data.display()
+        )))?;
         let engine = Engine::new(EngineConfig {
             instances: config.instances.unwrap_or_else(instances_of_machine),
             max_memory: MOST_MEMORY,
             tick: TICK,
             code_cache: config.code_cache.clone(),
         })?;
-        let count = config.cores.map_or_else(std::thread::available_parallelism, |count| {
-            Ok(std::num::NonZero::new(count).unwrap_or(std::num::NonZero::<usize>::MIN))
-        });
+        let count = config
+            .cores
+            .map_or_else(std::thread::available_parallelism, |count| {
+                Ok(std::num::NonZero::new(count).unwrap_or(std::num::NonZero::<usize>::MIN))
+            });
         let count = count.map_err(io("the number of cores is not known"))?.get();
         let cores = Cores::start(count).map_err(io("the cores' threads do not start"))?;
         let logs = Logs::start().map_err(io("the logs' thread does not start"))?;
-        let (control, stop, thread) = start_control().map_err(io("the control thread does not start"))?;
+        let (control, stop, thread) =
+            start_control().map_err(io("the control thread does not start"))?;
         let router = Router::new(cores.clone(), config.domain.clone());
         let compilers = tokio::sync::Semaphore::new(COMPILERS);
-        let shared = Arc::new(Shared { config, engine, cores, router, clock, compilers, control });
+        let shared = Arc::new(Shared {
+            config,
+            engine,
+            cores,
+            router,
+            clock,
+            compilers,
+            control,
+        });
         let inner = Inner {
             shared,
             apps: Mutex::default(),
@@ -185,14 +193,21 @@ impl Host {
             stop,
             control: tokio::sync::Mutex::new(Some(thread)),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// Listens for HTTP and routes it. Returns the address (port 0 was replaced).
     pub async fn listen(&self, addr: SocketAddr) -> Result<SocketAddr, ListenError> {
         let router = self.inner.shared.router.clone();
-        let listening = self.on_control(async move { router.listen(addr).await }).await;
-        let ended = || ListenError::Io { addr, source: std::io::Error::other("the host has been shut down") };
+        let listening = self
+            .on_control(async move { router.listen(addr).await })
+            .await;
+        let ended = || ListenError::Io {
+            addr,
+            source: std::io::Error::other("the host has been shut down"),
+        };
         listening.unwrap_or_else(|| Err(ended()))
     }
 
@@ -202,7 +217,9 @@ impl Host {
     pub async fn apply(&self, desired: Desired) -> Result<Applied, ApplyError> {
         let inner = Arc::clone(&self.inner);
         let ended = || ApplyError::Superseded("the host has been shut down".into());
-        self.on_control(async move { inner.apply(desired).await }).await.unwrap_or_else(|| Err(ended()))
+        self.on_control(async move { inner.apply(desired).await })
+            .await
+            .unwrap_or_else(|| Err(ended()))
     }
 
     /// Stops an app's dynos and forgets it.
@@ -227,7 +244,11 @@ impl Host {
     /// Changes how many dynos of each named type run; types not named keep theirs. Returns the whole
     /// formation once the new dynos were told to start. `None`: no such app. An error is a message
     /// for the user (unknown type, scheduled type, singleton above 1, …).
-    pub async fn scale(&self, app: &AppName, change: Formation) -> Option<Result<Formation, String>> {
+    pub async fn scale(
+        &self,
+        app: &AppName,
+        change: Formation,
+    ) -> Option<Result<Formation, String>> {
         self.ask(app, |reply| Message::Scale(change, reply)).await
     }
 
@@ -238,7 +259,11 @@ impl Host {
 
     /// Restarts one dyno (`web.1`), a process type (`web`) or all, one by one without a gap in service;
     /// the names of those it restarted, once their new dynos are ready.
-    pub async fn restart(&self, app: &AppName, target: Option<&str>) -> Option<Result<Vec<DynoName>, String>> {
+    pub async fn restart(
+        &self,
+        app: &AppName,
+        target: Option<&str>,
+    ) -> Option<Result<Vec<DynoName>, String>> {
         let target = target.map(str::to_owned);
         self.ask(app, |reply| Message::Restart(target, reply)).await
     }
@@ -250,7 +275,9 @@ impl Host {
 
     /// Starts a one-off dyno of the current release.
     pub async fn run(&self, app: &AppName, request: OneOffRequest) -> Result<OneOff, OneOffError> {
-        let Some(app) = self.inner.find(app) else { return Err(OneOffError::UnknownApp(app.clone())) };
+        let Some(app) = self.inner.find(app) else {
+            return Err(OneOffError::UnknownApp(app.clone()));
+        };
         let shared = Arc::clone(&self.inner.shared);
         let ended = || OneOffError::Platform("the host has been shut down".into());
         self.on_control(async move { one_off::start(&app, &shared, request).await })
@@ -293,7 +320,11 @@ impl Host {
         self.inner.shared.control.spawn(work).await.ok()
     }
 
-    async fn ask<T>(&self, app: &AppName, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Option<T> {
+    async fn ask<T>(
+        &self,
+        app: &AppName,
+        message: impl FnOnce(oneshot::Sender<T>) -> Message,
+    ) -> Option<T> {
         self.inner.find(app)?.ask(message).await
     }
 }
@@ -314,12 +345,14 @@ fn start_control() -> std::io::Result<Control> {
     let stop = CancellationToken::new();
     let (stopped, token) = (stop.clone(), stop);
     let (ended_tx, ended) = oneshot::channel();
-    let thread = std::thread::Builder::new().name("oarlock-control".into()).spawn(move || {
-        runtime.block_on(stopped.cancelled());
-        runtime.shutdown_timeout(BLOCKING_END);
-        // Whoever shuts down may have gone.
-        drop(ended_tx.send(()));
-    })?;
+    let thread = std::thread::Builder::new()
+        .name("oarlock-control".into())
+        .spawn(move || {
+            runtime.block_on(stopped.cancelled());
+            runtime.shutdown_timeout(BLOCKING_END);
+            // Whoever shuts down may have gone.
+            drop(ended_tx.send(()));
+        })?;
     Ok((handle, token, (thread, ended)))
 }
 
@@ -337,7 +370,8 @@ impl Inner {
         logs.entry(app.clone())
             .or_insert_with(|| {
                 let path = app_folder(&self.shared.config.data, app).join("logs");
-                let dir = std::fs::create_dir_all(&path).and_then(|()| Dir::open_ambient_dir(&path, ambient_authority()));
+                let dir = std::fs::create_dir_all(&path)
+                    .and_then(|()| Dir::open_ambient_dir(&path, ambient_authority()));
                 match dir {
                     Ok(dir) => self.logs.open(Some(dir)),
                     Err(error) => {
@@ -356,15 +390,22 @@ impl Inner {
         if let Some(app) = apps.get(name) {
             return Ok(Arc::clone(app));
         }
-        let app = open_app(name.clone(), log, &self.shared).map_err(|e| ApplyError::Platform(e.to_string()))?;
+        let app = open_app(name.clone(), log, &self.shared)
+            .map_err(|e| ApplyError::Platform(e.to_string()))?;
         apps.insert(name.clone(), Arc::clone(&app));
         Ok(app)
     }
 
     /// The shutdown's steps but for the control thread's own end.
     async fn end_all(&self) {
-        let apps: Vec<Arc<App>> = std::mem::take(&mut *lock(&self.apps)).into_values().collect();
-        let grace = apps.iter().filter_map(|app| app.web_grace()).max().unwrap_or_default();
+        let apps: Vec<Arc<App>> = std::mem::take(&mut *lock(&self.apps))
+            .into_values()
+            .collect();
+        let grace = apps
+            .iter()
+            .filter_map(|app| app.web_grace())
+            .max()
+            .unwrap_or_default();
         self.shared.router.drain(grace).await;
         for stage in [Ending::Web, Ending::Others, Ending::OneOffs] {
             join_all(apps.iter().map(|app| app.end(stage))).await;

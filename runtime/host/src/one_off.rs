@@ -10,8 +10,8 @@ use tokio::sync::{oneshot, watch};
 
 use crate::apply::ApplyError;
 use crate::formation::{
-    App, Message, MOST_ONE_OFFS, Occasional, OccasionalError, Prepared, PreparedProcess, Purpose, RunEnd, Shared, Word,
-    exit_reason, one_off_type,
+    App, MOST_ONE_OFFS, Message, Occasional, OccasionalError, Prepared, PreparedProcess, Purpose,
+    RunEnd, Shared, Word, exit_reason, one_off_type,
 };
 
 /// A one-off dyno to start.
@@ -79,7 +79,6 @@ pub struct OneOff {
     pub dyno: DynoName,
     words: watch::Sender<Word>,
     end: oneshot::Receiver<RunEnd>,
-    ended: Option<OneOffExit>,
 }
 
 impl OneOff {
@@ -88,17 +87,15 @@ impl OneOff {
         self.words.send_replace(Word::Stop);
     }
 
-    /// Waits for its end. Cancel safe, so that a caller can wait for a stop request beside it, and may
-    /// be asked again.
-    pub async fn wait(&mut self) -> OneOffExit {
-        if let Some(ended) = &self.ended {
-            return ended.clone();
-        }
-        let ended = match (&mut self.end).await {
+    /// Waits for its end.
+    pub async fn wait(mut self) -> OneOffExit {
+        match (&mut self.end).await {
             Ok(end) => exit_of(&end),
-            Err(_gone) => OneOffExit { code: exit::DYNO_ENDED, message: "the host ended it".into() },
-        };
-        self.ended.insert(ended).clone()
+            Err(_gone) => OneOffExit {
+                code: exit::DYNO_ENDED,
+                message: "the host ended it".into(),
+            },
+        }
     }
 }
 
@@ -113,27 +110,42 @@ fn exit_of(end: &RunEnd) -> OneOffExit {
     let (code, message) = match &end.exit {
         Exit::Code(code) => (*code, String::new()),
         Exit::Trap(text) => (exit::TRAP, format!("the component trapped: {text}")),
-        Exit::Memory => (exit::DYNO_ENDED, format!("{}; raise `memory` in `[limits]`", exit_reason(&end.exit))),
-        Exit::Killed if end.told => {
-            (exit::DYNO_ENDED, "it did not end within `stop_grace` of the stop signal and was ended (R12)".into())
-        }
+        Exit::Memory => (
+            exit::DYNO_ENDED,
+            format!("{}; raise `memory` in `[limits]`", exit_reason(&end.exit)),
+        ),
+        Exit::Killed if end.told => (
+            exit::DYNO_ENDED,
+            "it did not end within `stop_grace` of the stop signal and was ended (R12)".into(),
+        ),
         Exit::Killed => (exit::DYNO_ENDED, "the host ended it".into()),
-        Exit::NotStarted(StartError::Trap(text)) => (exit::TRAP, format!("the component trapped as it started: {text}")),
-        Exit::NotStarted(error @ (StartError::Memory { .. } | StartError::Pool { .. } | StartError::Platform(_))) => {
-            (exit::DYNO_ENDED, error.to_string())
-        }
+        Exit::NotStarted(StartError::Trap(text)) => (
+            exit::TRAP,
+            format!("the component trapped as it started: {text}"),
+        ),
+        Exit::NotStarted(
+            error @ (StartError::Memory { .. } | StartError::Pool { .. } | StartError::Platform(_)),
+        ) => (exit::DYNO_ENDED, error.to_string()),
     };
     OneOffExit { code, message }
 }
 
 /// Finds what is to be run, and has the app's dispatcher start it.
-pub(crate) async fn start(app: &App, shared: &Arc<Shared>, request: OneOffRequest) -> Result<OneOff, OneOffError> {
+pub(crate) async fn start(
+    app: &App,
+    shared: &Arc<Shared>,
+    request: OneOffRequest,
+) -> Result<OneOff, OneOffError> {
     let Some(release) = app.current.load_full() else {
-        return Err(OneOffError::Platform("the app has no release yet; a one-off dyno needs one".into()));
+        return Err(OneOffError::Platform(
+            "the app has no release yet; a one-off dyno needs one".into(),
+        ));
     };
     let process = find(&release, app, shared, &request.command).await?;
     if matches!(process.program.kind(), ProgramKind::Handler(_)) {
-        return Err(OneOffError::NotACommand { command: request.command });
+        return Err(OneOffError::NotACommand {
+            command: request.command,
+        });
     }
     let occasional = Occasional {
         purpose: Purpose::OneOff,
@@ -142,13 +154,25 @@ pub(crate) async fn start(app: &App, shared: &Arc<Shared>, request: OneOffReques
         release: release.release,
         extra_args: request.args,
         stdin: Stdin::From(request.stdin),
-        output: Output::To { stdout: request.stdout, stderr: request.stderr },
+        output: Output::To {
+            stdout: request.stdout,
+            stderr: request.stderr,
+        },
     };
     let gone = || OneOffError::Platform("the app is being stopped".into());
-    let started = app.ask(|reply| Message::Occasional(Box::new(occasional), reply)).await.ok_or_else(gone)?;
+    let started = app
+        .ask(|reply| Message::Occasional(Box::new(occasional), reply))
+        .await
+        .ok_or_else(gone)?;
     match started {
-        Ok(started) => Ok(OneOff { dyno: started.name, words: started.words, end: started.end, ended: None }),
-        Err(OccasionalError::TooMany) => Err(OneOffError::TooMany { limit: MOST_ONE_OFFS }),
+        Ok(started) => Ok(OneOff {
+            dyno: started.name,
+            words: started.words,
+            end: started.end,
+        }),
+        Err(OccasionalError::TooMany) => Err(OneOffError::TooMany {
+            limit: MOST_ONE_OFFS,
+        }),
         Err(error @ (OccasionalError::Closing | OccasionalError::Start(_))) => {
             Err(OneOffError::Platform(error.to_string()))
         }
@@ -166,13 +190,21 @@ async fn find(
     }
     if !release.slug.components.contains_key(command) {
         let types = release.processes.keys().map(ToString::to_string);
-        let known = types.chain(release.slug.components.keys().cloned()).collect();
-        return Err(OneOffError::UnknownCommand { command: command.to_owned(), known });
+        let known = types
+            .chain(release.slug.components.keys().cloned())
+            .collect();
+        return Err(OneOffError::UnknownCommand {
+            command: command.to_owned(),
+            known,
+        });
     }
-    release.other(command, app, shared).await.map_err(|error| match error {
-        ApplyError::Load(error) => OneOffError::Load(error),
-        other => platform(other),
-    })
+    release
+        .other(command, app, shared)
+        .await
+        .map_err(|error| match error {
+            ApplyError::Load(error) => OneOffError::Load(error),
+            other => platform(other),
+        })
 }
 
 fn platform(error: ApplyError) -> OneOffError {

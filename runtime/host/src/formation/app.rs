@@ -47,6 +47,8 @@ pub(crate) struct App {
     pub(crate) tmp_root: Arc<Dir>,
     /// The app's own folder.
     pub(crate) data: Arc<Dir>,
+    /// The version of the schedules' memory that is on disk; held while it is written.
+    pub(crate) cron_written: std::sync::Mutex<u64>,
     /// The release that runs.
     pub(crate) current: ArcSwapOption<Prepared>,
     /// Held by an apply from its first step to its last, so that they run one after the other.
@@ -72,12 +74,17 @@ impl App {
             move |source| OpenError { what, path, source }
         };
         std::fs::create_dir_all(&path).map_err(failed("make the app's folder"))?;
-        let data = Dir::open_ambient_dir(&path, ambient_authority()).map_err(failed("open the app's folder"))?;
+        let data = Dir::open_ambient_dir(&path, ambient_authority())
+            .map_err(failed("open the app's folder"))?;
         if data.exists("tmp") {
-            data.remove_dir_all("tmp").map_err(failed("empty the folder of `/tmp`s"))?;
+            data.remove_dir_all("tmp")
+                .map_err(failed("empty the folder of `/tmp`s"))?;
         }
-        data.create_dir("tmp").map_err(failed("make the folder of `/tmp`s"))?;
-        let tmp_root = data.open_dir("tmp").map_err(failed("open the folder of `/tmp`s"))?;
+        data.create_dir("tmp")
+            .map_err(failed("make the folder of `/tmp`s"))?;
+        let tmp_root = data
+            .open_dir("tmp")
+            .map_err(failed("open the folder of `/tmp`s"))?;
         let (dispatcher, messages) = mpsc::channel(MESSAGES);
         let app = Self {
             pool: WebPool::new(name.clone(), log.clone()),
@@ -85,6 +92,7 @@ impl App {
             http: HttpClient::new(&[]),
             tmp_root: Arc::new(tmp_root),
             data: Arc::new(data),
+            cron_written: std::sync::Mutex::new(0),
             current: ArcSwapOption::empty(),
             applying: Mutex::new(()),
             name,
@@ -95,7 +103,10 @@ impl App {
     }
 
     /// Asks the dispatcher; `None`: it is gone.
-    pub(crate) async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Option<T> {
+    pub(crate) async fn ask<T>(
+        &self,
+        message: impl FnOnce(oneshot::Sender<T>) -> Message,
+    ) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         self.dispatcher.send(message(reply)).await.ok()?;
         answer.await.ok()
@@ -110,13 +121,21 @@ impl App {
     /// The `stop_grace` of its web dynos, if it has such.
     pub(crate) fn web_grace(&self) -> Option<Duration> {
         let release = self.current.load();
-        let web = release.as_ref()?.processes.iter().find(|(name, _)| name.is_web());
+        let web = release
+            .as_ref()?
+            .processes
+            .iter()
+            .find(|(name, _)| name.is_web());
         web.map(|(_, process)| process.limits.stop_grace)
     }
 }
 
 /// Opens an app and starts its dispatcher.
-pub(crate) fn open_app(name: AppName, log: AppLog, shared: &Arc<Shared>) -> Result<Arc<App>, OpenError> {
+pub(crate) fn open_app(
+    name: AppName,
+    log: AppLog,
+    shared: &Arc<Shared>,
+) -> Result<Arc<App>, OpenError> {
     let (app, messages) = App::open(name, log, shared)?;
     let cron = Schedules::new(read_cron(&app.data));
     let dispatcher = Dispatcher::new(Arc::clone(&app), Arc::clone(shared), cron);

@@ -24,7 +24,9 @@ use super::cron::Schedules;
 use super::dyno::{Ready, Task, Word};
 use super::occasional::{Occasional, OccasionalError, Occasionals, Purpose, Started};
 use super::prepare::{Kind, MOST_DYNOS, Prepared};
-use super::table::{ChangeError, Closing, DynoId, Effect, Ended, Generation, Now, Role, Row, Table};
+use super::table::{
+    ChangeError, Closing, DynoId, Effect, Ended, Generation, Now, Role, Row, Table,
+};
 use crate::web::{RequestLimits, WebDyno};
 
 /// Changes that wait for the one under way.
@@ -39,13 +41,19 @@ pub(crate) enum Message {
     /// Change the formation of the named types; the whole formation, or a message for the user.
     Scale(Formation, oneshot::Sender<Result<Formation, String>>),
     /// Restart a dyno, a type or all; their names, or a message for the user.
-    Restart(Option<String>, oneshot::Sender<Result<Vec<DynoName>, String>>),
+    Restart(
+        Option<String>,
+        oneshot::Sender<Result<Vec<DynoName>, String>>,
+    ),
     /// The formation wanted.
     Formation(oneshot::Sender<Formation>),
     /// The rows of `ps`.
     Rows(oneshot::Sender<Vec<DynoRow>>),
     /// Start a dyno that is not of the formation.
-    Occasional(Box<Occasional>, oneshot::Sender<Result<Started, OccasionalError>>),
+    Occasional(
+        Box<Occasional>,
+        oneshot::Sender<Result<Started, OccasionalError>>,
+    ),
     /// End dynos for good; answered when they have ended. After `OneOffs` the dispatcher is gone.
     End(Ending, oneshot::Sender<()>),
 }
@@ -65,7 +73,10 @@ pub(crate) enum Ending {
 enum Change {
     RollOut(Arc<Prepared>, oneshot::Sender<Result<(), ChangeError>>),
     Scale(Formation, oneshot::Sender<Result<Formation, String>>),
-    Restart(Option<String>, oneshot::Sender<Result<Vec<DynoName>, String>>),
+    Restart(
+        Option<String>,
+        oneshot::Sender<Result<Vec<DynoName>, String>>,
+    ),
 }
 
 /// Who waits for the change under way.
@@ -97,6 +108,7 @@ pub(crate) struct Dispatcher {
     waiting: Option<Waiting>,
     pub(super) occasionals: Occasionals,
     pub(super) cron: Schedules,
+    pub(super) cron_version: u64,
     endings: Vec<(Ending, oneshot::Sender<()>)>,
     routed: bool,
     over: bool,
@@ -122,6 +134,7 @@ impl Dispatcher {
             waiting: None,
             occasionals: Occasionals::new(),
             cron,
+            cron_version: 0,
             endings: Vec::new(),
             routed: false,
             over: false,
@@ -156,7 +169,10 @@ impl Dispatcher {
     }
 
     pub(super) fn now(&self) -> Now {
-        Now { mono: std::time::Instant::now(), wall: self.shared.clock.now() }
+        Now {
+            mono: std::time::Instant::now(),
+            wall: self.shared.clock.now(),
+        }
     }
 
     fn take(&mut self, message: Message) {
@@ -167,14 +183,18 @@ impl Dispatcher {
             // Whoever asked and went away does not need the answer.
             Message::Formation(reply) => return drop(reply.send(self.table.formation())),
             Message::Rows(reply) => return drop(reply.send(self.rows())),
-            Message::Occasional(what, reply) => return drop(reply.send(self.start_occasional(*what))),
+            Message::Occasional(what, reply) => {
+                return drop(reply.send(self.start_occasional(*what)));
+            }
             Message::End(what, reply) => return self.end(what, reply),
         };
         if self.changes.len() < WAITING_CHANGES {
             self.changes.push_back(change);
             return self.next_change();
         }
-        let full = format!("{WAITING_CHANGES} changes of this app wait already; try again when they are made");
+        let full = format!(
+            "{WAITING_CHANGES} changes of this app wait already; try again when they are made"
+        );
         match change {
             Change::RollOut(_, reply) => drop(reply.send(Err(ChangeError::Closing))),
             Change::Scale(_, reply) => drop(reply.send(Err(full))),
@@ -184,7 +204,9 @@ impl Dispatcher {
 
     fn next_change(&mut self) {
         while !self.table.is_changing() {
-            let Some(change) = self.changes.pop_front() else { return };
+            let Some(change) = self.changes.pop_front() else {
+                return;
+            };
             let now = self.now();
             match change {
                 Change::RollOut(prepared, reply) => {
@@ -223,7 +245,11 @@ impl Dispatcher {
             }
             for effect in effects {
                 match effect {
-                    Effect::Start { id, name, generation } => self.start(id, name, generation),
+                    Effect::Start {
+                        id,
+                        name,
+                        generation,
+                    } => self.start(id, name, generation),
                     Effect::Stop { id } => {
                         if let Some(live) = self.live.get(&id) {
                             live.words.send_replace(Word::Stop);
@@ -231,13 +257,16 @@ impl Dispatcher {
                     }
                     Effect::Publish => self.publish(),
                     Effect::Current { generation } => self.make_current(generation),
-                    Effect::Wake { name, timer, after } => drop(self.timers.insert((name, timer), after)),
+                    Effect::Wake { name, timer, after } => {
+                        drop(self.timers.insert((name, timer), after))
+                    }
                     Effect::Log { dyno, message } => self.remark(&dyno.to_string(), &message),
                     Effect::Done(result) => self.done(result),
                 }
             }
         }
-        self.generations.retain(|generation, _| self.table.uses(*generation));
+        self.generations
+            .retain(|generation, _| self.table.uses(*generation));
         if !self.changes.is_empty() && !self.table.is_changing() {
             self.next_change();
         }
@@ -250,17 +279,26 @@ impl Dispatcher {
     fn done(&mut self, result: Result<Vec<DynoName>, ChangeError>) {
         match self.waiting.take() {
             Some(Waiting::RollOut(reply)) => drop(reply.send(result.map(|_| ()))),
-            Some(Waiting::Restart(reply)) => drop(reply.send(result.map_err(|error| error.to_string()))),
+            Some(Waiting::Restart(reply)) => {
+                drop(reply.send(result.map_err(|error| error.to_string())))
+            }
             None => {}
         }
     }
 
     fn start(&mut self, id: DynoId, name: DynoName, generation: Generation) {
-        let process = self.generations.get(&generation).and_then(|release| release.processes.get(&name.process));
-        let started = process.cloned().zip(self.generations.get(&generation)).map(|(process, release)| {
-            let sandbox = process.sandbox(&name, &self.app);
-            (process, release.release, sandbox)
-        });
+        let process = self
+            .generations
+            .get(&generation)
+            .and_then(|release| release.processes.get(&name.process));
+        let started =
+            process
+                .cloned()
+                .zip(self.generations.get(&generation))
+                .map(|(process, release)| {
+                    let sandbox = process.sandbox(&name, &self.app);
+                    (process, release.release, sandbox)
+                });
         let (process, release, sandbox) = match started {
             Some((process, release, Ok(sandbox))) => (process, release, sandbox),
             Some((_, _, Err(error))) => return self.not_started(id, &name, error.to_string()),
@@ -281,17 +319,29 @@ impl Dispatcher {
         };
         let cores = self.shared.cores.clone();
         let handle = match process.kind {
-            Kind::WebFresh { capacity } => self.tasks.spawn(task.web_fresh(cores, sandbox, capacity)),
+            Kind::WebFresh { capacity } => {
+                self.tasks.spawn(task.web_fresh(cores, sandbox, capacity))
+            }
             Kind::WebLive { capacity } => self.tasks.spawn(task.web_live(cores, sandbox, capacity)),
             Kind::Command(_) | Kind::Occasional => self.tasks.spawn(task.command(cores, sandbox)),
         };
         self.ids.insert(handle.id(), id);
         words.send_replace(Word::Go);
-        self.live.insert(id, Live { words, meter, web: None });
+        self.live.insert(
+            id,
+            Live {
+                words,
+                meter,
+                web: None,
+            },
+        );
     }
 
     fn not_started(&mut self, id: DynoId, name: &DynoName, reason: String) {
-        self.remark(&name.to_string(), &format!("The process could not be started: {reason}"));
+        self.remark(
+            &name.to_string(),
+            &format!("The process could not be started: {reason}"),
+        );
         let handle = self.tasks.spawn(async move { Ended::NotStarted(reason) });
         self.ids.insert(handle.id(), id);
     }
@@ -310,11 +360,17 @@ impl Dispatcher {
     fn has_ended(&mut self, joined: Result<(tokio::task::Id, Ended), tokio::task::JoinError>) {
         let (task, how) = match joined {
             Ok((task, how)) => (task, how),
-            Err(error) => {
-                (error.id(), Ended::Exited { code: 1, reason: format!("the host's task for it failed: {error}") })
-            }
+            Err(error) => (
+                error.id(),
+                Ended::Exited {
+                    code: 1,
+                    reason: format!("the host's task for it failed: {error}"),
+                },
+            ),
         };
-        let Some(id) = self.ids.remove(&task) else { return };
+        let Some(id) = self.ids.remove(&task) else {
+            return;
+        };
         self.live.remove(&id);
         let now = self.now();
         self.table.ended(id, &how, now);
@@ -322,10 +378,17 @@ impl Dispatcher {
 
     fn publish(&mut self) {
         let (ids, state) = self.table.web();
-        let dynos = ids.iter().filter_map(|id| self.live.get(id)?.web.clone()).collect();
+        let dynos = ids
+            .iter()
+            .filter_map(|id| self.live.get(id)?.web.clone())
+            .collect();
         let release = self.app.current.load();
-        let web = release.iter().find_map(|release| release.processes.iter().find(|(name, _)| name.is_web()));
-        let limits = web.map(|(_, process)| process.limits.clone()).unwrap_or_default();
+        let web = release
+            .iter()
+            .find_map(|release| release.processes.iter().find(|(name, _)| name.is_web()));
+        let limits = web
+            .map(|(_, process)| process.limits.clone())
+            .unwrap_or_default();
         let limits = RequestLimits {
             queue: limits.queue,
             timeout: limits.timeout,
@@ -337,13 +400,21 @@ impl Dispatcher {
         self.app.pool.publish(dynos, state, limits);
         if release.is_some() && !self.routed && !self.table.is_closing() {
             self.routed = true;
-            self.shared.router.add(self.app.name.clone(), Arc::clone(&self.app.pool));
+            self.shared
+                .router
+                .add(self.app.name.clone(), Arc::clone(&self.app.pool));
         }
     }
 
     fn make_current(&mut self, generation: Generation) {
-        let Some(release) = self.generations.get(&generation).cloned() else { return };
-        let schedules = release.manifest.processes.iter().filter_map(|(name, process)| Some((name, process.schedule.as_ref()?)));
+        let Some(release) = self.generations.get(&generation).cloned() else {
+            return;
+        };
+        let schedules = release
+            .manifest
+            .processes
+            .iter()
+            .filter_map(|(name, process)| Some((name, process.schedule.as_ref()?)));
         if let Err(error) = self.cron.set(schedules, self.shared.clock.now()) {
             self.remark("scheduler", &error.to_string());
         }
@@ -360,18 +431,27 @@ impl Dispatcher {
             let role = match (plan.types.get(name), release.processes.contains_key(name)) {
                 (Some((role, _)), _) => *role,
                 (None, true) => {
-                    return Err(format!("`{name}` has no scale: it is started by the clock or by a release"));
+                    return Err(format!(
+                        "`{name}` has no scale: it is started by the clock or by a release"
+                    ));
                 }
                 (None, false) => {
                     let known: Vec<&str> = plan.types.keys().map(ProcessType::as_str).collect();
-                    return Err(format!("the app has no process type `{name}`; it has: {}", known.join(", ")));
+                    return Err(format!(
+                        "the app has no process type `{name}`; it has: {}",
+                        known.join(", ")
+                    ));
                 }
             };
             if role == Role::Singleton && *count > 1 {
-                return Err(format!("`{name}` is a singleton: it can be scaled to 0 or 1, not to {count}"));
+                return Err(format!(
+                    "`{name}` is a singleton: it can be scaled to 0 or 1, not to {count}"
+                ));
             }
             if *count > MOST_DYNOS {
-                return Err(format!("`{name}` can have up to {MOST_DYNOS} dynos, not {count}"));
+                return Err(format!(
+                    "`{name}` can have up to {MOST_DYNOS} dynos, not {count}"
+                ));
             }
         }
         Ok(())
@@ -380,13 +460,18 @@ impl Dispatcher {
     /// The dynos that a restart's target names.
     fn named(&self, target: Option<&str>) -> Result<Vec<DynoName>, String> {
         let mut names: Vec<DynoName> = self.table.slots.keys().cloned().collect();
-        let Some(target) = target else { return Ok(names) };
+        let Some(target) = target else {
+            return Ok(names);
+        };
         names.retain(|name| name.process.as_str() == target || name.to_string() == target);
         if !names.is_empty() || self.table.formation().contains_key(target) {
             return Ok(names);
         }
         let known: Vec<String> = self.table.slots.keys().map(ToString::to_string).collect();
-        Err(format!("no dyno or process type `{target}` is in the formation; it has: {}", known.join(", ")))
+        Err(format!(
+            "no dyno or process type `{target}` is in the formation; it has: {}",
+            known.join(", ")
+        ))
     }
 
     fn rows(&self) -> Vec<DynoRow> {
@@ -401,7 +486,9 @@ impl Dispatcher {
                 restarts: row.restarts,
                 cpu_ms: live.map_or(0, |live| live.meter.cpu_nanos() / 1_000_000),
                 memory_bytes: live.map_or(0, |live| live.meter.memory_bytes()),
-                requests: live.and_then(|live| live.web.as_ref()).map_or(0, |web| web.requests()),
+                requests: live
+                    .and_then(|live| live.web.as_ref())
+                    .map_or(0, |web| web.requests()),
             }
         };
         let mut rows: Vec<DynoRow> = self.table.rows().into_iter().map(row).collect();
@@ -437,7 +524,9 @@ impl Dispatcher {
         let (table, occasionals) = (&self.table, &self.occasionals);
         let ended = |what| match what {
             Ending::Web => !table.has_web(),
-            Ending::Others => table.is_empty() && !occasionals.any(|purpose| purpose != Purpose::OneOff),
+            Ending::Others => {
+                table.is_empty() && !occasionals.any(|purpose| purpose != Purpose::OneOff)
+            }
             Ending::OneOffs => table.is_empty() && !occasionals.any(|_| true),
         };
         for (what, reply) in std::mem::take(&mut self.endings) {

@@ -58,16 +58,37 @@ fn scene(on_stop: Option<Exit>, grace: Duration, limit: Option<Duration>) -> Sce
         command: "worker.wasm".into(),
     };
     let running = Running {
-        control: Box::new(Pretend { on_stop, stops: stops.clone(), end: end.clone() }),
-        ended: Box::pin(async move { ended.wait_for(Option::is_some).await.unwrap().clone().unwrap() }),
+        control: Box::new(Pretend {
+            on_stop,
+            stops: stops.clone(),
+            end: end.clone(),
+        }),
+        ended: Box::pin(async move {
+            ended
+                .wait_for(Option::is_some)
+                .await
+                .unwrap()
+                .clone()
+                .unwrap()
+        }),
     };
     let task = tokio::spawn(async move { task.supervise(running, limit).await });
-    Scene { words, end, stops, log, readies, task }
+    Scene {
+        words,
+        end,
+        stops,
+        log,
+        readies,
+        task,
+    }
 }
 
 impl Scene {
     async fn end(self) -> (RunEnd, Vec<String>) {
-        let end = tokio::time::timeout(Duration::from_secs(10), self.task).await.unwrap().unwrap();
+        let end = tokio::time::timeout(Duration::from_secs(10), self.task)
+            .await
+            .unwrap()
+            .unwrap();
         let lines = self.log.tail(100, &LogFilter::default());
         (end, lines.into_iter().map(|line| line.message).collect())
     }
@@ -94,7 +115,13 @@ async fn a_run_that_fails_at_once_was_never_ready() {
     assert!(scene.readies.try_recv().is_err());
     let (end, log) = scene.end().await;
     assert!(!end.settled);
-    assert_eq!(log, ["Error R14 (Memory limit reached)", "Process exited with status 126"]);
+    assert_eq!(
+        log,
+        [
+            "Error R14 (Memory limit reached)",
+            "Process exited with status 126"
+        ]
+    );
 }
 
 #[tokio::test]
@@ -111,8 +138,17 @@ async fn the_stop_signal_comes_first() {
     scene.words.send_replace(Word::Stop);
     let stops = scene.stops.clone();
     let (end, log) = scene.end().await;
-    assert_eq!((end.exit, end.told, stops.load(Ordering::SeqCst)), (Exit::Code(0), true, 1));
-    assert_eq!(log, ["Stopping the process with the stop signal", "Process exited with status 0"]);
+    assert_eq!(
+        (end.exit, end.told, stops.load(Ordering::SeqCst)),
+        (Exit::Code(0), true, 1)
+    );
+    assert_eq!(
+        log,
+        [
+            "Stopping the process with the stop signal",
+            "Process exited with status 0"
+        ]
+    );
 }
 
 #[tokio::test]
@@ -143,6 +179,9 @@ async fn a_run_over_its_limit_is_stopped() {
 #[tokio::test]
 async fn a_dispatcher_that_is_gone_stops_its_dynos() {
     let mut scene = scene(Some(Exit::Code(0)), LONG, None);
-    drop(std::mem::replace(&mut scene.words, watch::channel(Word::Wait).0));
+    drop(std::mem::replace(
+        &mut scene.words,
+        watch::channel(Word::Wait).0,
+    ));
     assert!(scene.end().await.0.told);
 }

@@ -1,12 +1,12 @@
 //! Dynos that are not of the formation: one-off, scheduled and release dynos. Each runs once.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use cap_std::fs::Dir;
 use jiff::Timestamp;
 use oarlock_sandbox::{Exit, Meter, Output, Sandbox, StartError, Stdin};
-use oarlock_spec::api::{DynoRow, DynoState};
+use oarlock_spec::api::{DynoRow, DynoState, LogSource};
 use oarlock_spec::names::{DynoName, ProcessType, ReleaseId};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -57,7 +57,9 @@ pub(crate) struct Started {
 /// Why one was not started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OccasionalError {
-    #[error("{MOST_ONE_OFFS} one-off dynos of this app run already; wait for one to end, or stop one")]
+    #[error(
+        "{MOST_ONE_OFFS} one-off dynos of this app run already; wait for one to end, or stop one"
+    )]
     TooMany,
     #[error("the app is being stopped")]
     Closing,
@@ -85,7 +87,12 @@ pub(crate) struct Occasionals {
 
 impl Occasionals {
     pub(crate) fn new() -> Self {
-        Self { entries: BTreeMap::new(), tasks: JoinSet::new(), names: BTreeMap::new(), last_id: FIRST_ID }
+        Self {
+            entries: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            names: BTreeMap::new(),
+            last_id: FIRST_ID,
+        }
     }
 
     /// The next that ended; `None`: there is none.
@@ -119,7 +126,11 @@ impl Occasionals {
         self.entries.iter().map(|(name, entry)| DynoRow {
             dyno: name.clone(),
             process: name.process.clone(),
-            state: if *entry.words.borrow() == Word::Stop { DynoState::Stopping } else { entry.state },
+            state: if *entry.words.borrow() == Word::Stop {
+                DynoState::Stopping
+            } else {
+                entry.state
+            },
             release: entry.release,
             since: entry.since,
             restarts: 0,
@@ -132,7 +143,10 @@ impl Occasionals {
     /// A name that no other has.
     fn free_name(&self, process: &ProcessType) -> DynoName {
         loop {
-            let name = DynoName { process: process.clone(), index: rand::random_range(NUMBERS) };
+            let name = DynoName {
+                process: process.clone(),
+                index: rand::random_range(NUMBERS),
+            };
             // There are far fewer dynos than numbers.
             if !self.entries.contains_key(&name) {
                 return name;
@@ -141,16 +155,27 @@ impl Occasionals {
     }
 
     fn of(&self, process: &ProcessType, purpose: Purpose) -> Option<&DynoName> {
-        self.entries.iter().find(|(name, e)| name.process == *process && e.purpose == purpose).map(|(name, _)| name)
+        self.entries
+            .iter()
+            .find(|(name, e)| name.process == *process && e.purpose == purpose)
+            .map(|(name, _)| name)
     }
 }
 
 impl Dispatcher {
-    pub(super) fn start_occasional(&mut self, what: Occasional) -> Result<Started, OccasionalError> {
+    pub(super) fn start_occasional(
+        &mut self,
+        what: Occasional,
+    ) -> Result<Started, OccasionalError> {
         if self.is_closing() {
             return Err(OccasionalError::Closing);
         }
-        let one_offs = self.occasionals.entries.values().filter(|entry| entry.purpose == Purpose::OneOff).count();
+        let one_offs = self
+            .occasionals
+            .entries
+            .values()
+            .filter(|entry| entry.purpose == Purpose::OneOff)
+            .count();
         if what.purpose == Purpose::OneOff && one_offs >= MOST_ONE_OFFS {
             return Err(OccasionalError::TooMany);
         }
@@ -185,8 +210,17 @@ impl Dispatcher {
             command,
         };
         let (end_tx, end) = oneshot::channel();
-        let run = Run { sandbox, stdin: what.stdin, output: what.output, extra_args: what.extra_args, purpose: what.purpose };
-        let handle = self.occasionals.tasks.spawn(run_once(task, self.shared.cores.clone(), run, end_tx));
+        let run = Run {
+            sandbox,
+            stdin: what.stdin,
+            output: what.output,
+            extra_args: what.extra_args,
+            purpose: what.purpose,
+        };
+        let handle =
+            self.occasionals
+                .tasks
+                .spawn(run_once(task, self.shared.cores.clone(), run, end_tx));
         self.occasionals.names.insert(handle.id(), name.clone());
         self.occasionals.entries.insert(name.clone(), entry);
         words.send_replace(Word::Go);
@@ -220,11 +254,17 @@ impl Dispatcher {
 
     fn start_scheduled(&mut self, process: &ProcessType, at: Timestamp) {
         if let Some(running) = self.occasionals.of(process, Purpose::Scheduled) {
-            let message = format!("The run of `{process}` that was due at {at} is skipped: {running} is still running");
+            let message = format!(
+                "The run of `{process}` that was due at {at} is skipped: {running} is still running"
+            );
             return self.remark("scheduler", &message);
         }
-        let Some(release) = self.app.current.load_full() else { return };
-        let Some(prepared) = release.processes.get(process).cloned() else { return };
+        let Some(release) = self.app.current.load_full() else {
+            return;
+        };
+        let Some(prepared) = release.processes.get(process).cloned() else {
+            return;
+        };
         let occasional = Occasional {
             purpose: Purpose::Scheduled,
             named: process.clone(),
@@ -235,17 +275,35 @@ impl Dispatcher {
             output: Output::Log,
         };
         if let Err(error) = self.start_occasional(occasional) {
-            self.remark("scheduler", &format!("`{process}`, due at {at}, could not be started: {error}"));
+            self.remark(
+                "scheduler",
+                &format!("`{process}`, due at {at}, could not be started: {error}"),
+            );
         }
     }
 
-    /// Writes down what a later host must know of the schedules, on a blocking thread.
-    pub(super) fn remember_cron(&self) {
-        let (app, memory) = (Arc::clone(&self.app), self.cron.memory().clone());
+    /// Writes down what a later host must know of the schedules, on a blocking thread. Of two
+    /// writes that meet, the older one gives way.
+    pub(super) fn remember_cron(&mut self) {
+        self.cron_version += 1;
+        let (app, memory, version) = (
+            Arc::clone(&self.app),
+            self.cron.memory().clone(),
+            self.cron_version,
+        );
         tokio::task::spawn_blocking(move || {
+            let mut written = app
+                .cron_written
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if *written >= version {
+                return;
+            }
+            *written = version;
             if let Err(error) = write_cron(&app.data, &memory) {
-                let message = format!("what was scheduled could not be written to {CRON_FILE}: {error}");
-                app.log.write(oarlock_spec::api::LogSource::Oarlock, "scheduler", &message);
+                let message =
+                    format!("what was scheduled could not be written to {CRON_FILE}: {error}");
+                app.log.write(LogSource::Oarlock, "scheduler", &message);
             }
         });
     }
@@ -260,7 +318,10 @@ fn write_cron(data: &Dir, memory: &CronMemory) -> std::io::Result<()> {
 
 /// What an earlier host wrote; nothing if there is nothing to be read.
 pub(crate) fn read_cron(data: &Dir) -> CronMemory {
-    data.read(CRON_FILE).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    data.read(CRON_FILE)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default()
 }
 
 struct Run {
@@ -280,11 +341,27 @@ async fn run_once(mut task: Task, cores: Cores, run: Run, end: oneshot::Sender<R
     let limit = (run.purpose == Purpose::Release).then_some(RELEASE_PHASE_LIMIT);
     let ended = match start_command(&cores, run.sandbox, io, run.extra_args).await {
         Some(running) => task.supervise(running, limit).await,
-        None => RunEnd { exit: Exit::Killed, told: true, settled: false },
+        None => RunEnd {
+            exit: Exit::Killed,
+            told: true,
+            settled: false,
+        },
     };
-    let from = if ended.settled { DynoState::Up } else { DynoState::Starting };
-    let to = if ended.exit == Exit::Code(0) { DynoState::Finished } else { DynoState::Crashed };
-    task.remark(&format!("State changed from {} to {}", from.as_str(), to.as_str()));
+    let from = if ended.settled {
+        DynoState::Up
+    } else {
+        DynoState::Starting
+    };
+    let to = if ended.exit == Exit::Code(0) {
+        DynoState::Finished
+    } else {
+        DynoState::Crashed
+    };
+    task.remark(&format!(
+        "State changed from {} to {}",
+        from.as_str(),
+        to.as_str()
+    ));
     // A caller that went away does not need to know.
     drop(end.send(ended));
 }

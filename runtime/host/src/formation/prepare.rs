@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::try_join_all;
 use oarlock_sandbox::{
-    DynoLog, Egress, EgressRules, Folder, Grant, KvBucket, LoadError, Origin, OutputStream, PrivateNetworks, Program,
-    ProgramKind, Sandbox, StartError, Wasi,
+    DynoLog, Egress, EgressRules, Folder, Grant, KvBucket, LoadError, Origin, OutputStream,
+    PrivateNetworks, Program, ProgramKind, Sandbox, StartError, Wasi,
 };
 use oarlock_spec::api::{Formation, LogSource};
 use oarlock_spec::limits::{Isolation, Limits};
@@ -90,12 +90,13 @@ impl DynoLog for LogOf {
 
 impl Prepared {
     /// Loads, checks and binds; nothing is started.
-    pub(crate) async fn new(desired: Desired, app: &App, shared: &Shared) -> Result<Self, ApplyError> {
+    pub(crate) async fn new(
+        desired: Desired,
+        app: &App,
+        shared: &Shared,
+    ) -> Result<Self, ApplyError> {
         let loaded = load_all(&desired, app, shared).await?;
-        let bindings = app
-            .addons
-            .bind(&desired.manifest, &desired.config)
-            .await?;
+        let bindings = app.addons.bind(&desired.manifest, &desired.config).await?;
         let mut prepared = Self {
             release: desired.release,
             config: desired.config,
@@ -103,15 +104,31 @@ impl Prepared {
             processes: BTreeMap::new(),
             compiled: loaded.values().filter(|loaded| loaded.compiled).count(),
             cached: loaded.values().filter(|loaded| !loaded.compiled).count(),
-            programs: loaded.values().map(|loaded| (loaded.digest, loaded.program.clone())).collect(),
+            programs: loaded
+                .values()
+                .map(|loaded| (loaded.digest, loaded.program.clone()))
+                .collect(),
             slug: desired.slug,
             manifest: desired.manifest,
         };
         for (name, process) in &prepared.manifest.processes {
-            let Some(loaded) = loaded.get(&process.component) else { continue };
+            let Some(loaded) = loaded.get(&process.component) else {
+                continue;
+            };
             let binding = bindings.get(name).cloned().unwrap_or_default();
-            let kind = kind_of(name, process, &loaded.program, &prepared.manifest.limits_of(name))?;
-            let ready = prepared.process(name, process, kind, (loaded.program.clone(), binding), shared);
+            let kind = kind_of(
+                name,
+                process,
+                &loaded.program,
+                &prepared.manifest.limits_of(name),
+            )?;
+            let ready = prepared.process(
+                name,
+                process,
+                kind,
+                (loaded.program.clone(), binding),
+                shared,
+            );
             prepared.processes.insert(name.clone(), ready);
         }
         Ok(prepared)
@@ -167,30 +184,66 @@ impl Prepared {
                 Kind::Command(role) => role,
                 Kind::Occasional => return None,
             };
-            let count = self.formation.get(name).or_else(|| initial.get(name)).copied().unwrap_or(0);
-            let most = if role == Role::Singleton { 1 } else { MOST_DYNOS };
+            let count = self
+                .formation
+                .get(name)
+                .or_else(|| initial.get(name))
+                .copied()
+                .unwrap_or(0);
+            let most = if role == Role::Singleton {
+                1
+            } else {
+                MOST_DYNOS
+            };
             Some((name.clone(), (role, count.min(most))))
         });
-        Plan { generation, release: self.release, types: types.collect() }
+        Plan {
+            generation,
+            release: self.release,
+            types: types.collect(),
+        }
     }
 
     /// A component that is no process type, for a one-off dyno: with the config vars and the
     /// add-ons that every process has.
-    pub(crate) async fn other(&self, path: &str, app: &App, shared: &Shared) -> Result<PreparedProcess, ApplyError> {
+    pub(crate) async fn other(
+        &self,
+        path: &str,
+        app: &App,
+        shared: &Shared,
+    ) -> Result<PreparedProcess, ApplyError> {
         let name = one_off_type()?;
         let loaded = load(&self.slug, &name, path, app, shared).await?;
-        let process =
-            Process { component: path.to_owned(), args: Vec::new(), singleton: false, schedule: None, line: 0 };
+        let process = Process {
+            component: path.to_owned(),
+            args: Vec::new(),
+            singleton: false,
+            schedule: None,
+            line: 0,
+        };
         let mut manifest = self.manifest.clone();
         manifest.processes.insert(name.clone(), process.clone());
-        let binding = app.addons.bind(&manifest, &self.config).await?.remove(&name).unwrap_or_default();
-        Ok(self.process(&name, &process, Kind::Occasional, (loaded.program, binding), shared))
+        let binding = app
+            .addons
+            .bind(&manifest, &self.config)
+            .await?
+            .remove(&name)
+            .unwrap_or_default();
+        Ok(self.process(
+            &name,
+            &process,
+            Kind::Occasional,
+            (loaded.program, binding),
+            shared,
+        ))
     }
 }
 
 /// The process type that one-off dynos are named after.
 pub(crate) fn one_off_type() -> Result<ProcessType, ApplyError> {
-    "run".parse().map_err(|error: oarlock_spec::names::NameError| ApplyError::Platform(error.to_string()))
+    "run"
+        .parse()
+        .map_err(|error: oarlock_spec::names::NameError| ApplyError::Platform(error.to_string()))
 }
 
 /// Dynos of one process type: what a manifest's `[scale]` may say.
@@ -210,7 +263,10 @@ impl PreparedProcess {
             http: app.http.clone(),
             listen: None,
             kv: self.kv.clone(),
-            log: Arc::new(LogOf { log: app.log.clone(), dyno: dyno.to_string() }),
+            log: Arc::new(LogOf {
+                log: app.log.clone(),
+                dyno: dyno.to_string(),
+            }),
         };
         Sandbox::new(&self.program, grant, &self.limits)
     }
@@ -234,13 +290,20 @@ struct Loaded {
 }
 
 /// Each component once, whatever number of process types name it.
-async fn load_all(desired: &Desired, app: &App, shared: &Shared) -> Result<BTreeMap<String, Loaded>, ApplyError> {
+async fn load_all(
+    desired: &Desired,
+    app: &App,
+    shared: &Shared,
+) -> Result<BTreeMap<String, Loaded>, ApplyError> {
     let mut first_use = BTreeMap::new();
     for (name, process) in &desired.manifest.processes {
         first_use.entry(process.component.as_str()).or_insert(name);
     }
     let loads = first_use.into_iter().map(|(path, process)| async move {
-        Ok::<_, ApplyError>((path.to_owned(), load(&desired.slug, process, path, app, shared).await?))
+        Ok::<_, ApplyError>((
+            path.to_owned(),
+            load(&desired.slug, process, path, app, shared).await?,
+        ))
     });
     Ok(try_join_all(loads).await?.into_iter().collect())
 }
@@ -253,27 +316,49 @@ async fn load(
     app: &App,
     shared: &Shared,
 ) -> Result<Loaded, ApplyError> {
-    let unreadable =
-        |source| ApplyError::Unreadable { process: process.clone(), path: path.to_owned(), source };
+    let unreadable = |source| ApplyError::Unreadable {
+        process: process.clone(),
+        path: path.to_owned(),
+        source,
+    };
     let Some(component) = slug.components.get(path).cloned() else {
         return Err(unreadable(std::io::ErrorKind::NotFound.into()));
     };
     let platform = |reason: String| ApplyError::Platform(reason);
-    let _turn = shared.compilers.acquire().await.map_err(|_| platform("the host is shutting down".into()))?;
+    let _turn = shared
+        .compilers
+        .acquire()
+        .await
+        .map_err(|_| platform("the host is shutting down".into()))?;
     let known = app.current.load_full();
     let (engine, name) = (shared.engine.clone(), path.to_owned());
-    let task = tokio::task::spawn_blocking(move || -> Result<Result<Loaded, LoadError>, std::io::Error> {
-        let bytes = read(&component)?;
-        let digest = *blake3::hash(&bytes).as_bytes();
-        if let Some(program) = known.as_ref().and_then(|release| release.programs.get(&digest)) {
-            return Ok(Ok(Loaded { digest, program: program.clone(), compiled: false }));
-        }
-        Ok(engine.load(&name, &bytes).map(|program| {
-            let compiled = matches!(program.origin(), Origin::Compiled(_));
-            Loaded { digest, program, compiled }
-        }))
-    });
-    let result = task.await.map_err(|e| platform(format!("loading {path} failed: {e}")))?;
+    let task = tokio::task::spawn_blocking(
+        move || -> Result<Result<Loaded, LoadError>, std::io::Error> {
+            let bytes = read(&component)?;
+            let digest = *blake3::hash(&bytes).as_bytes();
+            if let Some(program) = known
+                .as_ref()
+                .and_then(|release| release.programs.get(&digest))
+            {
+                return Ok(Ok(Loaded {
+                    digest,
+                    program: program.clone(),
+                    compiled: false,
+                }));
+            }
+            Ok(engine.load(&name, &bytes).map(|program| {
+                let compiled = matches!(program.origin(), Origin::Compiled(_));
+                Loaded {
+                    digest,
+                    program,
+                    compiled,
+                }
+            }))
+        },
+    );
+    let result = task
+        .await
+        .map_err(|e| platform(format!("loading {path} failed: {e}")))?;
     Ok(result.map_err(unreadable)??)
 }
 
@@ -285,8 +370,16 @@ fn read(component: &Component) -> std::io::Result<Bytes> {
 }
 
 /// Whether a component can be what its process type needs, and how it is then run.
-fn kind_of(name: &ProcessType, process: &Process, program: &Program, limits: &Limits) -> Result<Kind, ApplyError> {
-    let wrong = |reason: String| ApplyError::WrongKind { process: name.clone(), reason };
+fn kind_of(
+    name: &ProcessType,
+    process: &Process,
+    program: &Program,
+    limits: &Limits,
+) -> Result<Kind, ApplyError> {
+    let wrong = |reason: String| ApplyError::WrongKind {
+        process: name.clone(),
+        reason,
+    };
     let path = &process.component;
     match program.kind() {
         ProgramKind::Handler(wasi) if name.is_web() => {
@@ -295,20 +388,30 @@ fn kind_of(name: &ProcessType, process: &Process, program: &Program, limits: &Li
                 Wasi::P3 => Isolation::Dyno,
             };
             Ok(match (limits.isolation.unwrap_or(default), wasi) {
-                (Isolation::Request, _) => {
-                    Kind::WebFresh { capacity: limits.concurrency.unwrap_or(FRESH_CONCURRENCY).max(ONE_AT_A_TIME) }
-                }
-                (Isolation::Dyno, Wasi::P3) => {
-                    Kind::WebLive { capacity: limits.concurrency.unwrap_or(LIVE_CONCURRENCY).max(ONE_AT_A_TIME) }
-                }
-                (Isolation::Dyno, Wasi::P2) => Kind::WebLive { capacity: ONE_AT_A_TIME },
+                (Isolation::Request, _) => Kind::WebFresh {
+                    capacity: limits
+                        .concurrency
+                        .unwrap_or(FRESH_CONCURRENCY)
+                        .max(ONE_AT_A_TIME),
+                },
+                (Isolation::Dyno, Wasi::P3) => Kind::WebLive {
+                    capacity: limits
+                        .concurrency
+                        .unwrap_or(LIVE_CONCURRENCY)
+                        .max(ONE_AT_A_TIME),
+                },
+                (Isolation::Dyno, Wasi::P2) => Kind::WebLive {
+                    capacity: ONE_AT_A_TIME,
+                },
             })
         }
         ProgramKind::Command(_) if name.is_web() => Err(wrong(format!(
             "{path} is a command (`wasi:cli/run`), and this version routes requests to handlers only; export \
              `wasi:http/incoming-handler@0.2` or `wasi:http/handler@0.3`, or name the process type otherwise"
         ))),
-        ProgramKind::Command(_) if name.is_release() || process.schedule.is_some() => Ok(Kind::Occasional),
+        ProgramKind::Command(_) if name.is_release() || process.schedule.is_some() => {
+            Ok(Kind::Occasional)
+        }
         ProgramKind::Command(_) if process.singleton => Ok(Kind::Command(Role::Singleton)),
         ProgramKind::Command(_) => Ok(Kind::Command(Role::Worker)),
         ProgramKind::Handler(_) => Err(wrong(format!(
