@@ -38,5 +38,9 @@ pub fn guest(name: &str) -> PathBuf {
     });
     // A binary keeps its name, a cdylib gets underscores.
     let bin = folder.join(format!("{name}.wasm"));
-    if bin.exists() { bin } else { folder.join(format!("{}.wasm", name.replace('-', "_"))) }
+    if bin.exists() {
+        bin
+    } else {
+        folder.join(format!("{}.wasm", name.replace('-', "_")))
+    }
 }

@@ -46,5 +46,27 @@ pub trait KvBucket: Send + Sync + 'static {
     /// Adds to a decimal integer value (absent: 0), atomically; the new value.
     async fn increment(&self, key: String, delta: i64) -> Result<i64, KvError>;
     /// Sets `key` if its value still is `old`; otherwise says what it is now.
-    async fn swap(&self, key: String, old: Option<Vec<u8>>, new: Vec<u8>) -> Result<Result<(), Option<Vec<u8>>>, KvError>;
+    async fn swap(
+        &self,
+        key: String,
+        old: Option<Vec<u8>>,
+        new: Vec<u8>,
+    ) -> Result<Result<(), Option<Vec<u8>>>, KvError>;
+}
+
+/// The kv add-ons an instance may open.
+pub(crate) struct KvCtx {}
+
+impl KvCtx {
+    /// For one instance.
+    pub(crate) fn new(_grant: &crate::grant::Grant) -> Self {
+        Self {}
+    }
+}
+
+/// Links `wasi:keyvalue`.
+pub(crate) fn add_to_linker(
+    _linker: &mut wasmtime::component::Linker<crate::state::State>,
+) -> wasmtime::Result<()> {
+    Ok(())
 }

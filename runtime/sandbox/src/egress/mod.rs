@@ -3,7 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use oarlock_spec::limits::Limits;
 use oarlock_spec::manifest::AllowEntry;
+use wasmtime::component::Linker;
+use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsView};
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
+
+use crate::grant::Grant;
+use crate::state::State;
 
 /// What a guest tries to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +99,9 @@ impl Egress {
 
     /// The decision point.
     pub fn decide(&self, _what: &Attempt<'_>) -> Decision {
-        unimplemented!()
+        Decision::Deny(Denial {
+            reason: "nothing is granted".to_owned(),
+        })
     }
 }
 
@@ -104,6 +113,48 @@ pub struct HttpClient {}
 impl HttpClient {
     /// A client that trusts the public roots and these DER certificates besides.
     pub fn new(_extra_roots: &[Vec<u8>]) -> Self {
-        unimplemented!()
+        Self {}
     }
+}
+
+/// What an instance may do with sockets and name look-ups.
+pub(crate) struct NetCtx {}
+
+impl NetCtx {
+    /// For one instance.
+    pub(crate) fn new(_grant: &Grant, _limits: &Limits) -> Self {
+        Self {}
+    }
+}
+
+/// Outgoing HTTP of one instance.
+pub(crate) struct HttpHooks {}
+
+impl HttpHooks {
+    /// For one instance.
+    pub(crate) fn new(_grant: &Grant, _limits: &Limits) -> Self {
+        Self {}
+    }
+}
+
+type Transfer = Box<dyn Future<Output = Result<(), Error>> + Send>;
+
+impl WasiHttpHooks for HttpHooks {
+    fn send_request(
+        &mut self,
+        _request: http::Request<WasiBody>,
+        _options: Option<RequestOptions>,
+        _fut: Transfer,
+    ) -> Box<dyn Future<Output = Result<(http::Response<WasiBody>, Transfer), Error>> + Send> {
+        Box::new(std::future::ready(Err(Error::HttpRequestDenied)))
+    }
+}
+
+/// Links `wasi:sockets`: TCP and name look-ups of 0.2, everything of 0.3.
+pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    use wasmtime_wasi::p2::bindings::sockets;
+    sockets::tcp::add_to_linker::<State, WasiSockets>(linker, State::sockets)?;
+    sockets::tcp_create_socket::add_to_linker::<State, WasiSockets>(linker, State::sockets)?;
+    sockets::ip_name_lookup::add_to_linker::<State, WasiSockets>(linker, State::sockets)?;
+    wasmtime_wasi::p3::sockets::add_to_linker(linker)
 }
