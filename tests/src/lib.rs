@@ -8,6 +8,8 @@
     reason = "test support"
 )]
 
+pub mod servers;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -38,9 +40,5 @@ pub fn guest(name: &str) -> PathBuf {
     });
     // A binary keeps its name, a cdylib gets underscores.
     let bin = folder.join(format!("{name}.wasm"));
-    if bin.exists() {
-        bin
-    } else {
-        folder.join(format!("{}.wasm", name.replace('-', "_")))
-    }
+    if bin.exists() { bin } else { folder.join(format!("{}.wasm", name.replace('-', "_"))) }
 }

@@ -23,24 +23,23 @@ mod meter;
 mod program;
 mod run;
 mod sandbox;
+mod sockets;
 mod state;
 mod stdio;
 mod ticker;
 mod tmp;
 mod trap;
 
-/// Why a body ended early.
-pub use wasmtime_wasi_http::Error as BodyError;
 /// The body of a request or response on its way in or out of a guest.
 pub use wasmtime_wasi_http::WasiBody as Body;
+/// Why a body ended early.
+pub use wasmtime_wasi_http::Error as BodyError;
 
-pub use egress::{
-    Attempt, Decision, Denial, Egress, EgressRules, Endpoint, HttpClient, PrivateNetworks,
-};
+pub use egress::{Attempt, Decision, Denial, Egress, EgressRules, Endpoint, HttpClient, PrivateNetworks};
 pub use engine::{Engine, EngineConfig, EngineError};
 pub use grant::{DynoLog, Folder, Grant, OutputStream};
 pub use instance::{CallError, Instance, InstanceEnd};
-pub use kv::{KvBucket, KvError, KvKeys};
+pub use kv::{KvBucket, KvError, KvKeys, KvSwap};
 pub use meter::Meter;
 pub use program::{LoadError, Origin, Program, ProgramKind, Wasi};
 pub use run::{Exit, Output, Run, RunHandle, Stdin, StdinSource};

@@ -6,5 +6,10 @@ pub mod api;
 pub mod codes;
 pub mod limits;
 pub mod manifest;
+pub mod mistakes;
 pub mod names;
 pub mod policy;
+
+mod read;
+mod suggest;
+mod units;

@@ -1,21 +1,255 @@
-//! The operator's file: caps, private networks, shared servers, prices. `Policy` in the library.
+//! The operator's file (`--policy FILE`): what this host allows and defaults to. `Policy` in the library.
+//!
+//! ```toml
+//! app_memory       = "2 GiB"              # all instances of one app together; default a quarter of the machine
+//! private_networks = ["10.1.2.0/24"]      # private ranges that manifests may name in `allow`
+//!
+//! [defaults]                              # under the manifests' own limits; keys as in [limits.TYPE]
+//! idle = "15m"
+//!
+//! [caps]                                  # a manifest that asks for more is refused
+//! memory = "512 MiB"
+//!
+//! [addons]                                # admin URLs of shared servers, by provider
+//! postgres = "postgres://admin:secret@10.0.0.5:5432/postgres"
+//!
+//! [weights]                               # an app's share of a busy machine, 1 unless named
+//! guestbook = 2
+//!
+//! [prices]                                # per unit of what `usage` counts
+//! cpu_hour = 0.02
+//! ```
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use toml::de::DeTable;
+use url::Url;
+
+use crate::limits::{LimitSet, in_units};
+use crate::mistakes::{FileErrors, Findings, Source, brief};
+use crate::names::AppName;
+use crate::read::{self, Entry};
+use crate::units::{parse_size, show_size};
+
+/// The file's usual name, shown where the caller gives none.
+pub const POLICY_FILE: &str = "policy.toml";
 
 /// What an operator allows beyond the defaults.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Policy {
     /// Bytes of all instances of one app together; `None`: a quarter of the machine.
     pub app_memory: Option<u64>,
     /// Private ranges that a literal IP or CIDR entry of a manifest may name.
     pub private_networks: Vec<IpNet>,
-    /// Hard caps on `[limits]` keys (key, then value in the manifest's own notation).
-    pub caps: BTreeMap<String, toml::Value>,
-    /// Defaults of `[limits]` keys for manifests that are silent.
-    pub defaults: BTreeMap<String, toml::Value>,
+    /// Hard caps on limits: a manifest above one is refused, a default above one is lowered.
+    pub caps: LimitSet,
+    /// Defaults of limits for manifests that are silent.
+    pub defaults: LimitSet,
     /// Admin URLs of shared add-on servers, by provider.
-    pub addons: BTreeMap<String, String>,
+    pub addons: BTreeMap<String, AdminUrl>,
+    /// An app's share of a busy machine; an app not named weighs 1.
+    pub weights: BTreeMap<AppName, u32>,
+    /// Prices per unit, by the unit's name.
+    pub prices: BTreeMap<String, f64>,
+}
+
+/// The admin URL of a shared server. It holds a password: `Debug` shows neither that nor the user.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AdminUrl(Url);
+
+impl AdminUrl {
+    /// The whole URL, password included.
+    pub fn expose(&self) -> &Url {
+        &self.0
+    }
+}
+
+impl fmt::Debug for AdminUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}://***@{}",
+            self.0.scheme(),
+            self.0.host_str().unwrap_or_default()
+        )
+    }
+}
+
+const KEYS: [&str; 7] = [
+    "app_memory",
+    "private_networks",
+    "caps",
+    "defaults",
+    "addons",
+    "weights",
+    "prices",
+];
+
+const MIB: u64 = 1 << 20;
+
+/// Reads a policy file.
+///
+/// # Errors
+/// All mistakes of the file, by place; or that it is over [`crate::mistakes::MAX_FILE_BYTES`].
+pub fn parse(text: &str) -> Result<Policy, FileErrors> {
+    let (document, mut findings) = read::document(Source::new(POLICY_FILE, text)?, true);
+    let syntax_mistakes = findings.count();
+    let policy = read_policy(document.get_ref(), &mut findings);
+    findings.drop_consequences(syntax_mistakes);
+    findings.finish(Some(policy))
+}
+
+fn read_policy(document: &DeTable<'_>, findings: &mut Findings<'_>) -> Policy {
+    let keys = read::known_entries(document, &KEYS, "", findings);
+    let mut policy = Policy::default();
+    if let Some(entry) = keys.get("app_memory") {
+        policy.app_memory = read_app_memory(entry, findings);
+    }
+    if let Some(entry) = keys.get("private_networks") {
+        policy.private_networks = read_networks(entry, findings);
+    }
+    if let Some(table) = keys
+        .get("caps")
+        .and_then(|entry| entry.table("[caps]", findings))
+    {
+        if let Some(entry) = read::entries(table)
+            .into_iter()
+            .find(|entry| entry.key == "isolation")
+        {
+            findings.suggest(
+                &entry.key_span,
+                "`isolation` is no number and has no cap",
+                "put it under [defaults], or remove it",
+            );
+        }
+        policy.caps = LimitSet::read(table, "[caps]", None, findings);
+    }
+    if let Some(table) = keys
+        .get("defaults")
+        .and_then(|entry| entry.table("[defaults]", findings))
+    {
+        policy.defaults = LimitSet::read(table, "[defaults]", Some(&policy.caps), findings);
+    }
+    if let Some(table) = keys
+        .get("addons")
+        .and_then(|entry| entry.table("[addons]", findings))
+    {
+        findings.set_secret(true);
+        policy.addons = read_addons(table, findings);
+        findings.set_secret(false);
+    }
+    if let Some(table) = keys
+        .get("weights")
+        .and_then(|entry| entry.table("[weights]", findings))
+    {
+        policy.weights = read_weights(table, findings);
+    }
+    if let Some(table) = keys
+        .get("prices")
+        .and_then(|entry| entry.table("[prices]", findings))
+    {
+        policy.prices = read_prices(table, findings);
+    }
+    policy
+}
+
+fn read_app_memory(entry: &Entry<'_>, findings: &mut Findings<'_>) -> Option<u64> {
+    let text = entry.string(findings)?;
+    let bytes = in_units(entry, text, parse_size(text), findings)?;
+    if bytes < MIB {
+        let message = format!("`app_memory` is out of range: {}", show_size(bytes));
+        findings.suggest(&entry.span(), message, "use 1 MiB or more");
+    }
+    Some(bytes)
+}
+
+fn read_networks(entry: &Entry<'_>, findings: &mut Findings<'_>) -> Vec<IpNet> {
+    let mut networks = Vec::new();
+    for (span, text) in entry.strings(findings) {
+        let network = text
+            .parse::<IpNet>()
+            .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        match network {
+            Ok(network) if network.addr() != network.network() => {
+                let message = format!("`{}` has bits beyond its prefix", brief(text));
+                findings.suggest(
+                    &span,
+                    message,
+                    format!("did you mean `{}`?", network.trunc()),
+                );
+            }
+            Ok(network) => networks.push(network),
+            Err(_) => {
+                let message = format!("`{}` is not an address or range", brief(text));
+                findings.suggest(
+                    &span,
+                    message,
+                    "use one like \"10.1.2.0/24\" or \"fd00::/8\"",
+                );
+            }
+        }
+    }
+    networks
+}
+
+fn read_addons(table: &DeTable<'_>, findings: &mut Findings<'_>) -> BTreeMap<String, AdminUrl> {
+    let mut addons = BTreeMap::new();
+    for entry in read::entries(table) {
+        let Some(text) = entry.text(findings) else {
+            continue;
+        };
+        match Url::parse(text) {
+            Ok(url) if url.has_host() => {
+                addons.insert(entry.key.to_owned(), AdminUrl(url));
+            }
+            _ => {
+                let message = format!("the URL of `{}` is not valid", brief(entry.key));
+                findings.suggest(
+                    &entry.span(),
+                    message,
+                    "use scheme://user:password@host:port",
+                );
+            }
+        }
+    }
+    addons
+}
+
+fn read_weights(table: &DeTable<'_>, findings: &mut Findings<'_>) -> BTreeMap<AppName, u32> {
+    let mut weights = BTreeMap::new();
+    for entry in read::entries(table) {
+        let weight = entry
+            .integer(1..=10_000, findings)
+            .and_then(|weight| u32::try_from(weight).ok());
+        match entry.key.parse::<AppName>() {
+            Ok(app) => weights.extend(weight.map(|weight| (app, weight))),
+            Err(error) => {
+                let message = format!("{} `{}` is not valid", error.what, brief(entry.key));
+                findings.suggest(&entry.key_span, message, error.rule);
+            }
+        }
+    }
+    weights
+}
+
+fn read_prices(table: &DeTable<'_>, findings: &mut Findings<'_>) -> BTreeMap<String, f64> {
+    let mut prices = BTreeMap::new();
+    for entry in read::entries(table) {
+        let Some(price) = entry.number(findings) else {
+            continue;
+        };
+        if price.is_finite() && price >= 0.0 {
+            prices.insert(entry.key.to_owned(), price);
+        } else {
+            findings.suggest(
+                &entry.span(),
+                format!("`{}` is not a price", brief(entry.key)),
+                "use a number from 0 up",
+            );
+        }
+    }
+    prices
 }

@@ -1,8 +1,15 @@
 //! The `[limits]` table, resolved: what one dyno of a process type may use. Defaults are contract 1's.
 
+mod keys;
+mod set;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use keys::{LimitKey, LimitValue};
+pub use set::LimitSet;
+pub(crate) use set::in_units;
 
 /// How requests of a web process are kept apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

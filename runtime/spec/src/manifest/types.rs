@@ -1,6 +1,4 @@
-//! `oarlock.toml` and plain Procfiles: contract 1, validated.
-//!
-//! `parse` reports every mistake of a file at once; a [`Manifest`] that exists is valid.
+//! What a valid manifest says.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
