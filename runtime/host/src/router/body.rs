@@ -291,10 +291,10 @@ impl Streaming {
                 exchange.bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
                 self.trailed |= frame.is_trailers();
                 self.last = Instant::now();
-                if self
-                    .declared
-                    .is_some_and(|declared| exchange.bytes > declared)
-                {
+                self.trailed = frame.is_trailers();
+                let bytes = exchange.bytes;
+                let wrong = |length| bytes > length || (self.trailed && bytes < length);
+                if self.declared.is_some_and(wrong) {
                     return Poll::Ready(Some(Err(self.cut(RouterCode::H18))));
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -378,7 +378,7 @@ impl Streaming {
 impl Drop for Streaming {
     /// HTTP/1 drops a body as soon as it has as many bytes as were declared, without asking for its end.
     fn drop(&mut self) {
-        let Some(exchange) = &mut self.exchange else {
+        let Some(exchange) = &self.exchange else {
             return;
         };
         let whole = self.trailed || self.declared == Some(exchange.bytes) || self.is_end();
