@@ -15,8 +15,10 @@ pub(crate) fn load(dir: &Path) -> Result<BTreeMap<String, String>, String> {
     match read_text(&path)? {
         None => Ok(BTreeMap::new()),
         Some(text) => parse(&text).map_err(|mistakes| {
-            let lines: Vec<String> =
-                mistakes.iter().map(|mistake| format!("{}:{mistake}", path.display())).collect();
+            let lines: Vec<String> = mistakes
+                .iter()
+                .map(|mistake| format!("{}:{mistake}", path.display()))
+                .collect();
             lines.join("\n")
         }),
     }
@@ -63,7 +65,11 @@ pub(crate) fn parse(text: &str) -> Result<BTreeMap<String, String>, Vec<Mistake>
         line += entry.matches('\n').count();
         rest = after;
     }
-    if mistakes.is_empty() { Ok(vars) } else { Err(mistakes) }
+    if mistakes.is_empty() {
+        Ok(vars)
+    } else {
+        Err(mistakes)
+    }
 }
 
 type Parsed = Result<Option<(String, String)>, String>;
@@ -71,7 +77,10 @@ type Parsed = Result<Option<(String, String)>, String>;
 /// One entry: how many bytes it took (its line's end included), and what it says.
 fn parse_entry(text: &str) -> (usize, Parsed) {
     let line_end = text.find('\n').map_or(text.len(), |at| at + 1);
-    let line = text.get(..line_end).unwrap_or(text).trim_end_matches(['\n', '\r']);
+    let line = text
+        .get(..line_end)
+        .unwrap_or(text)
+        .trim_end_matches(['\n', '\r']);
     let start = line.trim_start();
     if start.is_empty() || start.starts_with('#') {
         return (line_end, Ok(None));
@@ -81,7 +90,10 @@ fn parse_entry(text: &str) -> (usize, Parsed) {
         _ => start,
     };
     let Some((key, value)) = assignment.split_once('=') else {
-        return (line_end, Err(format!("`{}` is not `KEY=VALUE`", shorten(start))));
+        return (
+            line_end,
+            Err(format!("`{}` is not `KEY=VALUE`", shorten(start))),
+        );
     };
     let key = key.trim_end();
     if let Some(reason) = refuse_name(key) {
@@ -102,7 +114,10 @@ fn parse_entry(text: &str) -> (usize, Parsed) {
                     let parsed = if trailing.is_empty() || trailing.starts_with('#') {
                         Ok(Some((key.to_owned(), value)))
                     } else {
-                        Err(format!("`{key}`: text after the closing quote: `{}`", shorten(trailing)))
+                        Err(format!(
+                            "`{key}`: text after the closing quote: `{}`",
+                            shorten(trailing)
+                        ))
                     };
                     (after_quote + tail_end, parsed)
                 }
@@ -113,14 +128,24 @@ fn parse_entry(text: &str) -> (usize, Parsed) {
                 let before = value.get(..*at).and_then(|text| text.chars().next_back());
                 *c == '#' && before.is_none_or(char::is_whitespace)
             });
-            let value = comment.and_then(|(at, _)| value.get(..at)).unwrap_or(value).trim_end();
-            (line_end, checked(value).map(|value| Some((key.to_owned(), value))))
+            let value = comment
+                .and_then(|(at, _)| value.get(..at))
+                .unwrap_or(value)
+                .trim_end();
+            (
+                line_end,
+                checked(value).map(|value| Some((key.to_owned(), value))),
+            )
         }
     }
 }
 
 fn checked(value: &str) -> Result<String, String> {
-    if value.contains('\0') { Err("a value has a NUL byte".to_owned()) } else { Ok(value.to_owned()) }
+    if value.contains('\0') {
+        Err("a value has a NUL byte".to_owned())
+    } else {
+        Ok(value.to_owned())
+    }
 }
 
 /// The value, and how many bytes it took with its closing quote.
@@ -151,7 +176,11 @@ fn parse_quoted(body: &str, quote: char) -> Result<(String, usize), String> {
 fn shorten(text: &str) -> String {
     // The rest of the line may be a secret.
     let short: String = text.chars().take(16).collect();
-    if short.len() < text.len() { format!("{short}…") } else { short }
+    if short.len() < text.len() {
+        format!("{short}…")
+    } else {
+        short
+    }
 }
 
 #[cfg(test)]
@@ -189,8 +218,16 @@ mod tests {
         let text = "A=1\nnonsense here\nB='x\ny' z\n1C=2\nPORT=80\nOARLOCK_APP=x\nD=\"open\n";
         let mistakes = parse(text).unwrap_err();
         // Names are the manifest's matter, and so are the words for bad ones.
-        assert_eq!(mistakes.iter().map(|mistake| mistake.line).collect::<Vec<_>>(), [2, 3, 5, 6, 7, 8]);
-        let others = mistakes.iter().filter(|mistake| !(5..=7).contains(&mistake.line));
+        assert_eq!(
+            mistakes
+                .iter()
+                .map(|mistake| mistake.line)
+                .collect::<Vec<_>>(),
+            [2, 3, 5, 6, 7, 8]
+        );
+        let others = mistakes
+            .iter()
+            .filter(|mistake| !(5..=7).contains(&mistake.line));
         let mistakes: Vec<String> = others.map(Mistake::to_string).collect();
         assert_eq!(
             mistakes,

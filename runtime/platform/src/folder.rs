@@ -56,7 +56,10 @@ pub enum FolderError {
 }
 
 fn unusable(path: &Path, reason: impl Into<String>) -> FolderError {
-    FolderError::Unusable { path: path.to_owned(), reason: reason.into() }
+    FolderError::Unusable {
+        path: path.to_owned(),
+        reason: reason.into(),
+    }
 }
 
 fn failed(path: &Path, error: &io::Error) -> FolderError {
@@ -67,7 +70,9 @@ fn failed(path: &Path, error: &io::Error) -> FolderError {
 pub(crate) fn explain_io(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::StorageFull => "the disk is full; free some space and try again".to_owned(),
-        io::ErrorKind::QuotaExceeded => "your disk quota is used up; free some space and try again".to_owned(),
+        io::ErrorKind::QuotaExceeded => {
+            "your disk quota is used up; free some space and try again".to_owned()
+        }
         io::ErrorKind::PermissionDenied => "permission denied; check who owns it".to_owned(),
         io::ErrorKind::ReadOnlyFilesystem => {
             "the file system is read-only; choose another data folder with `--data`".to_owned()
@@ -92,7 +97,10 @@ impl DataDir {
             make(&path.join(name))?;
         }
         clear(&path.join("tmp"))?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self {
+            path: path.to_owned(),
+            _lock: lock,
+        })
     }
 
     /// Where it is.
@@ -120,7 +128,10 @@ fn make(path: &Path) -> Result<(), FolderError> {
         return Err(unusable(path, "this is not a folder; move it away"));
     }
     if found.uid() != rustix::process::geteuid().as_raw() {
-        return Err(unusable(path, "it belongs to another user; remove it, or start oarlock as that user"));
+        return Err(unusable(
+            path,
+            "it belongs to another user; remove it, or start oarlock as that user",
+        ));
     }
     if found.mode() & 0o077 != 0 {
         let only_us = std::fs::Permissions::from_mode(0o700);
@@ -130,13 +141,18 @@ fn make(path: &Path) -> Result<(), FolderError> {
 }
 
 fn link(path: &Path) -> FolderError {
-    unusable(path, "this is a symbolic link, and oarlock follows none in its data folder; remove it")
+    unusable(
+        path,
+        "this is a symbolic link, and oarlock follows none in its data folder; remove it",
+    )
 }
 
 fn refuse_links(root: &Path, folder: &Path, depth: usize) -> Result<(), FolderError> {
     for entry in std::fs::read_dir(folder).map_err(|error| failed(folder, &error))? {
         let entry = entry.map_err(|error| failed(folder, &error))?;
-        let kind = entry.file_type().map_err(|error| failed(&entry.path(), &error))?;
+        let kind = entry
+            .file_type()
+            .map_err(|error| failed(&entry.path(), &error))?;
         if kind.is_symlink() {
             return Err(link(&entry.path()));
         }
@@ -153,7 +169,11 @@ fn refuse_links(root: &Path, folder: &Path, depth: usize) -> Result<(), FolderEr
 fn clear(folder: &Path) -> Result<(), FolderError> {
     for entry in std::fs::read_dir(folder).map_err(|error| failed(folder, &error))? {
         let path = entry.map_err(|error| failed(folder, &error))?.path();
-        let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        let removed = if path.is_dir() {
+            std::fs::remove_dir_all(&path)
+        } else {
+            std::fs::remove_file(&path)
+        };
         removed.map_err(|error| failed(&path, &error))?;
     }
     Ok(())
@@ -162,8 +182,14 @@ fn clear(folder: &Path) -> Result<(), FolderError> {
 fn lock(folder: &Path) -> Result<File, FolderError> {
     let path = folder.join("lock");
     let flags = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0);
-    let opened =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(&path);
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(flags)
+        .open(&path);
     let mut file = opened.map_err(|error| match Errno::from_io_error(&error) {
         Some(Errno::LOOP) => link(&path),
         _ => failed(&path, &error),
@@ -187,14 +213,22 @@ fn in_use(folder: &Path, file: &mut File) -> FolderError {
     let mut waited = Duration::ZERO;
     while waited < PID_WAIT {
         let mut text = String::new();
-        let read = file.rewind().and_then(|()| Read::by_ref(file).take(32).read_to_string(&mut text));
+        let read = file
+            .rewind()
+            .and_then(|()| Read::by_ref(file).take(32).read_to_string(&mut text));
         if let (Ok(_), Ok(pid)) = (read, text.trim().parse()) {
-            return FolderError::InUse { path: folder.to_owned(), pid };
+            return FolderError::InUse {
+                path: folder.to_owned(),
+                pid,
+            };
         }
         std::thread::sleep(step);
         waited += step;
     }
-    unusable(folder, "it is in use by another `oarlock`, whose process id cannot be read; stop it first")
+    unusable(
+        folder,
+        "it is in use by another `oarlock`, whose process id cannot be read; stop it first",
+    )
 }
 
 /// Whether an app lies here: a folder with `oarlock.toml` or `Procfile`.
@@ -209,12 +243,25 @@ pub fn load_manifest(dir: &Path, policy: Option<&Policy>) -> Result<Manifest, St
     if !dir.is_dir() {
         return Err(format!("{}: there is no such folder", dir.display()));
     }
-    let options = manifest::Options { policy, providers: &[] };
-    let named = |mistakes: manifest::ManifestErrors| format!("in {}:\n{mistakes}", dir.display());
+    let options = manifest::Options {
+        policy,
+        providers: &[],
+    };
+    let named = |file: &str| {
+        let path = dir.join(file).display().to_string();
+        move |mistakes: manifest::ManifestErrors| mistakes.in_file(path).to_string()
+    };
     let (file, manifest) = if let Some(text) = read_text(&dir.join(MANIFEST_FILE))? {
-        (MANIFEST_FILE, manifest::parse(&text, &options).map_err(named)?)
+        (
+            MANIFEST_FILE,
+            manifest::parse(&text, &options).map_err(named(MANIFEST_FILE))?,
+        )
     } else if let Some(text) = read_text(&dir.join(PROCFILE))? {
-        (PROCFILE, manifest::parse_procfile(&text, folder_app_name(dir), &options).map_err(named)?)
+        (
+            PROCFILE,
+            manifest::parse_procfile(&text, folder_app_name(dir), &options)
+                .map_err(named(PROCFILE))?,
+        )
     } else {
         return Err(format!(
             "{} has no {MANIFEST_FILE} and no {PROCFILE}; `oarlock new` makes an app, or name the app's folder",
@@ -225,7 +272,11 @@ pub fn load_manifest(dir: &Path, policy: Option<&Policy>) -> Result<Manifest, St
         .into_iter()
         .map(|(line, message)| format!("{}:{line}: {message}", dir.join(file).display()))
         .collect();
-    if mistakes.is_empty() { Ok(manifest) } else { Err(mistakes.join("\n")) }
+    if mistakes.is_empty() {
+        Ok(manifest)
+    } else {
+        Err(mistakes.join("\n"))
+    }
 }
 
 /// A text file; `None`: there is none.
@@ -240,9 +291,13 @@ pub(crate) fn read_text(path: &Path) -> Result<Option<String>, String> {
         return Err(say("this is not a file".to_owned()));
     }
     let mut bytes = Vec::new();
-    file.take(MAX_TEXT + 1).read_to_end(&mut bytes).map_err(|error| say(explain_io(&error)))?;
+    file.take(MAX_TEXT + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| say(explain_io(&error)))?;
     if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_TEXT) {
-        return Err(say(format!("the file is over the limit of {MAX_TEXT} bytes")));
+        return Err(say(format!(
+            "the file is over the limit of {MAX_TEXT} bytes"
+        )));
     }
     String::from_utf8(bytes).map(Some).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
@@ -254,7 +309,10 @@ pub(crate) fn read_text(path: &Path) -> Result<Option<String>, String> {
 pub(crate) fn folder_app_name(dir: &Path) -> AppName {
     let full = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
     let full = full.canonicalize().unwrap_or(full);
-    let folder = full.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let folder = full
+        .file_name()
+        .map(|name| name.to_string_lossy().to_lowercase())
+        .unwrap_or_default();
     let mut name = String::new();
     for c in folder.chars() {
         if c.is_ascii_lowercase() || (c.is_ascii_digit() && !name.is_empty()) {
@@ -265,7 +323,9 @@ pub(crate) fn folder_app_name(dir: &Path) -> AppName {
     }
     name.truncate(30);
     let name = name.trim_end_matches('-');
-    name.parse().or_else(|_| "app".parse()).unwrap_or_else(|_| unreachable!("`app` is an app name"))
+    name.parse()
+        .or_else(|_| "app".parse())
+        .unwrap_or_else(|_| unreachable!("`app` is an app name"))
 }
 
 #[cfg(test)]
@@ -278,7 +338,10 @@ mod tests {
         let path = root.path().join(DATA_NAME);
         let first = DataDir::open(&path).unwrap();
         let error = DataDir::open(&path).err().unwrap();
-        assert!(matches!(&error, FolderError::InUse { pid, .. } if *pid == std::process::id()), "{error}");
+        assert!(
+            matches!(&error, FolderError::InUse { pid, .. } if *pid == std::process::id()),
+            "{error}"
+        );
         drop(first);
         DataDir::open(&path).unwrap();
     }
@@ -290,22 +353,39 @@ mod tests {
         std::fs::create_dir_all(path.join("tmp/half")).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
         let data = DataDir::open(&path).unwrap();
-        assert_eq!(std::fs::metadata(data.path()).unwrap().mode() & 0o777, 0o700);
+        assert_eq!(
+            std::fs::metadata(data.path()).unwrap().mode() & 0o777,
+            0o700
+        );
         assert!(!path.join("tmp/half").exists());
     }
 
     #[test]
     fn symbolic_links_are_refused_by_name() {
-        for place in ["", "lock", "state.db", "slugs", "apps/guestbook", "apps/guestbook/kv.redb"] {
+        for place in [
+            "",
+            "lock",
+            "state.db",
+            "slugs",
+            "apps/guestbook",
+            "apps/guestbook/kv.redb",
+        ] {
             let root = tempfile::tempdir().unwrap();
             let target = root.path().join("target");
             std::fs::create_dir(&target).unwrap();
             let path = root.path().join(DATA_NAME);
-            let link = if place.is_empty() { path.clone() } else { path.join(place) };
+            let link = if place.is_empty() {
+                path.clone()
+            } else {
+                path.join(place)
+            };
             std::fs::create_dir_all(link.parent().unwrap()).unwrap();
             std::os::unix::fs::symlink(&target, &link).unwrap();
             let error = DataDir::open(&path).err().unwrap().to_string();
-            assert!(error.contains("symbolic link") && error.contains(&*link.to_string_lossy()), "{error}");
+            assert!(
+                error.contains("symbolic link") && error.contains(&*link.to_string_lossy()),
+                "{error}"
+            );
             assert_eq!(std::fs::read_dir(&target).unwrap().count(), 0);
         }
     }
@@ -314,18 +394,34 @@ mod tests {
     fn a_file_in_its_place_and_a_missing_parent_are_said() {
         let root = tempfile::tempdir().unwrap();
         std::fs::write(root.path().join("file"), "").unwrap();
-        let error = DataDir::open(&root.path().join("file")).err().unwrap().to_string();
+        let error = DataDir::open(&root.path().join("file"))
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.contains("not a folder"), "{error}");
         assert!(DataDir::open(&root.path().join("none/data")).is_err());
     }
 
     #[test]
     fn names_come_from_folders() {
-        for (folder, name) in
-            [("guestbook", "guestbook"), ("My App_2", "my-app-2"), ("2nd", "nd"), ("42", "app"), ("ä", "app"), ("x--", "x")]
-        {
-            assert_eq!(folder_app_name(&Path::new("/none").join(folder)).as_str(), name);
+        for (folder, name) in [
+            ("guestbook", "guestbook"),
+            ("My App_2", "my-app-2"),
+            ("2nd", "nd"),
+            ("42", "app"),
+            ("ä", "app"),
+            ("x--", "x"),
+        ] {
+            assert_eq!(
+                folder_app_name(&Path::new("/none").join(folder)).as_str(),
+                name
+            );
         }
-        assert_eq!(folder_app_name(&Path::new("/none").join("a".repeat(40))).as_str().len(), 30);
+        assert_eq!(
+            folder_app_name(&Path::new("/none").join("a".repeat(40)))
+                .as_str()
+                .len(),
+            30
+        );
     }
 }

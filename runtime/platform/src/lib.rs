@@ -3,6 +3,7 @@
 //! It never names wasmtime; it tells the host what shall be ([`oarlock_host::Desired`]) and keeps what
 //! was, in a [`store::Store`].
 
+mod apps;
 pub mod build;
 pub mod control;
 mod env_file;

@@ -4,7 +4,9 @@
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use oarlock_host::logs::LogFilter;
-use oarlock_host::{Applied, ApplyError, Desired, Host, OneOff, OneOffError, OneOffExit, OneOffRequest};
+use oarlock_host::{
+    Applied, ApplyError, Desired, Host, OneOff, OneOffError, OneOffExit, OneOffRequest,
+};
 use oarlock_spec::api::{DynoRow, Formation, LogLine, LogSource};
 use oarlock_spec::names::{AppName, DynoName};
 
@@ -14,9 +16,17 @@ pub(crate) trait Runtime: Send + Sync + 'static {
     async fn apply(&self, desired: Desired) -> Result<Applied, ApplyError>;
     async fn scale(&self, app: &AppName, change: Formation) -> Option<Result<Formation, String>>;
     async fn formation(&self, app: &AppName) -> Option<Formation>;
-    async fn restart(&self, app: &AppName, target: Option<&str>) -> Option<Result<Vec<DynoName>, String>>;
+    async fn restart(
+        &self,
+        app: &AppName,
+        target: Option<&str>,
+    ) -> Option<Result<Vec<DynoName>, String>>;
     async fn dynos(&self, app: &AppName) -> Option<Vec<DynoRow>>;
-    async fn run(&self, app: &AppName, request: OneOffRequest) -> Result<Box<dyn OneOffDyno>, OneOffError>;
+    async fn run(
+        &self,
+        app: &AppName,
+        request: OneOffRequest,
+    ) -> Result<Box<dyn OneOffDyno>, OneOffError>;
     /// Writes a line of Oarlock's own.
     fn log(&self, app: &AppName, dyno: &str, message: &str);
     fn tail(&self, app: &AppName, n: usize, filter: &LogFilter) -> Vec<LogLine>;
@@ -43,13 +53,21 @@ impl Runtime for Host {
     async fn formation(&self, app: &AppName) -> Option<Formation> {
         Host::formation(self, app).await
     }
-    async fn restart(&self, app: &AppName, target: Option<&str>) -> Option<Result<Vec<DynoName>, String>> {
+    async fn restart(
+        &self,
+        app: &AppName,
+        target: Option<&str>,
+    ) -> Option<Result<Vec<DynoName>, String>> {
         Host::restart(self, app, target).await
     }
     async fn dynos(&self, app: &AppName) -> Option<Vec<DynoRow>> {
         Host::dynos(self, app).await
     }
-    async fn run(&self, app: &AppName, request: OneOffRequest) -> Result<Box<dyn OneOffDyno>, OneOffError> {
+    async fn run(
+        &self,
+        app: &AppName,
+        request: OneOffRequest,
+    ) -> Result<Box<dyn OneOffDyno>, OneOffError> {
         Ok(Box::new(Host::run(self, app, request).await?))
     }
     fn log(&self, app: &AppName, dyno: &str, message: &str) {

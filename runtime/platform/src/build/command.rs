@@ -116,7 +116,10 @@ pub(super) async fn run(
     progress: &mut (impl FnMut(Progress) + Send),
 ) -> Result<(), CommandError> {
     progress(Progress::Starting(command.to_owned()));
-    let start = |source: std::io::Error| CommandError::Start { command: command.to_owned(), source };
+    let start = |source: std::io::Error| CommandError::Start {
+        command: command.to_owned(),
+        source,
+    };
     let mut child = Command::new("sh")
         .args(["-c", SUPERVISED, "sh", command])
         .current_dir(root)
@@ -130,12 +133,23 @@ pub(super) async fn run(
         .kill_on_drop(true)
         .spawn()
         .map_err(start)?;
-    let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw));
+    let mut group = Group(
+        child
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(Pid::from_raw),
+    );
     let watchdog = child.stdin.take();
     let (lines, mut told) = mpsc::channel(LINES);
     let readers = [
-        child.stdout.take().map(|out| tokio::spawn(read_lines(out, lines.clone()))),
-        child.stderr.take().map(|err| tokio::spawn(read_lines(err, lines.clone()))),
+        child
+            .stdout
+            .take()
+            .map(|out| tokio::spawn(read_lines(out, lines.clone()))),
+        child
+            .stderr
+            .take()
+            .map(|err| tokio::spawn(read_lines(err, lines.clone()))),
     ];
     drop(lines);
     let status = loop {
@@ -154,8 +168,18 @@ pub(super) async fn run(
         }
     };
     let _ = tokio::time::timeout(OUTPUT_GRACE, rest).await;
-    readers.into_iter().flatten().for_each(|reader| reader.abort());
-    if status.success() { Ok(()) } else { Err(CommandError::Failed { command: command.to_owned(), status }) }
+    readers
+        .into_iter()
+        .flatten()
+        .for_each(|reader| reader.abort());
+    if status.success() {
+        Ok(())
+    } else {
+        Err(CommandError::Failed {
+            command: command.to_owned(),
+            status,
+        })
+    }
 }
 
 /// The first line of what a command prints, and whether it succeeded; `None`: it was not found.
@@ -177,7 +201,10 @@ pub(super) async fn query(
     match output {
         Ok(output) => {
             let text = String::from_utf8_lossy(&output.stdout);
-            Ok(Some((output.status.success(), text.lines().next().unwrap_or_default().to_owned())))
+            Ok(Some((
+                output.status.success(),
+                text.lines().next().unwrap_or_default().to_owned(),
+            )))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
@@ -209,7 +236,9 @@ async fn read_lines<R: AsyncRead + Unpin>(from: R, to: mpsc::Sender<String>) {
 }
 
 async fn send(line: &mut Vec<u8>, to: &mpsc::Sender<String>) -> bool {
-    let text = String::from_utf8_lossy(line).trim_end_matches('\r').to_owned();
+    let text = String::from_utf8_lossy(line)
+        .trim_end_matches('\r')
+        .to_owned();
     line.clear();
     to.send(text).await.is_ok()
 }

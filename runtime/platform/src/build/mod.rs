@@ -72,13 +72,18 @@ pub enum BuildError {
 }
 
 fn missing_text(missing: &[(String, String, String)], built: Option<&str>) -> String {
-    let list: Vec<String> =
-        missing.iter().map(|(process, path, reason)| format!("{path} of process `{process}`: {reason}")).collect();
+    let list: Vec<String> = missing
+        .iter()
+        .map(|(process, path, reason)| format!("{path} of process `{process}`: {reason}"))
+        .collect();
     let after = match built {
         Some(command) => format!("after `{command}` "),
         None => String::new(),
     };
-    format!("{after}components of the manifest are missing:\n  {}", list.join("\n  "))
+    format!(
+        "{after}components of the manifest are missing:\n  {}",
+        list.join("\n  ")
+    )
 }
 
 /// What is to be run.
@@ -109,7 +114,11 @@ pub async fn build(
         }
     };
     let missing = missing(root, manifest)?;
-    if missing.is_empty() { Ok(()) } else { Err(BuildError::Missing { missing, built }) }
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(BuildError::Missing { missing, built })
+    }
 }
 
 /// The command that `build` would run; `None`: there is nothing to build.
@@ -123,26 +132,49 @@ pub fn planned_command(root: &Path, manifest: &Manifest) -> Result<Option<String
 fn plan(root: &Path, manifest: &Manifest) -> Result<Plan, BuildError> {
     if let Some(build) = &manifest.build {
         let rust = build.command.contains(rust::TARGET);
-        return Ok(Plan::Run { command: build.command.clone(), rust });
+        return Ok(Plan::Run {
+            command: build.command.clone(),
+            rust,
+        });
     }
     if root.join("Cargo.toml").is_file() {
-        return Ok(Plan::Run { command: rust::COMMAND.to_owned(), rust: true });
+        return Ok(Plan::Run {
+            command: rust::COMMAND.to_owned(),
+            rust: true,
+        });
     }
     if missing(root, manifest)?.is_empty() {
         return Ok(Plan::Nothing);
     }
-    let others = [("package.json", "JavaScript"), ("requirements.txt", "Python"), ("pyproject.toml", "Python")];
-    match others.into_iter().find(|(file, _)| root.join(file).is_file()) {
-        Some((file, language)) => Err(BuildError::NoBuildpack { root: root.to_owned(), file, language }),
+    let others = [
+        ("package.json", "JavaScript"),
+        ("requirements.txt", "Python"),
+        ("pyproject.toml", "Python"),
+    ];
+    match others
+        .into_iter()
+        .find(|(file, _)| root.join(file).is_file())
+    {
+        Some((file, language)) => Err(BuildError::NoBuildpack {
+            root: root.to_owned(),
+            file,
+            language,
+        }),
         None => Ok(Plan::Nothing),
     }
 }
 
 /// The components that are not there: process type, path, reason.
 fn missing(root: &Path, manifest: &Manifest) -> Result<Vec<(String, String, String)>, BuildError> {
-    let app = Dir::open_ambient_dir(root, ambient_authority())
-        .map_err(|error| BuildError::Folder { path: root.to_owned(), reason: crate::folder::explain_io(&error) })?;
-    let check = |(name, process): (&oarlock_spec::names::ProcessType, &oarlock_spec::manifest::Process)| {
+    let app =
+        Dir::open_ambient_dir(root, ambient_authority()).map_err(|error| BuildError::Folder {
+            path: root.to_owned(),
+            reason: crate::folder::explain_io(&error),
+        })?;
+    let check = |(name, process): (
+        &oarlock_spec::names::ProcessType,
+        &oarlock_spec::manifest::Process,
+    )| {
         let reason = slug::check_regular(&app, &process.component).err()?;
         Some((name.to_string(), process.component.clone(), reason))
     };

@@ -18,8 +18,18 @@ pub(super) async fn ensure_target(
     env: &BTreeMap<String, String>,
     progress: &mut (impl FnMut(Progress) + Send),
 ) -> Result<(), BuildError> {
-    let failed = |error: std::io::Error| BuildError::Folder { path: root.to_owned(), reason: error.to_string() };
-    let rustc = query(root, "rustc", &["--print", "target-libdir", "--target", TARGET], env).await.map_err(failed)?;
+    let failed = |error: std::io::Error| BuildError::Folder {
+        path: root.to_owned(),
+        reason: error.to_string(),
+    };
+    let rustc = query(
+        root,
+        "rustc",
+        &["--print", "target-libdir", "--target", TARGET],
+        env,
+    )
+    .await
+    .map_err(failed)?;
     match rustc {
         None => {
             return Err(BuildError::ToolMissing {
@@ -31,7 +41,11 @@ pub(super) async fn ensure_target(
         // A compiler too old to know the target, or one that lacks it.
         Some(_) => {}
     }
-    if query(root, "rustup", &["--version"], env).await.map_err(failed)?.is_none() {
+    if query(root, "rustup", &["--version"], env)
+        .await
+        .map_err(failed)?
+        .is_none()
+    {
         return Err(BuildError::ToolMissing {
             tool: "rustup",
             help: "the Rust target `wasm32-wasip2` is not installed, and only rustup can add it: \

@@ -6,7 +6,9 @@ use crate::testing::{manifest, path_env, write};
 fn app(command: Option<&str>) -> (tempfile::TempDir, Manifest) {
     let root = tempfile::tempdir().unwrap();
     let mut manifest = manifest(&[("web", "web.wasm")]);
-    manifest.build = command.map(|command| oarlock_spec::manifest::Build { command: command.to_owned() });
+    manifest.build = command.map(|command| oarlock_spec::manifest::Build {
+        command: command.to_owned(),
+    });
     (root, manifest)
 }
 
@@ -40,13 +42,31 @@ async fn a_command_makes_the_components_and_is_heard() {
 #[tokio::test]
 async fn failures_are_told_with_the_code_and_what_is_missing() {
     let (root, manifest) = app(Some("exit 7"));
-    let error = built(root.path(), &manifest).await.0.unwrap_err().to_string();
-    assert!(error.contains("exit code 7") && error.contains("`exit 7`"), "{error}");
+    let error = built(root.path(), &manifest)
+        .await
+        .0
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("exit code 7") && error.contains("`exit 7`"),
+        "{error}"
+    );
     let (root, manifest) = app(Some("true"));
-    let error = built(root.path(), &manifest).await.0.unwrap_err().to_string();
-    assert!(error.contains("after `true`") && error.contains("web.wasm of process `web`"), "{error}");
+    let error = built(root.path(), &manifest)
+        .await
+        .0
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("after `true`") && error.contains("web.wasm of process `web`"),
+        "{error}"
+    );
     let (root, manifest) = app(Some("no-such-program-here"));
-    let error = built(root.path(), &manifest).await.0.unwrap_err().to_string();
+    let error = built(root.path(), &manifest)
+        .await
+        .0
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("was not found"), "{error}");
 }
 
@@ -54,14 +74,24 @@ async fn failures_are_told_with_the_code_and_what_is_missing() {
 async fn buildpacks_are_found_by_the_folder() {
     let (root, manifest) = app(None);
     write(root.path(), "package.json", "{}");
-    let error = built(root.path(), &manifest).await.0.unwrap_err().to_string();
-    assert!(error.contains("no JavaScript buildpack yet") && error.contains("--no-build"), "{error}");
+    let error = built(root.path(), &manifest)
+        .await
+        .0
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("no JavaScript buildpack yet") && error.contains("--no-build"),
+        "{error}"
+    );
     // With its components there, an app of any language runs.
     write(root.path(), "web.wasm", "x");
     assert!(planned_command(root.path(), &manifest).unwrap().is_none());
     built(root.path(), &manifest).await.0.unwrap();
     write(root.path(), "Cargo.toml", "");
-    assert_eq!(planned_command(root.path(), &manifest).unwrap().as_deref(), Some(rust::COMMAND));
+    assert_eq!(
+        planned_command(root.path(), &manifest).unwrap().as_deref(),
+        Some(rust::COMMAND)
+    );
 }
 
 #[tokio::test]
@@ -81,7 +111,9 @@ async fn ended(pid: &Path) {
     for _ in 0..500 {
         // A zombie has ended; who reaps it is the init's matter.
         match std::fs::read_to_string(&status) {
-            Ok(stat) if !stat.contains(") Z ") => tokio::time::sleep(Duration::from_millis(10)).await,
+            Ok(stat) if !stat.contains(") Z ") => {
+                tokio::time::sleep(Duration::from_millis(10)).await
+            }
             _ => return,
         }
     }
@@ -116,7 +148,9 @@ async fn dropping_the_build_kills_the_whole_group() {
 #[tokio::test]
 #[ignore = "run by another test, as a process of its own"]
 async fn build_until_killed() {
-    let Some(root) = std::env::var_os("OARLOCK_TEST_ROOT") else { return };
+    let Some(root) = std::env::var_os("OARLOCK_TEST_ROOT") else {
+        return;
+    };
     let (_, manifest) = app(Some("sleep 1000 & echo $! > pid; wait"));
     let _ = built(Path::new(&root), &manifest).await;
 }
@@ -154,8 +188,12 @@ fn the_callers_cargo_does_not_reach_the_apps() {
     .into();
     let mut outside = env.clone();
     outside.remove("CARGO_MANIFEST_DIR");
-    let names = |env: &BTreeMap<String, String>| command::clean_env(env).into_keys().collect::<Vec<_>>();
-    assert_eq!(names(&env), ["CARGO_HOME", "PATH", "RUSTC_WRAPPER", "RUSTUP_HOME"]);
+    let names =
+        |env: &BTreeMap<String, String>| command::clean_env(env).into_keys().collect::<Vec<_>>();
+    assert_eq!(
+        names(&env),
+        ["CARGO_HOME", "PATH", "RUSTC_WRAPPER", "RUSTUP_HOME"]
+    );
     // What the user set outside of cargo is meant.
     assert!(names(&outside).contains(&"RUSTUP_TOOLCHAIN".to_owned()));
 }

@@ -10,8 +10,8 @@ use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use oarlock_spec::api::{
-    AppRow, ConfigChange, ConfigVars, DynoRow, ErrorBody, Formation, LogLine, LogSource, ReleaseRow,
-    RestartRequest, RollbackRequest, RunFrame, RunRequest,
+    AppRow, ConfigChange, ConfigVars, DynoRow, ErrorBody, Formation, LogLine, LogSource,
+    ReleaseRow, RestartRequest, RollbackRequest, RunFrame, RunRequest,
 };
 use oarlock_spec::codes::exit;
 use oarlock_spec::names::{AppName, DynoName, ReleaseId};
@@ -99,7 +99,9 @@ pub struct Client {
 impl Client {
     /// `data`: the host's data folder (`.oarlock` of an app under `up`). Nothing is opened yet.
     pub fn new(data: impl AsRef<Path>) -> Self {
-        Self { data: data.as_ref().to_owned() }
+        Self {
+            data: data.as_ref().to_owned(),
+        }
     }
 
     /// The apps of the host.
@@ -119,13 +121,21 @@ impl Client {
 
     /// Changes the named types; the whole formation comes back.
     pub async fn scale(&self, app: &AppName, change: &Formation) -> Result<Formation, ClientError> {
-        self.call(Method::PATCH, &format!("/v1/apps/{app}/formation"), change).await
+        self.call(Method::PATCH, &format!("/v1/apps/{app}/formation"), change)
+            .await
     }
 
     /// Restarts a dyno, a process type or all; the names of those restarted.
-    pub async fn restart(&self, app: &AppName, target: Option<&str>) -> Result<Vec<DynoName>, ClientError> {
-        let body = RestartRequest { target: target.map(str::to_owned) };
-        self.call(Method::POST, &format!("/v1/apps/{app}/restart"), &body).await
+    pub async fn restart(
+        &self,
+        app: &AppName,
+        target: Option<&str>,
+    ) -> Result<Vec<DynoName>, ClientError> {
+        let body = RestartRequest {
+            target: target.map(str::to_owned),
+        };
+        self.call(Method::POST, &format!("/v1/apps/{app}/restart"), &body)
+            .await
     }
 
     /// Log lines, oldest first.
@@ -141,7 +151,11 @@ impl Client {
             path.push_str(&format!("&source={}", source.as_str()));
         }
         let response = self.send(Method::GET, &path, Bytes::new(), false).await?;
-        Ok(LogStream { body: response.into_body(), buffer: BytesMut::new(), ended: false })
+        Ok(LogStream {
+            body: response.into_body(),
+            buffer: BytesMut::new(),
+            ended: false,
+        })
     }
 
     /// The config vars of the current release.
@@ -150,8 +164,13 @@ impl Client {
     }
 
     /// Sets (`Some`) and removes (`None`) config vars; the release that this made comes back once it runs.
-    pub async fn change_config(&self, app: &AppName, change: &ConfigChange) -> Result<ReleaseRow, ClientError> {
-        self.call(Method::PATCH, &format!("/v1/apps/{app}/config"), change).await
+    pub async fn change_config(
+        &self,
+        app: &AppName,
+        change: &ConfigChange,
+    ) -> Result<ReleaseRow, ClientError> {
+        self.call(Method::PATCH, &format!("/v1/apps/{app}/config"), change)
+            .await
     }
 
     /// The releases, newest first.
@@ -160,14 +179,34 @@ impl Client {
     }
 
     /// Makes a new release with the slug and config of an old one (`None`: the one before the current).
-    pub async fn rollback(&self, app: &AppName, to: Option<ReleaseId>) -> Result<ReleaseRow, ClientError> {
-        self.call(Method::POST, &format!("/v1/apps/{app}/rollback"), &RollbackRequest { to }).await
+    pub async fn rollback(
+        &self,
+        app: &AppName,
+        to: Option<ReleaseId>,
+    ) -> Result<ReleaseRow, ClientError> {
+        self.call(
+            Method::POST,
+            &format!("/v1/apps/{app}/rollback"),
+            &RollbackRequest { to },
+        )
+        .await
     }
 
     /// Starts a one-off dyno and connects to it. Dropping the connection ends the dyno.
-    pub async fn run(&self, app: &AppName, request: &RunRequest) -> Result<RunConnection, ClientError> {
+    pub async fn run(
+        &self,
+        app: &AppName,
+        request: &RunRequest,
+    ) -> Result<RunConnection, ClientError> {
         let body = serde_json::to_vec(request).map_err(protocol)?;
-        let response = self.send(Method::POST, &format!("/v1/apps/{app}/runs"), body.into(), true).await?;
+        let response = self
+            .send(
+                Method::POST,
+                &format!("/v1/apps/{app}/runs"),
+                body.into(),
+                true,
+            )
+            .await?;
         let dyno = response
             .headers()
             .get(DYNO_HEADER)
@@ -176,7 +215,11 @@ impl Client {
             .ok_or_else(|| protocol("the dyno's name is missing"))?;
         let upgraded = hyper::upgrade::on(response).await.map_err(protocol)?;
         let (read, write) = tokio::io::split(TokioIo::new(upgraded));
-        Ok(RunConnection { dyno, reader: RunReader(read), writer: RunWriter(write) })
+        Ok(RunConnection {
+            dyno,
+            reader: RunReader(read),
+            writer: RunWriter(write),
+        })
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
@@ -201,28 +244,39 @@ impl Client {
         body: Bytes,
         upgrade: bool,
     ) -> Result<Response<Incoming>, ClientError> {
-        let stream = match tokio::time::timeout(CONNECT_TIMEOUT, socket::connect(&self.data)).await {
+        let stream = match tokio::time::timeout(CONNECT_TIMEOUT, socket::connect(&self.data)).await
+        {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(self.no_host(error)),
             Err(_) => return Err(self.no_host("it does not accept connections")),
         };
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.no_host(error))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.no_host(error))?;
         tokio::spawn(async move {
             // Its error is also the request's.
             let _ = connection.with_upgrades().await;
         });
-        let mut request = Request::builder().method(method).uri(path).header("host", "oarlock");
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "oarlock");
         if !body.is_empty() {
             request = request.header("content-type", "application/json");
         }
         if upgrade {
-            request = request.header("connection", "upgrade").header("upgrade", RUN_PROTOCOL);
+            request = request
+                .header("connection", "upgrade")
+                .header("upgrade", RUN_PROTOCOL);
         }
         let request = request.body(Full::new(body)).map_err(protocol)?;
         let response = sender.send_request(request).await.map_err(protocol)?;
         let status = response.status();
-        let wanted = if upgrade { status == StatusCode::SWITCHING_PROTOCOLS } else { status.is_success() };
+        let wanted = if upgrade {
+            status == StatusCode::SWITCHING_PROTOCOLS
+        } else {
+            status.is_success()
+        };
         if wanted {
             return Ok(response);
         }
@@ -234,7 +288,10 @@ impl Client {
     }
 
     fn no_host(&self, reason: impl std::fmt::Display) -> ClientError {
-        ClientError::NoHost { data: self.data.clone(), reason: reason.to_string() }
+        ClientError::NoHost {
+            data: self.data.clone(),
+            reason: reason.to_string(),
+        }
     }
 }
 
@@ -277,7 +334,11 @@ impl LogStream {
                 return serde_json::from_slice(&line).map(Some).map_err(protocol);
             }
             if self.ended {
-                return if self.buffer.is_empty() { Ok(None) } else { Err(protocol("a log line was cut")) };
+                return if self.buffer.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(protocol("a log line was cut"))
+                };
             }
             if self.buffer.len() > MAX_LINE {
                 return Err(protocol("a log line is too long"));

@@ -60,7 +60,11 @@ pub(crate) struct ApiError {
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, word: &'static str, message: impl Into<String>) -> Self {
-        Self { status, word, message: message.into() }
+        Self {
+            status,
+            word,
+            message: message.into(),
+        }
     }
 
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
@@ -72,7 +76,11 @@ impl ApiError {
     }
 
     pub(crate) fn unknown_app(app: impl std::fmt::Display, known: &[AppName]) -> Self {
-        let known = known.iter().map(AppName::as_str).collect::<Vec<_>>().join(", ");
+        let known = known
+            .iter()
+            .map(AppName::as_str)
+            .collect::<Vec<_>>()
+            .join(", ");
         let message = format!("no app `{app}` is on this host; it has: {known}");
         Self::new(StatusCode::NOT_FOUND, words::UNKNOWN_APP, message)
     }
@@ -88,7 +96,11 @@ impl ApiError {
 
     pub(crate) fn shutting_down() -> Self {
         let message = "the host is shutting down; start it again first";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, words::SHUTTING_DOWN, message)
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            words::SHUTTING_DOWN,
+            message,
+        )
     }
 
     pub(crate) fn internal(message: impl Into<String>) -> Self {
@@ -100,7 +112,9 @@ impl From<OneOffError> for ApiError {
     fn from(error: OneOffError) -> Self {
         let message = error.to_string();
         match error {
-            OneOffError::UnknownApp(_) => Self::new(StatusCode::NOT_FOUND, words::UNKNOWN_APP, message),
+            OneOffError::UnknownApp(_) => {
+                Self::new(StatusCode::NOT_FOUND, words::UNKNOWN_APP, message)
+            }
             OneOffError::UnknownCommand { .. } => Self::refused(words::UNKNOWN_COMMAND, message),
             OneOffError::NotACommand { .. } => Self::refused(words::NOT_A_COMMAND, message),
             OneOffError::Load(_) => Self::refused(words::INVALID_COMPONENT, message),
@@ -111,7 +125,10 @@ impl From<OneOffError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = ErrorBody { error: self.word.to_owned(), message: self.message };
+        let body = ErrorBody {
+            error: self.word.to_owned(),
+            message: self.message,
+        };
         (self.status, Json(body)).into_response()
     }
 }

@@ -25,7 +25,9 @@ pub enum FrameError {
 
 /// Reads one frame; `None` when the other side closed the connection between two frames. Not cancel
 /// safe: a dropped call may have taken half a frame.
-pub async fn read_frame<R: AsyncRead + Unpin>(from: &mut R) -> Result<Option<RunFrame>, FrameError> {
+pub async fn read_frame<R: AsyncRead + Unpin>(
+    from: &mut R,
+) -> Result<Option<RunFrame>, FrameError> {
     let mut kind = [0u8; 1];
     if from.read(&mut kind).await? == 0 {
         return Ok(None);
@@ -43,7 +45,8 @@ pub async fn read_frame<R: AsyncRead + Unpin>(from: &mut R) -> Result<Option<Run
         2 => Ok(Some(RunFrame::Stderr(payload))),
         3 => match payload.split_first() {
             Some((code, message)) => {
-                let message = String::from_utf8(message.to_vec()).map_err(|_| FrameError::BadExit)?;
+                let message =
+                    String::from_utf8(message.to_vec()).map_err(|_| FrameError::BadExit)?;
                 Ok(Some(RunFrame::Exit(*code, message)))
             }
             None => Err(FrameError::BadExit),
@@ -54,7 +57,10 @@ pub async fn read_frame<R: AsyncRead + Unpin>(from: &mut R) -> Result<Option<Run
 }
 
 /// Writes one frame and flushes. An exit message that is too long is cut.
-pub async fn write_frame<W: AsyncWrite + Unpin>(to: &mut W, frame: &RunFrame) -> Result<(), FrameError> {
+pub async fn write_frame<W: AsyncWrite + Unpin>(
+    to: &mut W,
+    frame: &RunFrame,
+) -> Result<(), FrameError> {
     let exit_payload;
     let (kind, payload): (u8, &[u8]) = match frame {
         RunFrame::Stdin(bytes) => (0, bytes),
@@ -117,27 +123,43 @@ mod tests {
     #[tokio::test]
     async fn the_payload_is_bounded_both_ways() {
         let mut wire = Vec::new();
-        let error = write_frame(&mut wire, &RunFrame::Stdin(vec![0; MAX_PAYLOAD + 1])).await.unwrap_err();
+        let error = write_frame(&mut wire, &RunFrame::Stdin(vec![0; MAX_PAYLOAD + 1]))
+            .await
+            .unwrap_err();
         assert!(matches!(error, FrameError::TooLarge(_)));
         assert!(wire.is_empty());
         let mut bytes: &[u8] = &[1, 0, 1, 0, 1];
-        assert!(matches!(read_frame(&mut bytes).await.unwrap_err(), FrameError::TooLarge(65_537)));
+        assert!(matches!(
+            read_frame(&mut bytes).await.unwrap_err(),
+            FrameError::TooLarge(65_537)
+        ));
     }
 
     #[tokio::test]
     async fn a_long_exit_message_is_cut_at_a_character() {
         let read = round_trip(RunFrame::Exit(1, "ö".repeat(MAX_PAYLOAD))).await;
-        let RunFrame::Exit(1, message) = read else { panic!("{read:?}") };
+        let RunFrame::Exit(1, message) = read else {
+            panic!("{read:?}")
+        };
         assert_eq!(message.len(), MAX_PAYLOAD - 2);
     }
 
     #[tokio::test]
     async fn half_a_frame_and_an_unknown_kind_are_errors() {
         let mut half: &[u8] = &[0, 0, 0, 0, 9, 1];
-        assert!(matches!(read_frame(&mut half).await.unwrap_err(), FrameError::Io(_)));
+        assert!(matches!(
+            read_frame(&mut half).await.unwrap_err(),
+            FrameError::Io(_)
+        ));
         let mut unknown: &[u8] = &[9, 0, 0, 0, 0];
-        assert!(matches!(read_frame(&mut unknown).await.unwrap_err(), FrameError::UnknownKind(9)));
+        assert!(matches!(
+            read_frame(&mut unknown).await.unwrap_err(),
+            FrameError::UnknownKind(9)
+        ));
         let mut no_code: &[u8] = &[3, 0, 0, 0, 0];
-        assert!(matches!(read_frame(&mut no_code).await.unwrap_err(), FrameError::BadExit));
+        assert!(matches!(
+            read_frame(&mut no_code).await.unwrap_err(),
+            FrameError::BadExit
+        ));
     }
 }

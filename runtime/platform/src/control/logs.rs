@@ -37,13 +37,22 @@ pub(super) async fn stream(
     let Query(wanted) = wanted.map_err(|error| ApiError::bad_request(error.body_text()))?;
     let n = wanted.n.unwrap_or(DEFAULT_LINES);
     if n > MAX_LINES {
-        return Err(ApiError::bad_request(format!("n is {n}; at most {MAX_LINES} lines are given at once")));
+        return Err(ApiError::bad_request(format!(
+            "n is {n}; at most {MAX_LINES} lines are given at once"
+        )));
     }
-    let filter = LogFilter { dyno: wanted.dyno, source: wanted.source };
+    let filter = LogFilter {
+        dyno: wanted.dyno,
+        source: wanted.source,
+    };
     let lines = if wanted.follow {
         let ending = state.ending.clone();
         // A follower has no end of its own, and must not hold the host's end up.
-        state.runtime.follow(app.name(), n, filter).take_until(ending.cancelled_owned()).boxed()
+        state
+            .runtime
+            .follow(app.name(), n, filter)
+            .take_until(ending.cancelled_owned())
+            .boxed()
     } else {
         stream::iter(state.runtime.tail(app.name(), n, &filter)).boxed()
     };

@@ -46,8 +46,11 @@ pub(super) async fn start(
             format!("send `Connection: upgrade` and `Upgrade: {RUN_PROTOCOL}`"),
         ));
     };
-    let body = http_body_util::Limited::new(request.into_body(), MAX_BODY).collect().await;
-    let body = body.map_err(|error| ApiError::bad_request(format!("the body cannot be read: {error}")))?;
+    let body = http_body_util::Limited::new(request.into_body(), MAX_BODY)
+        .collect()
+        .await;
+    let body =
+        body.map_err(|error| ApiError::bad_request(format!("the body cannot be read: {error}")))?;
     let wanted: RunRequest = read_body(Ok(body.to_bytes()))?;
 
     let (stdin, guest_stdin) = tokio::io::duplex(MAX_PAYLOAD);
@@ -62,7 +65,12 @@ pub(super) async fn start(
     };
     let dyno = state.runtime.run(app.name(), one_off).await?;
     let name = dyno.name().to_string();
-    let session = Session { dyno, stdin, stdout: guest_stdout, stderr: guest_stderr };
+    let session = Session {
+        dyno,
+        stdin,
+        stdout: guest_stdout,
+        stderr: guest_stderr,
+    };
     state.tasks.spawn(async move {
         // Until the client has its 101 the dyno is already running; a client that never comes ends it.
         match upgrade.await {
@@ -78,7 +86,8 @@ pub(super) async fn start(
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static(RUN_PROTOCOL));
-    let name = HeaderValue::from_str(&name).map_err(|error| ApiError::internal(error.to_string()))?;
+    let name =
+        HeaderValue::from_str(&name).map_err(|error| ApiError::internal(error.to_string()))?;
     headers.insert(DYNO_HEADER, name);
     Ok(response)
 }
@@ -100,14 +109,23 @@ enum FromClient {
 impl Session {
     /// Until the dyno has ended and the client knows, or the client is gone (then dropping the dyno ends it).
     async fn serve(self, stream: UnixStream, read_before: Bytes) {
-        let Self { mut dyno, stdin, mut stdout, mut stderr } = self;
+        let Self {
+            mut dyno,
+            stdin,
+            mut stdout,
+            mut stderr,
+        } = self;
         let Ok(watch) = Hangup::of(&stream) else {
             tracing::error!("the connection of a one-off dyno cannot be watched");
             return;
         };
         let (read, mut write) = tokio::io::split(stream);
         let (tell, mut told) = mpsc::channel(4);
-        let input = read_input(tokio::io::AsyncReadExt::chain(std::io::Cursor::new(read_before), read), stdin, tell);
+        let input = read_input(
+            tokio::io::AsyncReadExt::chain(std::io::Cursor::new(read_before), read),
+            stdin,
+            tell,
+        );
         let mut input = std::pin::pin!(input);
         let mut input_open = true;
         let (mut out_open, mut err_open) = (true, true);
@@ -135,8 +153,13 @@ impl Session {
                 return;
             }
         }
-        let (code, message) = ended.map_or((exit::DYNO_ENDED, String::new()), |exit| (exit.code, exit.message));
-        if write_frame(&mut write, &RunFrame::Exit(code, message)).await.is_ok() {
+        let (code, message) = ended.map_or((exit::DYNO_ENDED, String::new()), |exit| {
+            (exit.code, exit.message)
+        });
+        if write_frame(&mut write, &RunFrame::Exit(code, message))
+            .await
+            .is_ok()
+        {
             let _ = write.shutdown().await;
         }
     }
@@ -163,7 +186,11 @@ async fn send_output(
 }
 
 /// Hands stdin on until the client ends it, and goes on reading for [`RunFrame::Stop`].
-async fn read_input<R: AsyncRead + Unpin>(mut read: R, stdin: DuplexStream, tell: mpsc::Sender<FromClient>) {
+async fn read_input<R: AsyncRead + Unpin>(
+    mut read: R,
+    stdin: DuplexStream,
+    tell: mpsc::Sender<FromClient>,
+) {
     let mut stdin = Some(stdin);
     loop {
         match read_frame(&mut read).await {
@@ -181,7 +208,8 @@ async fn read_input<R: AsyncRead + Unpin>(mut read: R, stdin: DuplexStream, tell
                     return;
                 }
             }
-            Ok(Some(RunFrame::Stdout(_) | RunFrame::Stderr(_) | RunFrame::Exit(..)) | None) | Err(_) => {
+            Ok(Some(RunFrame::Stdout(_) | RunFrame::Stderr(_) | RunFrame::Exit(..)) | None)
+            | Err(_) => {
                 let _ = tell.send(FromClient::Gone).await;
                 return;
             }
@@ -199,14 +227,19 @@ struct Hangup {
 impl Hangup {
     fn of(stream: &UnixStream) -> std::io::Result<Self> {
         use std::os::fd::AsFd;
-        Ok(Self { stream: stream.as_fd().try_clone_to_owned()? })
+        Ok(Self {
+            stream: stream.as_fd().try_clone_to_owned()?,
+        })
     }
 
     async fn gone(&self) {
         loop {
             tokio::time::sleep(HANGUP_CHECK).await;
             let mut fds = [PollFd::new(&self.stream, PollFlags::RDHUP)];
-            let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+            let now = rustix::time::Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            };
             let hung_up = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
             if rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
                 && fds.iter().any(|fd| fd.revents().intersects(hung_up))

@@ -46,17 +46,26 @@ pub(crate) struct Server {
 
 impl Server {
     /// Binds the socket of a data folder, whose lock the caller holds, and serves.
-    pub(crate) fn start(data: &Path, apps: Arc<Apps>, runtime: Arc<dyn Runtime>) -> io::Result<Self> {
+    pub(crate) fn start(
+        data: &Path,
+        apps: Arc<Apps>,
+        runtime: Arc<dyn Runtime>,
+    ) -> io::Result<Self> {
         let listener = socket::bind(data)?;
-        let server =
-            Self { ending: CancellationToken::new(), abort: CancellationToken::new(), tasks: TaskTracker::new() };
+        let server = Self {
+            ending: CancellationToken::new(),
+            abort: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
         let state = ControlState {
             apps,
             runtime,
             ending: server.ending.clone(),
             tasks: server.tasks.clone(),
         };
-        server.tasks.spawn(accept(listener, state, server.abort.clone()));
+        server
+            .tasks
+            .spawn(accept(listener, state, server.abort.clone()));
         Ok(server)
     }
 
@@ -64,7 +73,10 @@ impl Server {
     pub(crate) async fn shutdown(self) {
         self.ending.cancel();
         self.tasks.close();
-        if tokio::time::timeout(END_GRACE, self.tasks.wait()).await.is_err() {
+        if tokio::time::timeout(END_GRACE, self.tasks.wait())
+            .await
+            .is_err()
+        {
             self.abort.cancel();
             self.tasks.wait().await;
         }

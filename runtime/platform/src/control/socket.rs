@@ -27,11 +27,21 @@ struct Reachable {
 fn reachable(data: &Path) -> io::Result<Reachable> {
     let direct = data.join(SOCKET_NAME);
     if direct.as_os_str().as_bytes().len() <= MAX_SUN_PATH {
-        return Ok(Reachable { path: direct, _folder: None });
+        return Ok(Reachable {
+            path: direct,
+            _folder: None,
+        });
     }
-    let folder = rustix::fs::open(data, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let folder = rustix::fs::open(
+        data,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     let path = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(SOCKET_NAME);
-    Ok(Reachable { path, _folder: Some(folder) })
+    Ok(Reachable {
+        path,
+        _folder: Some(folder),
+    })
 }
 
 /// Binds the socket, 0600. The caller holds the data folder's lock, so a socket that lies there is
@@ -67,7 +77,10 @@ mod tests {
         let (accepted, connected) = tokio::join!(listener.accept(), connect(&data));
         accepted.unwrap();
         connected.unwrap();
-        let mode = std::fs::metadata(data.join(SOCKET_NAME)).unwrap().permissions().mode();
+        let mode = std::fs::metadata(data.join(SOCKET_NAME))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         drop(listener);
         // A dead host's socket is in nobody's way.

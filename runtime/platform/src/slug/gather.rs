@@ -25,13 +25,29 @@ const MAX_DEPTH: usize = 64;
 
 /// Copies components, files and manifest of the app in `root` to the empty folder `to`, flushed; gives
 /// the id. Blocks on the disk.
-pub(super) fn gather(root: &Path, manifest: &Manifest, to: &Dir, to_path: &Path) -> Result<String, SlugError> {
-    let storage = |error: &io::Error| SlugError::Storage { path: to_path.to_owned(), reason: explain_io(error) };
-    let app = Dir::open_ambient_dir(root, ambient_authority())
-        .map_err(|error| SlugError::Storage { path: root.to_owned(), reason: explain_io(&error) })?;
+pub(super) fn gather(
+    root: &Path,
+    manifest: &Manifest,
+    to: &Dir,
+    to_path: &Path,
+) -> Result<String, SlugError> {
+    let storage = |error: &io::Error| SlugError::Storage {
+        path: to_path.to_owned(),
+        reason: explain_io(error),
+    };
+    let app =
+        Dir::open_ambient_dir(root, ambient_authority()).map_err(|error| SlugError::Storage {
+            path: root.to_owned(),
+            reason: explain_io(&error),
+        })?;
     let bad_manifest = |error: serde_json::Error| storage(&io::Error::other(error));
     let mut id = IdHasher::new(manifest).map_err(bad_manifest)?;
-    let mut copy = Copy { app: &app, to, bytes: 0, to_path };
+    let mut copy = Copy {
+        app: &app,
+        to,
+        bytes: 0,
+        to_path,
+    };
 
     let mut components = BTreeSet::new();
     for (name, process) in &manifest.processes {
@@ -68,9 +84,9 @@ pub(crate) fn check_regular(app: &Dir, path: &str) -> Result<(), String> {
     match app.metadata(path) {
         Ok(found) if found.is_file() => Ok(()),
         Ok(_) => Err("it is not a regular file".to_owned()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err("there is no such file; build the app, or correct the path in the manifest".to_owned())
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(
+            "there is no such file; build the app, or correct the path in the manifest".to_owned(),
+        ),
         Err(error) => Err(reason(&error)),
     }
 }
@@ -78,7 +94,8 @@ pub(crate) fn check_regular(app: &Dir, path: &str) -> Result<(), String> {
 /// cap-std answers a path that leads out of the folder with a permission error.
 fn reason(error: &io::Error) -> String {
     if error.kind() == io::ErrorKind::PermissionDenied {
-        "permission denied: it may not be read, or a symbolic link leads out of the app's folder".to_owned()
+        "permission denied: it may not be read, or a symbolic link leads out of the app's folder"
+            .to_owned()
     } else {
         explain_io(error)
     }
@@ -94,14 +111,20 @@ struct Copy<'a> {
 impl Copy<'_> {
     /// Copies one file and hashes what was copied, so that a file that changes meanwhile is no matter.
     fn file(&mut self, part: Part, path: &str) -> Result<([u8; 32], u64), SlugError> {
-        let unreadable =
-            |error: &io::Error| SlugError::File { path: path.to_owned(), reason: reason(error) };
-        let storage =
-            |error: &io::Error| SlugError::Storage { path: self.to_path.to_owned(), reason: explain_io(error) };
+        let unreadable = |error: &io::Error| SlugError::File {
+            path: path.to_owned(),
+            reason: reason(error),
+        };
+        let storage = |error: &io::Error| SlugError::Storage {
+            path: self.to_path.to_owned(),
+            reason: explain_io(error),
+        };
         let mut from = open_regular(self.app, path).map_err(|error| unreadable(&error))?;
         let target = Path::new(part.folder()).join(path);
         if let Some(parent) = target.parent() {
-            self.to.create_dir_all(parent).map_err(|error| storage(&error))?;
+            self.to
+                .create_dir_all(parent)
+                .map_err(|error| storage(&error))?;
         }
         let mut to = self.to.create(&target).map_err(|error| storage(&error))?;
         let mut hash = Sha256::new();
@@ -117,7 +140,9 @@ impl Copy<'_> {
             let chunk = buffer.get(..read).unwrap_or_default();
             length += u64::try_from(read).unwrap_or(u64::MAX);
             if self.bytes.saturating_add(length) > MAX_BYTES {
-                return Err(SlugError::TooLarge { limit: format!("{MAX_BYTES} bytes") });
+                return Err(SlugError::TooLarge {
+                    limit: format!("{MAX_BYTES} bytes"),
+                });
             }
             hash.update(chunk);
             to.write_all(chunk).map_err(|error| storage(&error))?;
@@ -131,7 +156,11 @@ impl Copy<'_> {
 pub(super) fn open_regular(dir: &Dir, path: impl AsRef<Path>) -> io::Result<File> {
     let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
     let file = dir.open_with(path, OpenOptions::new().read(true).custom_flags(flags))?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("it is not a regular file"))
+    }
 }
 
 /// The files that the globs name, in order.
@@ -140,14 +169,27 @@ fn find_files(app: &Dir, globs: &[String]) -> Result<BTreeSet<String>, SlugError
     let mut set = GlobSetBuilder::new();
     let mut roots = BTreeSet::new();
     for glob in globs {
-        let bad = |error: globset::Error| SlugError::Glob { glob: glob.clone(), reason: error.kind().to_string() };
-        set.add(GlobBuilder::new(glob).literal_separator(true).build().map_err(bad)?);
+        let bad = |error: globset::Error| SlugError::Glob {
+            glob: glob.clone(),
+            reason: error.kind().to_string(),
+        };
+        set.add(
+            GlobBuilder::new(glob)
+                .literal_separator(true)
+                .build()
+                .map_err(bad)?,
+        );
         roots.insert(literal_folder(glob));
     }
-    let set = set.build().map_err(|error| SlugError::Glob { glob: globs.join(", "), reason: error.to_string() })?;
+    let set = set.build().map_err(|error| SlugError::Glob {
+        glob: globs.join(", "),
+        reason: error.to_string(),
+    })?;
     for root in &roots {
         // One walk for `static` also finds what a glob below it names.
-        let covered = |other: &String| other != root && (other.is_empty() || root.starts_with(&format!("{other}/")));
+        let covered = |other: &String| {
+            other != root && (other.is_empty() || root.starts_with(&format!("{other}/")))
+        };
         if !roots.iter().any(covered) {
             walk(app, root, &set, 0, &mut found)?;
         }
@@ -157,7 +199,9 @@ fn find_files(app: &Dir, globs: &[String]) -> Result<BTreeSet<String>, SlugError
 
 /// The folder that everything a glob names lies in; empty: the app's root.
 fn literal_folder(glob: &str) -> String {
-    let literal = glob.split('/').take_while(|part| !part.contains(['*', '?', '[', '{', '\\']));
+    let literal = glob
+        .split('/')
+        .take_while(|part| !part.contains(['*', '?', '[', '{', '\\']));
     let mut parts: Vec<&str> = literal.collect();
     if parts.len() == glob.split('/').count() {
         parts.pop();
@@ -172,9 +216,15 @@ fn walk(
     depth: usize,
     found: &mut BTreeSet<String>,
 ) -> Result<(), SlugError> {
-    let bad = |path: &str, reason: String| SlugError::File { path: path.to_owned(), reason };
+    let bad = |path: &str, reason: String| SlugError::File {
+        path: path.to_owned(),
+        reason,
+    };
     if depth > MAX_DEPTH {
-        return Err(bad(folder, format!("over {MAX_DEPTH} folders below each other")));
+        return Err(bad(
+            folder,
+            format!("over {MAX_DEPTH} folders below each other"),
+        ));
     }
     let here = if folder.is_empty() { "." } else { folder };
     let entries = match app.read_dir(here) {
@@ -187,13 +237,22 @@ fn walk(
         let entry = entry.map_err(|error| bad(here, reason(&error)))?;
         let name = entry.file_name();
         let Some(name) = name.to_str() else {
-            return Err(bad(&format!("{folder}/{}", name.to_string_lossy()), "its name is not UTF-8".to_owned()));
+            return Err(bad(
+                &format!("{folder}/{}", name.to_string_lossy()),
+                "its name is not UTF-8".to_owned(),
+            ));
         };
         if NEVER.contains(&name) {
             continue;
         }
-        let path = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
-        let kind = entry.file_type().map_err(|error| bad(&path, reason(&error)))?;
+        let path = if folder.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{folder}/{name}")
+        };
+        let kind = entry
+            .file_type()
+            .map_err(|error| bad(&path, reason(&error)))?;
         if kind.is_dir() {
             if !app.exists(format!("{path}/{CACHE_TAG}")) {
                 walk(app, &path, set, depth + 1, found)?;
@@ -203,7 +262,9 @@ fn walk(
             check_regular(app, &path).map_err(|reason| bad(&path, reason))?;
             found.insert(path);
             if found.len() > MAX_FILES {
-                return Err(SlugError::TooLarge { limit: format!("{MAX_FILES} files") });
+                return Err(SlugError::TooLarge {
+                    limit: format!("{MAX_FILES} files"),
+                });
             }
         }
     }

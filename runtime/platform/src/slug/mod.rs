@@ -122,7 +122,11 @@ impl IdHasher {
     }
 
     fn finish(self) -> String {
-        self.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        self.0
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 }
 
@@ -138,8 +142,14 @@ fn essential(manifest: &Manifest) -> Manifest {
     manifest.scale.clear();
     manifest.config.clear();
     manifest.build = None;
-    manifest.processes.values_mut().for_each(|process| process.line = 0);
-    manifest.addons.values_mut().for_each(|addon| addon.line = 0);
+    manifest
+        .processes
+        .values_mut()
+        .for_each(|process| process.line = 0);
+    manifest
+        .addons
+        .values_mut()
+        .for_each(|addon| addon.line = 0);
     manifest.allow.iter_mut().for_each(|entry| entry.line = 0);
     manifest
 }

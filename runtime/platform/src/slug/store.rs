@@ -65,8 +65,14 @@ impl Inner {
 impl SlugStore {
     /// `data`: a data folder with `slugs` and `tmp` in it.
     pub fn new(data: &Path) -> Self {
-        let inner = Inner { slugs: data.join("slugs"), tmp: data.join("tmp"), pins: Mutex::default() };
-        Self { inner: Arc::new(inner) }
+        let inner = Inner {
+            slugs: data.join("slugs"),
+            tmp: data.join("tmp"),
+            pins: Mutex::default(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 
     /// Makes the slug of the app in `root`, or finds that it is there already. Blocks on the disk.
@@ -77,7 +83,9 @@ impl SlugStore {
             .map_err(|error| storage(&self.inner.tmp, &error))?;
         let dir = open_dir(folder.path())?;
         let id = gather(root, manifest, &dir, folder.path())?;
-        let id: SlugId = id.parse().map_err(|error| storage(&self.inner.slugs, &io::Error::other(error)))?;
+        let id: SlugId = id
+            .parse()
+            .map_err(|error| storage(&self.inner.slugs, &io::Error::other(error)))?;
         let pin = self.pin(&id);
         let place = self.inner.slugs.join(id.as_str());
         if place.exists() {
@@ -87,8 +95,10 @@ impl SlugStore {
                 return Ok(found);
             }
             // Damaged: out of the way, and gone with the temporary folder.
-            let aside = tempfile::tempdir_in(&self.inner.tmp).map_err(|error| storage(&self.inner.tmp, &error))?;
-            std::fs::rename(&place, aside.path().join("damaged")).map_err(|error| storage(&place, &error))?;
+            let aside = tempfile::tempdir_in(&self.inner.tmp)
+                .map_err(|error| storage(&self.inner.tmp, &error))?;
+            std::fs::rename(&place, aside.path().join("damaged"))
+                .map_err(|error| storage(&place, &error))?;
         }
         std::fs::rename(folder.path(), &place).map_err(|error| storage(&place, &error))?;
         // The folder is no longer there to be removed.
@@ -103,7 +113,10 @@ impl SlugStore {
     pub fn open(&self, id: &SlugId) -> Result<StoredSlug, SlugError> {
         let pin = self.pin(id);
         let place = self.inner.slugs.join(id.as_str());
-        let damaged = |reason: String| SlugError::Damaged { id: id.clone(), reason };
+        let damaged = |reason: String| SlugError::Damaged {
+            id: id.clone(),
+            reason,
+        };
         let dir = match std::fs::symlink_metadata(&place) {
             Ok(found) if found.is_dir() => open_dir(&place)?,
             Ok(_) => return Err(damaged("it is not a folder".to_owned())),
@@ -116,13 +129,14 @@ impl SlugStore {
         open_regular(&dir, MANIFEST_NAME)
             .and_then(|mut file| file.read_to_end(&mut text))
             .map_err(|error| damaged(format!("{MANIFEST_NAME}: {error}")))?;
-        let manifest: Manifest =
-            serde_json::from_slice(&text).map_err(|error| damaged(format!("{MANIFEST_NAME}: {error}")))?;
+        let manifest: Manifest = serde_json::from_slice(&text)
+            .map_err(|error| damaged(format!("{MANIFEST_NAME}: {error}")))?;
         let mut hasher = IdHasher::new(&manifest).map_err(|error| damaged(error.to_string()))?;
         let mut components = BTreeMap::new();
         let mut files = None;
         for part in Part::ALL {
-            let Some(folder) = open_part(&dir, part).map_err(|error| damaged(error.to_string()))? else {
+            let Some(folder) = open_part(&dir, part).map_err(|error| damaged(error.to_string()))?
+            else {
                 continue;
             };
             let folder = Arc::new(folder);
@@ -133,7 +147,10 @@ impl SlugStore {
                     digest(&folder, &path).map_err(|error| damaged(format!("{path}: {error}")))?;
                 hasher.file(part, &path, &digest, length);
                 if part == Part::Component {
-                    let component = Component::File { dir: folder.clone(), path: path.clone() };
+                    let component = Component::File {
+                        dir: folder.clone(),
+                        path: path.clone(),
+                    };
                     components.insert(path, component);
                 }
             }
@@ -144,16 +161,29 @@ impl SlugStore {
         if hasher.finish() != id.as_str() {
             return Err(damaged("its contents were changed".to_owned()));
         }
-        Ok(StoredSlug { slug: Slug { id: id.clone(), components, files }, manifest, _pin: pin })
+        Ok(StoredSlug {
+            slug: Slug {
+                id: id.clone(),
+                components,
+                files,
+            },
+            manifest,
+            _pin: pin,
+        })
     }
 
     /// Removes every slug that is neither in `keep` nor in use; how many. Blocks on the disk.
     pub fn sweep(&self, keep: &BTreeSet<SlugId>) -> Result<usize, SlugError> {
         let mut swept = 0;
-        let entries = std::fs::read_dir(&self.inner.slugs).map_err(|error| storage(&self.inner.slugs, &error))?;
+        let entries = std::fs::read_dir(&self.inner.slugs)
+            .map_err(|error| storage(&self.inner.slugs, &error))?;
         for entry in entries {
             let entry = entry.map_err(|error| storage(&self.inner.slugs, &error))?;
-            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<SlugId>().ok()) else {
+            let Some(id) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<SlugId>().ok())
+            else {
                 continue;
             };
             let aside = {
@@ -162,13 +192,16 @@ impl SlugStore {
                 if keep.contains(&id) || pins.contains_key(&id) {
                     continue;
                 }
-                let aside = tempfile::tempdir_in(&self.inner.tmp).map_err(|error| storage(&self.inner.tmp, &error))?;
+                let aside = tempfile::tempdir_in(&self.inner.tmp)
+                    .map_err(|error| storage(&self.inner.tmp, &error))?;
                 // A half-removed slug must not be found under its name.
                 std::fs::rename(entry.path(), aside.path().join("swept"))
                     .map_err(|error| storage(&entry.path(), &error))?;
                 aside
             };
-            aside.close().map_err(|error| storage(&self.inner.tmp, &error))?;
+            aside
+                .close()
+                .map_err(|error| storage(&self.inner.tmp, &error))?;
             swept += 1;
         }
         Ok(swept)
@@ -176,12 +209,18 @@ impl SlugStore {
 
     fn pin(&self, id: &SlugId) -> Arc<Pin> {
         *self.inner.pins().entry(id.clone()).or_default() += 1;
-        Arc::new(Pin { inner: self.inner.clone(), id: id.clone() })
+        Arc::new(Pin {
+            inner: self.inner.clone(),
+            id: id.clone(),
+        })
     }
 }
 
 fn storage(path: &Path, error: &io::Error) -> SlugError {
-    SlugError::Storage { path: path.to_owned(), reason: explain_io(error) }
+    SlugError::Storage {
+        path: path.to_owned(),
+        reason: explain_io(error),
+    }
 }
 
 fn open_dir(path: &Path) -> Result<Dir, SlugError> {
@@ -189,13 +228,18 @@ fn open_dir(path: &Path) -> Result<Dir, SlugError> {
 }
 
 fn sync_dir(path: &Path) -> Result<(), SlugError> {
-    std::fs::File::open(path).and_then(|dir| dir.sync_all()).map_err(|error| storage(path, &error))
+    std::fs::File::open(path)
+        .and_then(|dir| dir.sync_all())
+        .map_err(|error| storage(path, &error))
 }
 
 fn open_part(dir: &Dir, part: Part) -> io::Result<Option<Dir>> {
     match dir.symlink_metadata(part.folder()) {
         Ok(found) if found.is_dir() => dir.open_dir(part.folder()).map(Some),
-        Ok(_) => Err(io::Error::other(format!("{} is not a folder", part.folder()))),
+        Ok(_) => Err(io::Error::other(format!(
+            "{} is not a folder",
+            part.folder()
+        ))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
@@ -206,15 +250,23 @@ fn list(dir: &Dir, folder: &str, paths: &mut BTreeSet<String>) -> io::Result<()>
     for entry in dir.read_dir(if folder.is_empty() { "." } else { folder })? {
         let entry = entry?;
         let name = entry.file_name();
-        let name = name.to_str().ok_or_else(|| io::Error::other("a name is not UTF-8"))?;
-        let path = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
+        let name = name
+            .to_str()
+            .ok_or_else(|| io::Error::other("a name is not UTF-8"))?;
+        let path = if folder.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{folder}/{name}")
+        };
         let kind = entry.file_type()?;
         if kind.is_dir() {
             list(dir, &path, paths)?;
         } else if kind.is_file() {
             paths.insert(path);
         } else {
-            return Err(io::Error::other(format!("{path} is neither a file nor a folder")));
+            return Err(io::Error::other(format!(
+                "{path} is neither a file nor a folder"
+            )));
         }
         if paths.len() > 2 * MAX_FILES {
             return Err(io::Error::other("it has too many files"));
@@ -263,7 +315,8 @@ mod tests {
     }
 
     fn manifest() -> Manifest {
-        let mut manifest = testing::manifest(&[("web", "web.wasm"), ("worker", "target/worker.wasm")]);
+        let mut manifest =
+            testing::manifest(&[("web", "web.wasm"), ("worker", "target/worker.wasm")]);
         manifest.files = vec!["static/**".to_owned()];
         manifest
     }
@@ -286,14 +339,25 @@ mod tests {
         let made = store.create(&app, &manifest()).unwrap();
         let components: Vec<_> = made.slug.components.keys().cloned().collect();
         assert_eq!(components, ["target/worker.wasm", "web.wasm"]);
-        let Component::File { dir, path } = &made.slug.components["web.wasm"] else { panic!() };
+        let Component::File { dir, path } = &made.slug.components["web.wasm"] else {
+            panic!()
+        };
         assert_eq!(read(dir, path), "web");
         let files = made.slug.files.as_ref().unwrap();
         let mut paths = BTreeSet::new();
         list(files, "", &mut paths).unwrap();
-        assert_eq!(paths.into_iter().collect::<Vec<_>>(), ["static/a.css", "static/deep/b.css"]);
+        assert_eq!(
+            paths.into_iter().collect::<Vec<_>>(),
+            ["static/a.css", "static/deep/b.css"]
+        );
         assert_eq!(read(files, "static/deep/b.css"), "b");
-        assert_eq!(std::fs::read_dir(root.path().join("data/tmp")).unwrap().count(), 0, "nothing is left over");
+        assert_eq!(
+            std::fs::read_dir(root.path().join("data/tmp"))
+                .unwrap()
+                .count(),
+            0,
+            "nothing is left over"
+        );
         let opened = store.open(&made.slug.id).unwrap();
         assert_eq!(opened.manifest, manifest());
     }
@@ -307,12 +371,20 @@ mod tests {
         let mut same = manifest();
         same.scale.insert("web".parse().unwrap(), 3);
         same.config.insert("A".to_owned(), "b".to_owned());
-        same.processes.values_mut().for_each(|process| process.line += 7);
+        same.processes
+            .values_mut()
+            .for_each(|process| process.line += 7);
         let again = store.create(&app, &same).unwrap();
         assert_eq!(again.slug.id, first);
-        assert_eq!(again.manifest, same, "messages name the lines of today's manifest");
+        assert_eq!(
+            again.manifest, same,
+            "messages name the lines of today's manifest"
+        );
         let mut other = manifest();
-        other.processes.values_mut().for_each(|process| process.singleton = true);
+        other
+            .processes
+            .values_mut()
+            .for_each(|process| process.singleton = true);
         let mut ids = BTreeSet::from([first, id(&store, &app, &other)]);
         write(&app, "static/a.css", "changed");
         ids.insert(id(&store, &app, &manifest()));
@@ -330,7 +402,10 @@ mod tests {
         let place = root.path().join("data/slugs").join(first.as_str());
         write(&place, "files/static/a.css", "evil");
         let error = store.open(&first).err().unwrap().to_string();
-        assert!(error.contains("changed") && error.contains("deploy"), "{error}");
+        assert!(
+            error.contains("changed") && error.contains("deploy"),
+            "{error}"
+        );
         assert_eq!(id(&store, &app, &manifest()), first);
         store.open(&first).unwrap();
         // Neither an extra file nor a link passes.
@@ -339,7 +414,11 @@ mod tests {
         id(&store, &app, &manifest());
         std::fs::remove_file(place.join("files/static/a.css")).unwrap();
         write(root.path(), "outside", "a");
-        std::os::unix::fs::symlink(root.path().join("outside"), place.join("files/static/a.css")).unwrap();
+        std::os::unix::fs::symlink(
+            root.path().join("outside"),
+            place.join("files/static/a.css"),
+        )
+        .unwrap();
         assert!(store.open(&first).is_err());
         assert!(store.open(&"0".repeat(64).parse().unwrap()).is_err());
     }
@@ -350,7 +429,10 @@ mod tests {
         write(root.path(), "secret", "s");
         std::os::unix::fs::symlink("../../secret", app.join("static/link")).unwrap();
         let error = store.create(&app, &manifest()).err().unwrap().to_string();
-        assert!(error.contains("static/link") && error.contains("leads out"), "{error}");
+        assert!(
+            error.contains("static/link") && error.contains("leads out"),
+            "{error}"
+        );
         std::fs::remove_file(app.join("static/link")).unwrap();
         std::os::unix::fs::symlink("a.css", app.join("static/link")).unwrap();
         let made = store.create(&app, &manifest()).unwrap();
@@ -358,7 +440,12 @@ mod tests {
         std::fs::remove_file(app.join("web.wasm")).unwrap();
         std::os::unix::fs::symlink(root.path().join("secret"), app.join("web.wasm")).unwrap();
         assert!(store.create(&app, &manifest()).is_err());
-        assert_eq!(std::fs::read_dir(root.path().join("data/tmp")).unwrap().count(), 0);
+        assert_eq!(
+            std::fs::read_dir(root.path().join("data/tmp"))
+                .unwrap()
+                .count(),
+            0
+        );
     }
 
     #[test]
@@ -366,7 +453,12 @@ mod tests {
         let (_root, store, app) = setup();
         std::fs::remove_file(app.join("web.wasm")).unwrap();
         let error = store.create(&app, &manifest()).err().unwrap().to_string();
-        assert!(error.contains("web.wasm") && error.contains("`web`") && error.contains("build the app"), "{error}");
+        assert!(
+            error.contains("web.wasm")
+                && error.contains("`web`")
+                && error.contains("build the app"),
+            "{error}"
+        );
         std::fs::create_dir(app.join("web.wasm")).unwrap();
         let error = store.create(&app, &manifest()).err().unwrap().to_string();
         assert!(error.contains("not a regular file"), "{error}");

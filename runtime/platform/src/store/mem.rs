@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{
-    Bound, Change, Commit, Condition, Entry, MAX_LIST, Rev, Store, StoreError, Watch, WatchError, Write,
-    check_batch, check_key, check_prefix, prefix_range,
+    Bound, Change, Commit, Condition, Entry, MAX_LIST, Rev, Store, StoreError, Watch, WatchError,
+    Write, check_batch, check_key, check_prefix, prefix_range,
 };
 
 /// What befalls a commit.
@@ -53,7 +53,10 @@ impl MemStore {
             log_limit,
             faults: VecDeque::new(),
         };
-        Self { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(Rev(0)) }
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            changed: watch::Sender::new(Rev(0)),
+        }
     }
 
     /// What befalls the next commits, one entry each; `None` lets one pass.
@@ -69,12 +72,17 @@ impl MemStore {
         let mut state = self.lock();
         let holds = conditions.iter().all(|condition| match condition {
             Condition::Absent(key) => !state.entries.contains_key(key),
-            Condition::Unchanged(key, rev) => state.entries.get(key).is_some_and(|entry| entry.modified == *rev),
+            Condition::Unchanged(key, rev) => state
+                .entries
+                .get(key)
+                .is_some_and(|entry| entry.modified == *rev),
         });
         if !holds {
             return Commit::Conflict;
         }
-        let changes = |write: &&Write| matches!(write, Write::Put(..)) || state.entries.contains_key(write.key());
+        let changes = |write: &&Write| {
+            matches!(write, Write::Put(..)) || state.entries.contains_key(write.key())
+        };
         let writes: Vec<Write> = writes.iter().filter(changes).cloned().collect();
         if writes.is_empty() {
             return Commit::Done(state.rev);
@@ -85,13 +93,26 @@ impl MemStore {
             let change = match write {
                 Write::Put(key, value) => {
                     let created = state.entries.get(&key).map_or(rev, |entry| entry.created);
-                    let entry = Entry { key: key.clone(), value: value.clone(), created, modified: rev };
+                    let entry = Entry {
+                        key: key.clone(),
+                        value: value.clone(),
+                        created,
+                        modified: rev,
+                    };
                     state.entries.insert(key.clone(), entry);
-                    Change { rev, key, value: Some(value) }
+                    Change {
+                        rev,
+                        key,
+                        value: Some(value),
+                    }
                 }
                 Write::Delete(key) => {
                     state.entries.remove(&key);
-                    Change { rev, key, value: None }
+                    Change {
+                        rev,
+                        key,
+                        value: None,
+                    }
                 }
             };
             state.log.push_back(change);
@@ -117,22 +138,32 @@ impl Store for MemStore {
     async fn list(&self, prefix: &str) -> Result<(Vec<Entry>, Rev), StoreError> {
         check_prefix(prefix)?;
         let state = self.lock();
-        let found: Vec<Entry> =
-            state.entries.range(prefix_range(prefix)).take(MAX_LIST + 1).map(|(_, entry)| entry.clone()).collect();
+        let found: Vec<Entry> = state
+            .entries
+            .range(prefix_range(prefix))
+            .take(MAX_LIST + 1)
+            .map(|(_, entry)| entry.clone())
+            .collect();
         if found.len() > MAX_LIST {
             return Err(Bound::ListLength(prefix.to_owned()).into());
         }
         Ok((found, state.rev))
     }
 
-    async fn commit(&self, conditions: &[Condition], writes: &[Write]) -> Result<Commit, StoreError> {
+    async fn commit(
+        &self,
+        conditions: &[Condition],
+        writes: &[Write],
+    ) -> Result<Commit, StoreError> {
         check_batch(conditions, writes)?;
         let fault = self.lock().faults.pop_front().flatten();
         match fault {
             None => {}
             Some(Fault::Delay(time)) => tokio::time::sleep(time).await,
             Some(Fault::Conflict) => return Ok(Commit::Conflict),
-            Some(Fault::UnknownBefore) => return Err(StoreError::Unknown("injected, before".to_owned())),
+            Some(Fault::UnknownBefore) => {
+                return Err(StoreError::Unknown("injected, before".to_owned()));
+            }
             Some(Fault::UnknownAfter) => {
                 self.commit_now(conditions, writes);
                 return Err(StoreError::Unknown("injected, after".to_owned()));
@@ -143,7 +174,12 @@ impl Store for MemStore {
 
     fn watch(&self, prefix: &str, from: Rev) -> Box<dyn Watch> {
         let changed = self.changed.subscribe();
-        Box::new(MemWatch { store: self.clone(), prefix: prefix.to_owned(), position: from, changed })
+        Box::new(MemWatch {
+            store: self.clone(),
+            prefix: prefix.to_owned(),
+            position: from,
+            changed,
+        })
     }
 }
 
@@ -170,7 +206,10 @@ impl MemWatch {
                 found.push(change.clone());
             }
         }
-        self.position = found.first().map_or(state.rev, |first| first.rev).max(self.position);
+        self.position = found
+            .first()
+            .map_or(state.rev, |first| first.rev)
+            .max(self.position);
         Ok(found)
     }
 }
@@ -202,7 +241,9 @@ mod tests {
     async fn conforms() {
         conformance::run(async |log_limit| {
             let store = MemStore::new(log_limit);
-            conformance::Fixture { open: Box::new(move || Arc::new(store.clone())) }
+            conformance::Fixture {
+                open: Box::new(move || Arc::new(store.clone())),
+            }
         })
         .await;
     }
@@ -212,13 +253,27 @@ mod tests {
         let store = MemStore::new(10);
         let put = [Write::Put("k".to_owned(), b"1".to_vec())];
         let absent = [Condition::Absent("k".to_owned())];
-        store.inject([Some(Fault::UnknownBefore), Some(Fault::Conflict), None, Some(Fault::UnknownAfter)]);
-        assert!(matches!(store.commit(&absent, &put).await, Err(StoreError::Unknown(_))));
+        store.inject([
+            Some(Fault::UnknownBefore),
+            Some(Fault::Conflict),
+            None,
+            Some(Fault::UnknownAfter),
+        ]);
+        assert!(matches!(
+            store.commit(&absent, &put).await,
+            Err(StoreError::Unknown(_))
+        ));
         assert_eq!(store.get("k").await.unwrap(), None);
         assert_eq!(store.commit(&absent, &put).await.unwrap(), Commit::Conflict);
-        assert_eq!(store.commit(&absent, &put).await.unwrap(), Commit::Done(Rev(1)));
+        assert_eq!(
+            store.commit(&absent, &put).await.unwrap(),
+            Commit::Done(Rev(1))
+        );
         let second = [Write::Put("k".to_owned(), b"2".to_vec())];
-        assert!(matches!(store.commit(&[], &second).await, Err(StoreError::Unknown(_))));
+        assert!(matches!(
+            store.commit(&[], &second).await,
+            Err(StoreError::Unknown(_))
+        ));
         assert_eq!(store.get("k").await.unwrap().unwrap().value, b"2");
     }
 }

@@ -32,7 +32,9 @@ pub const MAX_BATCH: usize = 128;
 pub const MAX_LIST: usize = 10_000;
 
 /// One global, monotonic number: each commit that changes something takes the next.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 pub struct Rev(pub u64);
 
 impl fmt::Display for Rev {
@@ -183,7 +185,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Atomic: all writes or none. An error other than [`StoreError::Invalid`] means that the outcome is
     /// unknown.
-    async fn commit(&self, conditions: &[Condition], writes: &[Write]) -> Result<Commit, StoreError>;
+    async fn commit(
+        &self,
+        conditions: &[Condition],
+        writes: &[Write],
+    ) -> Result<Commit, StoreError>;
 
     /// Changes under a prefix with a revision above `from`.
     fn watch(&self, prefix: &str, from: Rev) -> Box<dyn Watch>;
@@ -225,7 +231,10 @@ fn check_batch(conditions: &[Condition], writes: &[Write]) -> Result<(), Bound> 
         if let Write::Put(key, value) = write
             && value.len() > MAX_VALUE
         {
-            return Err(Bound::ValueSize { key: key.clone(), size: value.len() });
+            return Err(Bound::ValueSize {
+                key: key.clone(),
+                size: value.len(),
+            });
         }
     }
     Ok(())

@@ -14,8 +14,8 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::{
-    Bound, Change, Commit, Condition, Entry, MAX_LIST, Rev, Store, StoreError, Watch, WatchError, Write,
-    check_batch, check_key, check_prefix, prefix_range,
+    Bound, Change, Commit, Condition, Entry, MAX_LIST, Rev, Store, StoreError, Watch, WatchError,
+    Write, check_batch, check_key, check_prefix, prefix_range,
 };
 
 /// Operations that wait for the thread; a caller beyond them waits too.
@@ -57,7 +57,10 @@ struct Queue {
 
 impl Queue {
     /// Runs a job on the store's thread; `None`: the thread is gone, and the job may have run or not.
-    async fn run<T: Send + 'static>(&self, job: impl FnOnce(&mut Connection) -> T + Send + 'static) -> Option<T> {
+    async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Connection) -> T + Send + 'static,
+    ) -> Option<T> {
         let permit = self.permits.clone().acquire_owned().await.ok()?;
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move |connection| {
@@ -80,7 +83,9 @@ impl SqliteStore {
     /// Opens or makes the file. The caller holds the lock of the folder it lies in. Blocks for some
     /// milliseconds.
     pub fn open(path: &Path, options: &SqliteOptions) -> Result<Self, StoreError> {
-        let cannot = |error: &dyn std::fmt::Display| StoreError::Open(format!("{}: {error}", path.display()));
+        let cannot = |error: &dyn std::fmt::Display| {
+            StoreError::Open(format!("{}: {error}", path.display()))
+        };
         let mut connection = Connection::open(path).map_err(|error| cannot(&explain(&error)))?;
         let rev = prepare(&mut connection).map_err(|error| cannot(&error))?;
         let (messages, queue) = std::sync::mpsc::channel();
@@ -90,10 +95,15 @@ impl SqliteStore {
                 drop(permit);
             }
         };
-        let thread =
-            std::thread::Builder::new().name("oarlock-store".to_owned()).spawn(run).map_err(|error| cannot(&error))?;
+        let thread = std::thread::Builder::new()
+            .name("oarlock-store".to_owned())
+            .spawn(run)
+            .map_err(|error| cannot(&error))?;
         Ok(Self {
-            queue: Queue { messages, permits: Arc::new(Semaphore::new(QUEUE)) },
+            queue: Queue {
+                messages,
+                permits: Arc::new(Semaphore::new(QUEUE)),
+            },
             thread: Some(thread),
             changed: watch::Sender::new(rev),
             log_limit: options.log_limit,
@@ -118,27 +128,41 @@ fn unavailable(error: rusqlite::Error) -> StoreError {
 
 /// What the user can do about an error, where there is something.
 fn explain(error: &rusqlite::Error) -> String {
-    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseCorrupt, DatabaseLocked, DiskFull, NotADatabase, ReadOnly};
+    use rusqlite::ErrorCode::{
+        DatabaseBusy, DatabaseCorrupt, DatabaseLocked, DiskFull, NotADatabase, ReadOnly,
+    };
     match error.sqlite_error_code() {
         Some(DiskFull) => "the disk is full; free some space and try again".to_owned(),
         Some(ReadOnly) => "the file cannot be written; check its permissions".to_owned(),
         Some(DatabaseCorrupt | NotADatabase) => {
             format!("the file is damaged ({error}); move it away to start without its releases")
         }
-        Some(DatabaseBusy | DatabaseLocked) => "another process has the file open; end it first".to_owned(),
+        Some(DatabaseBusy | DatabaseLocked) => {
+            "another process has the file open; end it first".to_owned()
+        }
         _ => error.to_string(),
     }
 }
 
 fn prepare(connection: &mut Connection) -> Result<Rev, String> {
     let say = |error: rusqlite::Error| explain(&error);
-    connection.busy_timeout(std::time::Duration::from_secs(2)).map_err(say)?;
-    connection.pragma_update(None, "journal_mode", "WAL").map_err(say)?;
-    connection.pragma_update(None, "synchronous", "FULL").map_err(say)?;
-    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(say)?;
+    connection
+        .busy_timeout(std::time::Duration::from_secs(2))
+        .map_err(say)?;
+    connection
+        .pragma_update(None, "journal_mode", "WAL")
+        .map_err(say)?;
+    connection
+        .pragma_update(None, "synchronous", "FULL")
+        .map_err(say)?;
+    let version: i64 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(say)?;
     match version {
         0 => {
-            let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(say)?;
+            let tx = connection
+                .transaction_with_behavior(TransactionBehavior::Immediate)
+                .map_err(say)?;
             tx.execute_batch(
                 "CREATE TABLE entries (key TEXT PRIMARY KEY, value BLOB NOT NULL, created INTEGER NOT NULL,
                      modified INTEGER NOT NULL) WITHOUT ROWID;
@@ -150,12 +174,15 @@ fn prepare(connection: &mut Connection) -> Result<Rev, String> {
                  INSERT INTO state VALUES (1, 0, 0);",
             )
             .map_err(say)?;
-            tx.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(say)?;
+            tx.pragma_update(None, "user_version", SCHEMA_VERSION)
+                .map_err(say)?;
             tx.commit().map_err(say)?;
             Ok(Rev(0))
         }
         SCHEMA_VERSION => current_rev(connection).map_err(say),
-        newer => Err(format!("it was written by another version of oarlock (layout {newer})")),
+        newer => Err(format!(
+            "it was written by another version of oarlock (layout {newer})"
+        )),
     }
 }
 
@@ -169,7 +196,10 @@ fn from_sql(number: i64) -> Rev {
 }
 
 fn current_rev(connection: &Connection) -> rusqlite::Result<Rev> {
-    connection.prepare_cached("SELECT rev FROM state")?.query_row([], |row| row.get(0)).map(from_sql)
+    connection
+        .prepare_cached("SELECT rev FROM state")?
+        .query_row([], |row| row.get(0))
+        .map(from_sql)
 }
 
 fn read_entry(row: &rusqlite::Row<'_>) -> rusqlite::Result<Entry> {
@@ -229,7 +259,8 @@ fn commit(
     if !changed {
         return Ok(Commit::Done(before));
     }
-    tx.prepare_cached("UPDATE state SET rev = ?1")?.execute([to_sql(rev)])?;
+    tx.prepare_cached("UPDATE state SET rev = ?1")?
+        .execute([to_sql(rev)])?;
     trim(&tx, log_limit)?;
     tx.commit()?;
     Ok(Commit::Done(rev))
@@ -247,17 +278,18 @@ fn apply(tx: &Connection, rev: Rev, write: &Write) -> rusqlite::Result<bool> {
             (key, Some(value))
         }
         Write::Delete(key) => {
-            if tx.prepare_cached("DELETE FROM entries WHERE key = ?1")?.execute([key])? == 0 {
+            if tx
+                .prepare_cached("DELETE FROM entries WHERE key = ?1")?
+                .execute([key])?
+                == 0
+            {
                 return Ok(false);
             }
             (key, None)
         }
     };
-    tx.prepare_cached("INSERT INTO log (rev, key, value) VALUES (?1, ?2, ?3)")?.execute(params![
-        to_sql(rev),
-        key,
-        value
-    ])?;
+    tx.prepare_cached("INSERT INTO log (rev, key, value) VALUES (?1, ?2, ?3)")?
+        .execute(params![to_sql(rev), key, value])?;
     Ok(true)
 }
 
@@ -272,8 +304,10 @@ fn trim(tx: &Connection, log_limit: usize) -> rusqlite::Result<()> {
         .query_row([limit], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     if let Some((position, rev)) = last {
-        tx.prepare_cached("DELETE FROM log WHERE position <= ?1")?.execute([position])?;
-        tx.prepare_cached("UPDATE state SET compacted = ?1")?.execute([rev])?;
+        tx.prepare_cached("DELETE FROM log WHERE position <= ?1")?
+            .execute([position])?;
+        tx.prepare_cached("UPDATE state SET compacted = ?1")?
+            .execute([rev])?;
     }
     Ok(())
 }
@@ -285,9 +319,15 @@ struct Page {
 }
 
 /// `None`: compacted.
-fn read_log(connection: &mut Connection, prefix: &str, from: Rev) -> rusqlite::Result<Option<Page>> {
+fn read_log(
+    connection: &mut Connection,
+    prefix: &str,
+    from: Rev,
+) -> rusqlite::Result<Option<Page>> {
     let tx = connection.transaction()?;
-    let compacted: i64 = tx.prepare_cached("SELECT compacted FROM state")?.query_row([], |row| row.get(0))?;
+    let compacted: i64 = tx
+        .prepare_cached("SELECT compacted FROM state")?
+        .query_row([], |row| row.get(0))?;
     if from < from_sql(compacted) {
         return Ok(None);
     }
@@ -318,7 +358,8 @@ impl Store for SqliteStore {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
         check_key(key)?;
         let key = key.to_owned();
-        self.queue.run(move |connection| get(connection, &key))
+        self.queue
+            .run(move |connection| get(connection, &key))
             .await
             .ok_or_else(|| StoreError::Unavailable(GONE.to_owned()))?
             .map_err(unavailable)
@@ -327,7 +368,9 @@ impl Store for SqliteStore {
     async fn list(&self, prefix: &str) -> Result<(Vec<Entry>, Rev), StoreError> {
         check_prefix(prefix)?;
         let owned = prefix.to_owned();
-        let (found, rev) = self.queue.run(move |connection| list(connection, &owned))
+        let (found, rev) = self
+            .queue
+            .run(move |connection| list(connection, &owned))
             .await
             .ok_or_else(|| StoreError::Unavailable(GONE.to_owned()))?
             .map_err(unavailable)?;
@@ -337,22 +380,27 @@ impl Store for SqliteStore {
         Ok((found, rev))
     }
 
-    async fn commit(&self, conditions: &[Condition], writes: &[Write]) -> Result<Commit, StoreError> {
+    async fn commit(
+        &self,
+        conditions: &[Condition],
+        writes: &[Write],
+    ) -> Result<Commit, StoreError> {
         check_batch(conditions, writes)?;
         let (conditions, writes) = (conditions.to_vec(), writes.to_vec());
         let log_limit = self.log_limit;
         let changed = self.changed.clone();
-        self.queue.run(move |connection| {
-            let outcome = commit(connection, &conditions, &writes, log_limit);
-            if let Ok(Commit::Done(rev)) = outcome {
-                // Told here and not by the caller, who may have been dropped meanwhile.
-                changed.send_replace(rev);
-            }
-            outcome
-        })
-        .await
-        .ok_or_else(|| StoreError::Unknown(GONE.to_owned()))?
-        .map_err(|error| StoreError::Unknown(explain(&error)))
+        self.queue
+            .run(move |connection| {
+                let outcome = commit(connection, &conditions, &writes, log_limit);
+                if let Ok(Commit::Done(rev)) = outcome {
+                    // Told here and not by the caller, who may have been dropped meanwhile.
+                    changed.send_replace(rev);
+                }
+                outcome
+            })
+            .await
+            .ok_or_else(|| StoreError::Unknown(GONE.to_owned()))?
+            .map_err(|error| StoreError::Unknown(explain(&error)))
     }
 
     fn watch(&self, prefix: &str, from: Rev) -> Box<dyn Watch> {
@@ -440,13 +488,22 @@ mod tests {
     #[ignore = "run by another test, as a process of its own"]
     async fn commit_forever() {
         use std::io::Write as _;
-        let Some(path) = std::env::var_os("OARLOCK_TEST_STORE") else { return };
+        let Some(path) = std::env::var_os("OARLOCK_TEST_STORE") else {
+            return;
+        };
         let store = SqliteStore::open(Path::new(&path), &SqliteOptions { log_limit: 50 }).unwrap();
-        let start = store.get("count/a").await.unwrap().map_or(0, |entry| number(&entry.value));
+        let start = store
+            .get("count/a")
+            .await
+            .unwrap()
+            .map_or(0, |entry| number(&entry.value));
         for n in start + 1.. {
             let value = n.to_string().into_bytes();
             // Two keys that must never differ.
-            let writes = [Write::Put("count/a".to_owned(), value.clone()), Write::Put("count/b".to_owned(), value)];
+            let writes = [
+                Write::Put("count/a".to_owned(), value.clone()),
+                Write::Put("count/b".to_owned(), value),
+            ];
             store.commit(&[], &writes).await.unwrap();
             println!("acknowledged {n}");
             std::io::stdout().flush().unwrap();
@@ -464,7 +521,12 @@ mod tests {
         let path = root.path().join("state.db");
         for round in 1..=3u64 {
             let mut child = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "store::sqlite::tests::commit_forever", "--ignored", "--nocapture"])
+                .args([
+                    "--exact",
+                    "store::sqlite::tests::commit_forever",
+                    "--ignored",
+                    "--nocapture",
+                ])
                 .env("OARLOCK_TEST_STORE", &path)
                 .stdout(Stdio::piped())
                 .spawn()
@@ -472,7 +534,10 @@ mod tests {
             let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
             let mut acknowledged = 0;
             while acknowledged < round * 20 {
-                let line = lines.next().expect("the child goes on until it is killed").unwrap();
+                let line = lines
+                    .next()
+                    .expect("the child goes on until it is killed")
+                    .unwrap();
                 if let Some((_, n)) = line.split_once("acknowledged ") {
                     acknowledged = n.parse().unwrap();
                 }
@@ -482,7 +547,10 @@ mod tests {
             let store = SqliteStore::open(&path, &SqliteOptions { log_limit: 50 }).unwrap();
             let (entries, rev) = store.list("count/").await.unwrap();
             assert_eq!(entries.len(), 2);
-            assert_eq!(entries[0].value, entries[1].value, "a commit is all or nothing");
+            assert_eq!(
+                entries[0].value, entries[1].value,
+                "a commit is all or nothing"
+            );
             assert!(number(&entries[0].value) >= acknowledged);
             assert_eq!(rev, Rev(number(&entries[0].value)), "one revision a commit");
         }
@@ -493,11 +561,23 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let damaged = root.path().join("damaged.db");
         std::fs::write(&damaged, vec![b'x'; 8192]).unwrap();
-        let error = SqliteStore::open(&damaged, &SqliteOptions::default()).err().unwrap().to_string();
-        assert!(error.contains("damaged") && error.contains("damaged.db"), "{error}");
+        let error = SqliteStore::open(&damaged, &SqliteOptions::default())
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            error.contains("damaged") && error.contains("damaged.db"),
+            "{error}"
+        );
         let newer = root.path().join("newer.db");
-        Connection::open(&newer).unwrap().pragma_update(None, "user_version", 99).unwrap();
-        let error = SqliteStore::open(&newer, &SqliteOptions::default()).err().unwrap().to_string();
+        Connection::open(&newer)
+            .unwrap()
+            .pragma_update(None, "user_version", 99)
+            .unwrap();
+        let error = SqliteStore::open(&newer, &SqliteOptions::default())
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.contains("another version of oarlock"), "{error}");
     }
 }

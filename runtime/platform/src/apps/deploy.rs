@@ -1,0 +1,183 @@
+//! From an app's folder to a release that runs: manifest, build, slug, release.
+
+use std::sync::Arc;
+
+use oarlock_host::ApplyError;
+use oarlock_spec::codes::exit;
+use oarlock_spec::manifest::Manifest;
+
+use super::worker::{Command, Deployed, ReleaseFailure, blocking};
+use super::{App, Building};
+use crate::build::{BuildError, Progress, build};
+use crate::control::ApiError;
+use crate::env_file;
+use crate::folder::load_manifest;
+use crate::platform::Event;
+use crate::releases::ReleaseError;
+use crate::slug::SlugError;
+use crate::store::StoreError;
+
+/// Why a folder does not run. [`DeployFailure::exit_code`] is the edge to the shell.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DeployFailure {
+    /// The manifest or `.env`; all mistakes, ready to print.
+    #[error("{0}")]
+    Manifest(String),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error(transparent)]
+    Slug(#[from] SlugError),
+    #[error("{}", .0.message)]
+    Queue(ApiError),
+    #[error(transparent)]
+    Release(#[from] ReleaseFailureBox),
+}
+
+/// The worker's failure; boxed, so that its size does not matter.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(crate) struct ReleaseFailureBox(Box<ReleaseFailure>);
+
+impl DeployFailure {
+    /// One of `oarlock_spec::codes::exit`, or the release phase's own.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Manifest(_) => exit::MANIFEST,
+            Self::Build(_) => exit::BUILD,
+            Self::Slug(error) => match error {
+                SlugError::Component { .. } => exit::BUILD,
+                SlugError::Glob { .. } | SlugError::File { .. } | SlugError::TooLarge { .. } => {
+                    exit::MANIFEST
+                }
+                SlugError::Damaged { .. } | SlugError::Storage { .. } => exit::FAILURE,
+            },
+            Self::Queue(_) => exit::FAILURE,
+            Self::Release(ReleaseFailureBox(failure)) => release_exit_code(failure),
+        }
+    }
+}
+
+fn release_exit_code(failure: &ReleaseFailure) -> u8 {
+    match failure {
+        ReleaseFailure::Apply(error) => match error {
+            ApplyError::Load(_) | ApplyError::Unreadable { .. } | ApplyError::WrongKind { .. } => {
+                exit::BUILD
+            }
+            ApplyError::Addon { .. } => exit::MANIFEST,
+            // 0 would say that all went well.
+            ApplyError::ReleasePhase { code, .. } => code
+                .filter(|code| *code != 0)
+                .unwrap_or(exit::RELEASE_PHASE),
+            ApplyError::Boot { .. } | ApplyError::Superseded(_) | ApplyError::Platform(_) => {
+                exit::FAILURE
+            }
+        },
+        ReleaseFailure::Scale(_) | ReleaseFailure::NothingCurrent => exit::FAILURE,
+        ReleaseFailure::Slug(_) => exit::FAILURE,
+        ReleaseFailure::Releases(error) => match error {
+            ReleaseError::ConfigSize(_) => exit::MANIFEST,
+            ReleaseError::Store(StoreError::Open(_)) => exit::FAILURE,
+            ReleaseError::Store(_) | ReleaseError::Damaged { .. } | ReleaseError::Conflict(_) => {
+                exit::FAILURE
+            }
+        },
+    }
+}
+
+/// Builds the app's folder and makes it run; what is running already stays if it does not differ.
+/// Dropping the future ends the build; a release that was begun goes on.
+pub(crate) async fn bring_up(app: &Arc<App>) -> Result<(), DeployFailure> {
+    let manifest =
+        load_manifest(&app.dir, Some(&app.shared.policy)).map_err(DeployFailure::Manifest)?;
+    if manifest.app != app.name {
+        return Err(DeployFailure::Manifest(format!(
+            "the manifest now names the app `{}`; it runs as `{}` until oarlock is started again",
+            manifest.app, app.name
+        )));
+    }
+    check_scaled(app, &manifest)?;
+    let mut base = manifest.config.clone();
+    base.extend(env_file::load(&app.dir).map_err(DeployFailure::Manifest)?);
+    if app.shared.building == Building::Yes {
+        run_build(app, &manifest).await?;
+    }
+    let (slugs, dir) = (app.shared.slugs.clone(), app.dir.clone());
+    let slug = blocking(move || slugs.create(&dir, &manifest)).await?;
+    let sent = app
+        .send(|answer| Command::Deploy {
+            slug: Box::new(slug),
+            base,
+            answer,
+        })
+        .await;
+    match sent.map_err(DeployFailure::Queue)? {
+        Ok(Deployed::Running(_) | Deployed::Unchanged(_)) => Ok(()),
+        Err(failure) => Err(ReleaseFailureBox(Box::new(failure)).into()),
+    }
+}
+
+/// Starts the current release as it is stored; `serve` does so when the folder's own does not run.
+pub(crate) async fn resume(app: &Arc<App>) -> Result<(), DeployFailure> {
+    match app
+        .send(|answer| Command::Resume { answer })
+        .await
+        .map_err(DeployFailure::Queue)?
+    {
+        Ok(_) => Ok(()),
+        Err(failure) => Err(ReleaseFailureBox(Box::new(failure)).into()),
+    }
+}
+
+/// `--scale` of a type that the manifest does not have is a mistake of the user's, said at the start.
+fn check_scaled(app: &App, manifest: &Manifest) -> Result<(), DeployFailure> {
+    // Later on, what was scaled of a type that is gone is no mistake.
+    let runs = super::lock(&app.shown).release.is_some();
+    if runs || app.shared.scale_lasts == super::ScaleLasts::Forever {
+        return Ok(());
+    }
+    let known = manifest.initial_scale();
+    let unknown = super::lock(&app.scaled)
+        .keys()
+        .find(|process| !known.contains_key(*process))
+        .cloned();
+    match unknown {
+        None => Ok(()),
+        Some(process) => {
+            let known: Vec<&str> = known.keys().map(|process| process.as_str()).collect();
+            Err(DeployFailure::Manifest(format!(
+                "`{process}` cannot be scaled: `{}` has {}",
+                app.name,
+                known.join(", ")
+            )))
+        }
+    }
+}
+
+async fn run_build(app: &Arc<App>, manifest: &Manifest) -> Result<(), BuildError> {
+    let shared = &app.shared;
+    let name = app.name.clone();
+    build(
+        &app.dir,
+        manifest,
+        &shared.build_env,
+        |progress| match progress {
+            Progress::Starting(command) => {
+                shared
+                    .runtime
+                    .log(&name, "build", &format!("Running `{command}`"));
+                shared.tell(Event::Building {
+                    app: name.clone(),
+                    command,
+                });
+            }
+            Progress::Output(line) => {
+                shared.runtime.log(&name, "build", &line);
+                shared.tell(Event::BuildOutput {
+                    app: name.clone(),
+                    line,
+                });
+            }
+        },
+    )
+    .await
+}

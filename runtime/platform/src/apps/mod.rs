@@ -1,0 +1,303 @@
+//! The apps of a host: one task for each owns its releases, everything else sends it messages.
+
+mod deploy;
+mod watch;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use oarlock_spec::api::{AppRow, ConfigChange, ConfigVars, Formation, ReleaseRow};
+use oarlock_spec::names::{AppName, ReleaseId};
+use oarlock_spec::policy::Policy;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::control::{ApiError, words};
+use crate::platform::Event;
+use crate::releases::{ReleaseError, Releases, find_current};
+use crate::runtime::Runtime;
+use crate::slug::SlugStore;
+use crate::store::Store;
+
+pub(crate) use deploy::{DeployFailure, bring_up, resume};
+pub(crate) use watch::watch;
+use worker::{Command, Worker};
+
+/// Changes of one app that wait for the one under way; more are answered with `busy`.
+const QUEUE: usize = 8;
+
+/// Whether a scaled formation outlives the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ScaleLasts {
+    /// `up`: `[scale]` is read at each start.
+    UntilTheEnd,
+    /// `serve`.
+    Forever,
+}
+
+/// Whether an app is built before a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Building {
+    Yes,
+    No,
+}
+
+/// How the URL of an app is made.
+#[derive(Debug, Clone)]
+pub(crate) enum Urls {
+    /// `up`: the address itself.
+    Address(std::net::SocketAddr),
+    /// `serve`: `<app>.<domain>`, and the port.
+    Domain(String, u16),
+}
+
+impl Urls {
+    fn of(&self, app: &AppName) -> String {
+        match self {
+            Self::Address(address) if address.ip().is_unspecified() => {
+                format!("http://localhost:{}", address.port())
+            }
+            Self::Address(address) => format!("http://{address}"),
+            Self::Domain(domain, 80) => format!("http://{app}.{domain}"),
+            Self::Domain(domain, port) => format!("http://{app}.{domain}:{port}"),
+        }
+    }
+}
+
+/// What all apps of a host share.
+pub(crate) struct Shared {
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) slugs: SlugStore,
+    pub(crate) events: mpsc::UnboundedSender<Event>,
+    pub(crate) policy: Policy,
+    pub(crate) build_env: BTreeMap<String, String>,
+    pub(crate) building: Building,
+    pub(crate) scale_lasts: ScaleLasts,
+    pub(crate) urls: Urls,
+}
+
+impl Shared {
+    pub(crate) fn tell(&self, event: Event) {
+        // Nobody listens any more when the command is ending.
+        let _ = self.events.send(event);
+    }
+}
+
+/// One app. Its task ends when the last handle is dropped.
+pub(crate) struct App {
+    name: AppName,
+    /// Where its sources are.
+    dir: PathBuf,
+    shared: Arc<Shared>,
+    releases: Releases,
+    commands: mpsc::Sender<Command>,
+    /// What was scaled over the manifest's `[scale]`.
+    scaled: Arc<Mutex<Formation>>,
+    shown: Arc<Mutex<Shown>>,
+}
+
+/// What the worker tells the world of an app.
+#[derive(Debug, Clone, Default)]
+struct Shown {
+    release: Option<ReleaseId>,
+    url: Option<String>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl App {
+    /// Starts the app's task. `scale` lies over the manifest's `[scale]`.
+    pub(crate) async fn open(
+        shared: Arc<Shared>,
+        name: AppName,
+        dir: PathBuf,
+        scale: Formation,
+    ) -> Result<Arc<Self>, ReleaseError> {
+        let releases = Releases::new(shared.store.clone(), name.clone());
+        let resolved = releases.resolve().await?;
+        if resolved > 0 {
+            let message = "Release interrupted by the end of the host before it was current";
+            shared.runtime.log(&name, "api", message);
+        }
+        let mut scaled = scale;
+        if shared.scale_lasts == ScaleLasts::Forever {
+            scaled.extend(releases.formation().await?.unwrap_or_default());
+        }
+        let scaled = Arc::new(Mutex::new(scaled));
+        let shown = Arc::new(Mutex::new(Shown::default()));
+        let (commands, queue) = mpsc::channel(QUEUE);
+        let worker = Worker::new(
+            shared.clone(),
+            name.clone(),
+            releases.clone(),
+            scaled.clone(),
+            shown.clone(),
+        );
+        tokio::spawn(worker.run(queue));
+        Ok(Arc::new(Self {
+            name,
+            dir,
+            shared,
+            releases,
+            commands,
+            scaled,
+            shown,
+        }))
+    }
+
+    pub(crate) fn name(&self) -> &AppName {
+        &self.name
+    }
+
+    pub(crate) fn row(&self) -> AppRow {
+        let shown = lock(&self.shown).clone();
+        AppRow {
+            app: self.name.clone(),
+            release: shown.release,
+            url: shown.url,
+        }
+    }
+
+    /// Newest first.
+    pub(crate) async fn releases(&self) -> Result<Vec<ReleaseRow>, ApiError> {
+        Ok(self
+            .releases
+            .all()
+            .await?
+            .iter()
+            .map(|one| one.record.row())
+            .collect())
+    }
+
+    /// Of the current release, or of the newest while there is none.
+    pub(crate) async fn config(&self) -> Result<ConfigVars, ApiError> {
+        let all = self.releases.all().await?;
+        let basis = find_current(&all)
+            .or(all.first())
+            .ok_or_else(|| ApiError::not_running(&self.name))?;
+        Ok(basis.record.config())
+    }
+
+    pub(crate) async fn change_config(&self, change: ConfigChange) -> Result<ReleaseRow, ApiError> {
+        self.send(|answer| Command::ChangeConfig { change, answer })
+            .await?
+    }
+
+    pub(crate) async fn roll_back(&self, to: Option<ReleaseId>) -> Result<ReleaseRow, ApiError> {
+        self.send(|answer| Command::RollBack { to, answer }).await?
+    }
+
+    /// Not through the task: scaling must not wait for a release that is being applied.
+    pub(crate) async fn scale(&self, change: Formation) -> Result<Formation, ApiError> {
+        let whole = match self.shared.runtime.scale(&self.name, change.clone()).await {
+            None => return Err(ApiError::not_running(&self.name)),
+            Some(Err(message)) => return Err(ApiError::refused(words::INVALID_FORMATION, message)),
+            Some(Ok(whole)) => whole,
+        };
+        let scaled = {
+            let mut scaled = lock(&self.scaled);
+            scaled.extend(change.clone());
+            scaled.clone()
+        };
+        if self.shared.scale_lasts == ScaleLasts::Forever {
+            self.releases.keep_formation(&scaled).await?;
+        }
+        let list: Vec<String> = change
+            .iter()
+            .map(|(process, count)| format!("{process}={count}"))
+            .collect();
+        self.shared
+            .runtime
+            .log(&self.name, "api", &format!("Scaled to {}", list.join(" ")));
+        Ok(whole)
+    }
+
+    /// Hands a command to the task and waits for its answer. The command goes on if this is dropped.
+    async fn send<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, ApiError> {
+        let (answer, answered) = oneshot::channel();
+        self.commands
+            .try_send(command(answer))
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => ApiError::busy(format!(
+                    "{QUEUE} changes of `{}` wait already; try again later",
+                    self.name
+                )),
+                mpsc::error::TrySendError::Closed(_) => ApiError::shutting_down(),
+            })?;
+        answered.await.map_err(|_| ApiError::shutting_down())
+    }
+}
+
+impl From<ReleaseError> for ApiError {
+    fn from(error: ReleaseError) -> Self {
+        match error {
+            ReleaseError::ConfigSize(_) => Self::refused(words::INVALID_CONFIG, error.to_string()),
+            ReleaseError::Conflict(_) => Self::busy(error.to_string()),
+            ReleaseError::Store(_) | ReleaseError::Damaged { .. } => {
+                Self::internal(error.to_string())
+            }
+        }
+    }
+}
+
+/// The apps by name.
+#[derive(Default)]
+pub(crate) struct Apps {
+    by_name: RwLock<BTreeMap<AppName, Arc<App>>>,
+}
+
+impl Apps {
+    /// `false`: there is one of that name already.
+    pub(crate) fn add(&self, app: Arc<App>) -> bool {
+        let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
+        if by_name.contains_key(&app.name) {
+            return false;
+        }
+        by_name.insert(app.name.clone(), app);
+        true
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<App>> {
+        self.by_name
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
+    }
+
+    pub(crate) fn names(&self) -> Vec<AppName> {
+        self.by_name
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .keys()
+            .cloned()
+            .collect()
+    }
+
+    /// Drops every app, which ends their tasks once their last command is done.
+    pub(crate) fn clear(&self) {
+        self.by_name
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Result<Arc<App>, ApiError> {
+        let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
+        match by_name.get(name) {
+            Some(app) => Ok(app.clone()),
+            None => Err(ApiError::unknown_app(
+                name,
+                &by_name.keys().cloned().collect::<Vec<_>>(),
+            )),
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! What `up` and `serve` drive: apps from folders, their releases, the host, the control API.
+
+mod core;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use oarlock_host::{Host, HostConfig, ListenError};
+use oarlock_spec::api::Formation;
+use oarlock_spec::codes::exit;
+use oarlock_spec::names::{AppName, ReleaseId};
+use oarlock_spec::policy::Policy;
+
+use crate::apps::{Building, ScaleLasts, Shared, Urls};
+use crate::folder::{DATA_NAME, DataDir, FolderError, load_manifest};
+use crate::slug::SlugStore;
+use crate::store::{SqliteOptions, SqliteStore, Store};
+use core::Core;
+
+/// Where the apps are.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// `up`: one app, in this folder; its data folder is `.oarlock` in it.
+    App {
+        /// The folder.
+        dir: PathBuf,
+        /// Over `[scale]`.
+        scale: Formation,
+        /// Build and release again when files change.
+        watch: bool,
+    },
+    /// `serve`: each folder below this one with a manifest is an app.
+    Apps {
+        /// The folder.
+        dir: PathBuf,
+        /// The data folder; `None`: `.oarlock` in `dir`.
+        data: Option<PathBuf>,
+    },
+}
+
+/// How a platform is made.
+#[derive(Debug, Clone)]
+pub struct PlatformConfig {
+    /// Where the apps are.
+    pub source: Source,
+    /// Where HTTP is listened for.
+    pub listen: SocketAddr,
+    /// Below which apps are served.
+    pub domain: String,
+    /// Whether to build before a release.
+    pub build: bool,
+    /// The operator's policy.
+    pub policy: Policy,
+    /// The code cache's folder (the CLI finds it: `$XDG_CACHE_HOME/oarlock/code`, or below `--data`).
+    pub code_cache: Option<PathBuf>,
+    /// Environment of the build command (the CLI's own; the library reads none).
+    pub build_env: BTreeMap<String, String>,
+}
+
+/// What a platform tells while it starts and runs, in order; the CLI prints it.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A build command starts.
+    Building {
+        /// Whose.
+        app: AppName,
+        /// As it is run.
+        command: String,
+    },
+    /// A line of the build command's output.
+    BuildOutput {
+        /// Whose.
+        app: AppName,
+        /// The line.
+        line: String,
+    },
+    /// Components were compiled or taken from the cache.
+    Loaded {
+        /// Whose.
+        app: AppName,
+        /// Compiled now.
+        compiled: usize,
+        /// Taken from the cache.
+        cached: usize,
+        /// How long it took, in milliseconds.
+        millis: u64,
+    },
+    /// A release is current and serves.
+    Ready {
+        /// Whose.
+        app: AppName,
+        /// Which.
+        release: ReleaseId,
+        /// Where it answers, if it has web dynos.
+        url: Option<String>,
+    },
+    /// A change under `--watch`, or an app of `serve`, failed; the old release goes on serving.
+    Failed {
+        /// Whose.
+        app: AppName,
+        /// For the user.
+        message: String,
+    },
+}
+
+/// Why a platform could not start; `exit_code` is one of `oarlock_spec::codes::exit`.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct StartError {
+    /// For the user: what is wrong, where, and what to do.
+    pub message: String,
+    /// For the shell.
+    pub exit_code: u8,
+}
+
+impl StartError {
+    fn new(exit_code: u8, message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            exit_code,
+        }
+    }
+}
+
+impl From<FolderError> for StartError {
+    fn from(error: FolderError) -> Self {
+        let exit_code = match error {
+            FolderError::InUse { .. } => exit::ALREADY_RUNNING,
+            FolderError::Unusable { .. } => exit::FAILURE,
+        };
+        Self::new(exit_code, error.to_string())
+    }
+}
+
+impl From<ListenError> for StartError {
+    fn from(error: ListenError) -> Self {
+        let exit_code = match error {
+            ListenError::InUse { .. } => exit::ADDRESS_IN_USE,
+            ListenError::Io { .. } => exit::FAILURE,
+        };
+        Self::new(exit_code, error.to_string())
+    }
+}
+
+/// A running platform. [`Platform::shutdown`] is how it ends; dropped, it ends the same way as long as
+/// its runtime goes on, without anybody to wait for it.
+pub struct Platform {
+    host: Host,
+    address: SocketAddr,
+    core: Core,
+    /// Last: the lock is given back when nothing uses the folder any more.
+    _data: DataDir,
+}
+
+impl Platform {
+    /// Locks the data folder, opens the store, starts the host, listens, opens the control API, and
+    /// brings every app to its current release (building and releasing as needed). Dropping the future
+    /// cancels cleanly: children are ended, nothing half-written stays.
+    pub async fn start(
+        config: PlatformConfig,
+        events: tokio::sync::mpsc::UnboundedSender<Event>,
+    ) -> Result<Self, StartError> {
+        let data = open_data(&config.source, &config.policy)?;
+        let store = SqliteStore::open(&data.store(), &SqliteOptions::default())
+            .map_err(|error| StartError::new(exit::FAILURE, error.to_string()))?;
+        let store: Arc<dyn Store> = Arc::new(store);
+        let host = start_host(&config, data.path())?;
+        let mut ending = EndHost(Some(host.clone()));
+        let address = host.listen(config.listen).await?;
+        let shared = Shared {
+            runtime: Arc::new(host.clone()),
+            store,
+            slugs: SlugStore::new(data.path()),
+            events,
+            policy: config.policy.clone(),
+            build_env: config.build_env.clone(),
+            building: if config.build {
+                Building::Yes
+            } else {
+                Building::No
+            },
+            scale_lasts: match config.source {
+                Source::App { .. } => ScaleLasts::UntilTheEnd,
+                Source::Apps { .. } => ScaleLasts::Forever,
+            },
+            urls: match config.source {
+                Source::App { .. } => Urls::Address(address),
+                Source::Apps { .. } => Urls::Domain(config.domain.clone(), address.port()),
+            },
+        };
+        let started = Core::start(config.source, Arc::new(shared), data.path()).await;
+        match started {
+            Ok(core) => {
+                ending.0 = None;
+                Ok(Self {
+                    host,
+                    address,
+                    core,
+                    _data: data,
+                })
+            }
+            Err(error) => {
+                ending.0 = None;
+                host.shutdown().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// The logs of all apps as they come, for the terminal.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The apps.
+    pub fn apps(&self) -> Vec<AppName> {
+        self.core.apps().names()
+    }
+
+    /// The address listened on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Drains and stops everything, in this order: watches and builds; the host (requests, web dynos,
+    /// workers, add-ons, logs), while the control API still answers, so that one-off dynos hear of their
+    /// end; the control API; the store; the data folder's lock.
+    pub async fn shutdown(self) {
+        let Self {
+            host,
+            address: _,
+            mut core,
+            _data,
+        } = self;
+        core.stop_changing();
+        host.shutdown().await;
+        core.shutdown().await;
+    }
+}
+
+/// Ends the host when a start is dropped half-way.
+struct EndHost(Option<Host>);
+
+impl Drop for EndHost {
+    fn drop(&mut self) {
+        if let (Some(host), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(async move { host.shutdown().await });
+        }
+    }
+}
+
+fn start_host(config: &PlatformConfig, data: &Path) -> Result<Host, StartError> {
+    Host::start(HostConfig {
+        cores: None,
+        data: data.to_owned(),
+        code_cache: config.code_cache.clone(),
+        policy: config.policy.clone(),
+        local_development: matches!(config.source, Source::App { .. }),
+        instances: None,
+        domain: config.domain.clone(),
+    })
+    .map_err(|error| StartError::new(exit::FAILURE, error.to_string()))
+}
+
+/// The data folder of a source, locked. A folder without an app gets none.
+fn open_data(source: &Source, policy: &Policy) -> Result<DataDir, StartError> {
+    match source {
+        Source::App { dir, .. } => {
+            load_manifest(dir, Some(policy))
+                .map_err(|mistakes| StartError::new(exit::MANIFEST, mistakes))?;
+            Ok(DataDir::open(&dir.join(DATA_NAME))?)
+        }
+        Source::Apps { dir, data } => {
+            if !dir.is_dir() {
+                return Err(StartError::new(
+                    exit::FAILURE,
+                    format!("{}: there is no such folder", dir.display()),
+                ));
+            }
+            Ok(DataDir::open(
+                &data.clone().unwrap_or_else(|| dir.join(DATA_NAME)),
+            )?)
+        }
+    }
+}
