@@ -95,8 +95,10 @@ const MIB: u64 = 1 << 20;
 /// # Errors
 /// All mistakes of the file, by place; or that it is over [`crate::mistakes::MAX_FILE_BYTES`].
 pub fn parse(text: &str) -> Result<Policy, FileErrors> {
-    let (document, mut findings) = read::document(Source::new(POLICY_FILE, text)?, true);
+    let mut findings = Findings::new(Source::new(POLICY_FILE, text)?);
+    let mended = read::mend(true, &mut findings);
     let syntax_mistakes = findings.count();
+    let document = read::document(&mended);
     let policy = read_policy(document.get_ref(), &mut findings);
     findings.drop_consequences(syntax_mistakes);
     findings.finish(Some(policy))

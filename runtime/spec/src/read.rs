@@ -1,12 +1,14 @@
 //! Reads TOML with places: every accessor either gives the value or notes what is wrong with it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::mistakes::{Findings, Source, Span};
+use crate::mistakes::{Findings, Span, brief};
 use crate::suggest::did_you_mean;
+use crate::units::show_count;
 
 /// One `key = value` of a table.
 #[derive(Clone)]
@@ -19,38 +21,148 @@ pub(crate) struct Entry<'a> {
     pub(crate) value: &'a Spanned<DeValue<'a>>,
 }
 
-/// Parses a whole file, with what the parser could save of it when its syntax is broken. Of a
-/// file with `secrets` no broken line is shown.
-pub(crate) fn document<'t>(
-    source: Source<'t>,
-    secrets: bool,
-) -> (Spanned<DeTable<'t>>, Findings<'t>) {
-    let (table, errors) = DeTable::parse_recoverable(source.text());
-    let mut findings = Findings::new(source);
+/// Notes every mistake of syntax and gives a text that the parser can read to its end: the parser
+/// recovers from most mistakes, but stops at a line without `=`. Such lines are blanked, so that
+/// what comes after them is still looked at; places stay the same. Of a file with `secrets` no
+/// broken line is shown.
+pub(crate) fn mend<'t>(secrets: bool, findings: &mut Findings<'t>) -> Cow<'t, str> {
+    let text = findings.source().text();
     findings.set_secret(secrets);
-    for error in errors {
-        let span = error.span().unwrap_or(0..0);
-        let (message, help) = explain(error.message(), findings.source().slice(&span));
-        findings.syntax(&span, message, help);
+    let mut blanked: Option<Vec<u8>> = None;
+    for error in DeTable::parse_recoverable(text).1 {
+        let at = note_syntax(&error, findings);
+        if STOPPERS
+            .iter()
+            .any(|stopper| error.message().starts_with(stopper))
+        {
+            let (start, line) = findings.source().line_text(findings.source().line(at));
+            let bytes = blanked.get_or_insert_with(|| text.as_bytes().to_vec());
+            if let Some(bytes) = bytes.get_mut(start..start + line.len()) {
+                bytes.fill(b' ');
+            }
+        }
+    }
+    // Whole lines of UTF-8 were replaced by blanks, which leaves UTF-8.
+    let mended = blanked.and_then(|bytes| String::from_utf8(bytes).ok());
+    for error in mended
+        .iter()
+        .flat_map(|mended| DeTable::parse_recoverable(mended).1)
+    {
+        note_syntax(&error, findings);
     }
     findings.set_secret(false);
-    (table, findings)
+    mended.map_or(Cow::Borrowed(text), Cow::Owned)
 }
 
-/// The parser's message in our words.
-fn explain(message: &str, text: &str) -> (String, Option<String>) {
-    let first = message.lines().next().unwrap_or_default();
-    if first.starts_with("duplicate key") {
-        return (
-            format!("`{}` is given twice", crate::mistakes::brief(text)),
-            Some("keep one of them".to_owned()),
-        );
-    }
-    let mut said = first.to_owned();
-    if let Some(rest) = message.lines().nth(1) {
-        said = format!("{said}, {rest}");
-    }
-    (format!("not valid TOML: {said}"), None)
+/// Notes what the parser says, and gives the place.
+fn note_syntax(error: &toml::de::Error, findings: &mut Findings<'_>) -> usize {
+    let span = error.span().unwrap_or(0..0);
+    let (_, line) = findings
+        .source()
+        .line_text(findings.source().line(span.start));
+    let (message, help) = if is_header(line) && !error.message().starts_with("duplicate key") {
+        (
+            "a list or string above this table is not closed".to_owned(),
+            Some("close it".to_owned()),
+        )
+    } else {
+        let text = if findings.secret() {
+            ""
+        } else {
+            findings.source().slice(&span)
+        };
+        explain(error.message(), text, span.is_empty())
+    };
+    findings.syntax(&span, message, help);
+    span.start
+}
+
+/// Whether a line is a whole table header: `[limits.web]`.
+fn is_header(line: &str) -> bool {
+    let line = line.split('#').next().unwrap_or_default().trim();
+    line.strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .is_some_and(|name| {
+            !name.is_empty()
+                && name
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        })
+}
+
+/// What the parser says of lines at which it stops.
+const STOPPERS: [&str; 3] = [
+    "key with no value",
+    "invalid key-value pair",
+    "unquoted keys cannot be empty",
+];
+
+/// Parses a mended text, with what the parser can save of it.
+pub(crate) fn document(mended: &str) -> Spanned<DeTable<'_>> {
+    DeTable::parse_recoverable(mended).0
+}
+
+/// The parser's message in our words, and what to do. `text` is what it is about, if that may be shown.
+fn explain(message: &str, text: &str, nothing_there: bool) -> (String, Option<String>) {
+    let message = message.lines().next().unwrap_or_default();
+    let reason = message.split(", expected ").next().unwrap_or_default();
+    let ours = match reason {
+        "duplicate key" => {
+            let what = if text.is_empty() {
+                "a key".to_owned()
+            } else {
+                format!("`{}`", brief(text))
+            };
+            return (
+                format!("{what} is given twice"),
+                Some("keep one of them".to_owned()),
+            );
+        }
+        "string values must be quoted" if nothing_there => {
+            ("the value is missing", "write `key = value`")
+        }
+        "string values must be quoted" if text.is_empty() || text.contains(['"', '\\']) => {
+            ("a string must be in quotes", "put it in double quotes")
+        }
+        "string values must be quoted" => {
+            return (
+                "a string must be in quotes".to_owned(),
+                Some(format!("write \"{}\"", brief(text))),
+            );
+        }
+        "key with no value" => ("a key without `=` and a value", "write `key = value`"),
+        "invalid key-value pair" => (
+            "this is not a `key = value`",
+            "write one, or # before a comment",
+        ),
+        "invalid basic string" | "invalid literal string" => {
+            ("the string is not closed on its line", "close the quote")
+        }
+        "unclosed table" => ("the `[` of a table is not closed", "close it with `]`"),
+        "unclosed array table" => (
+            "the `[[` of a list of tables is not closed",
+            "close it with `]]`",
+        ),
+        "unclosed array" => ("the `[` of a list is not closed", "close it with `]`"),
+        "unclosed inline table" => ("the `{` of a table is not closed", "close it with `}`"),
+        "missing comma between array elements" => (
+            "a comma is missing in a list, or its `]`",
+            "put a comma between its values",
+        ),
+        "missing comma between key-value pairs" => (
+            "a comma is missing in a table, or its `}`",
+            "put a comma between its keys",
+        ),
+        "missing value for key" | "missing value" => {
+            ("the value is missing", "write `key = value`")
+        }
+        "missing escaped value" | "too few unicode value digits" => (
+            "a backslash in double quotes begins an escape",
+            "write \\\\ for a backslash, or use single quotes",
+        ),
+        _ => return (format!("not valid TOML: {message}"), None),
+    };
+    (ours.0.to_owned(), Some(ours.1.to_owned()))
 }
 
 /// The entries of a table, in the order of the file.
@@ -86,6 +198,23 @@ pub(crate) fn known_entries<'a>(
     found
 }
 
+/// The first `most` of these entries; notes that there are more. `what` is what they are, in the plural.
+pub(crate) fn at_most<'a>(
+    mut entries: Vec<Entry<'a>>,
+    most: usize,
+    what: &str,
+    findings: &mut Findings<'_>,
+) -> Vec<Entry<'a>> {
+    if let Some(entry) = entries.get(most) {
+        findings.add(
+            &entry.key_span,
+            format!("there may be at most {most} {what}"),
+        );
+    }
+    entries.truncate(most);
+    entries
+}
+
 /// Notes a key that a table does not have.
 pub(crate) fn unknown_key(
     entry: &Entry<'_>,
@@ -98,7 +227,7 @@ pub(crate) fn unknown_key(
     } else {
         format!(" in {place}")
     };
-    let message = format!("unknown key `{}`{place}", crate::mistakes::brief(entry.key));
+    let message = format!("unknown key `{}`{place}", brief(entry.key));
     findings.push(&entry.key_span, message, did_you_mean(entry.key, known));
 }
 
@@ -137,10 +266,7 @@ impl<'a> Entry<'a> {
                 None
             }
             _ => {
-                let help = format!(
-                    "write \"{}\"",
-                    crate::mistakes::brief(findings.source().slice(&self.span()))
-                );
+                let help = format!("write \"{}\"", brief(findings.source().slice(&self.span())));
                 self.wrong_type("a string", Some(help), findings);
                 None
             }
@@ -196,7 +322,7 @@ impl<'a> Entry<'a> {
             _ => {
                 self.wrong_type(
                     "a whole number",
-                    Some(format!("use {low} to {high}")),
+                    Some(format!("use {} to {}", show_count(low), show_count(high))),
                     findings,
                 );
                 return None;
@@ -206,11 +332,11 @@ impl<'a> Entry<'a> {
             .and_then(|n| u64::try_from(n).ok())
             .filter(|n| range.contains(n));
         if number.is_none() {
-            let text = crate::mistakes::brief(findings.source().slice(&self.span()));
+            let text = brief(findings.source().slice(&self.span()));
             findings.suggest(
                 &self.span(),
                 format!("`{}` is out of range: {text}", self.key),
-                format!("use {low} to {high}"),
+                format!("use {} to {}", show_count(low), show_count(high)),
             );
         }
         number
@@ -269,13 +395,13 @@ impl<'a> Entry<'a> {
 
     /// A list of strings, each with its place.
     pub(crate) fn strings(&self, findings: &mut Findings<'_>) -> Vec<(Span, &'a str)> {
+        /// More items are a mistake: everything that reads a list may compare each with each.
+        const MAX_ITEMS: usize = 1_000;
+
         let list = match self.value.get_ref() {
             DeValue::Array(list) => list,
             DeValue::String(_) => {
-                let help = format!(
-                    "write [{}]",
-                    crate::mistakes::brief(findings.source().slice(&self.span()))
-                );
+                let help = format!("write [{}]", brief(findings.source().slice(&self.span())));
                 self.wrong_type("a list of strings", Some(help), findings);
                 return Vec::new();
             }
@@ -285,7 +411,13 @@ impl<'a> Entry<'a> {
             }
         };
         let mut texts = Vec::new();
-        for item in list.iter() {
+        if let Some(item) = list.get(MAX_ITEMS) {
+            findings.add(
+                &item.span(),
+                format!("`{}` may have at most {MAX_ITEMS} items", self.key),
+            );
+        }
+        for item in list.iter().take(MAX_ITEMS) {
             match item.get_ref() {
                 DeValue::String(text) => texts.push((item.span(), &**text)),
                 other => {
@@ -304,7 +436,7 @@ pub(crate) fn type_of(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "a whole number",
-        DeValue::Float(_) => "a number",
+        DeValue::Float(_) => "a fraction",
         DeValue::Boolean(_) => "true or false",
         DeValue::Datetime(_) => "a date",
         DeValue::Array(_) => "a list",

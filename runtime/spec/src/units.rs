@@ -116,6 +116,9 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, UnitError> {
         if number.is_empty() {
             return Err(UnitError::new("is not a duration", HELP));
         }
+        if after.starts_with('.') {
+            return Err(UnitError::new("is not in whole numbers", HELP));
+        }
         if unit.is_empty() {
             return Err(UnitError::new(
                 "has no unit",
@@ -159,6 +162,22 @@ fn time_unit(number: &str, unit: &str) -> Result<u64, UnitError> {
         Some(near) => UnitError::new(message, format!("did you mean \"{number}{near}\"?")),
         None => UnitError::new(message, "use ms, s, m, h or d"),
     })
+}
+
+/// A plain number as TOML may write it: `100_000`; up to four digits stay together.
+pub(crate) fn show_count(count: u64) -> String {
+    let digits = count.to_string();
+    if digits.len() <= 4 {
+        return digits;
+    }
+    let mut grouped = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            grouped.push('_');
+        }
+        grouped.push(digit);
+    }
+    grouped
 }
 
 /// A size in its largest unit that leaves a whole number: `1536 MiB`, `2 GiB`.
@@ -218,6 +237,10 @@ mod tests {
         );
         assert_eq!(show_size(1536 << 20), "1536 MiB");
         assert_eq!(show_size(0), "0 B");
+        assert_eq!(
+            [0, 9_999, 10_000, 123_456_789].map(show_count),
+            ["0", "9999", "10_000", "123_456_789"]
+        );
     }
 
     #[test]

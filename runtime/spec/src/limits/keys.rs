@@ -139,7 +139,7 @@ impl LimitValue {
         match self {
             Self::Size(bytes) => format!("\"{}\"", crate::units::show_size(bytes)),
             Self::Time(time) => format!("\"{}\"", crate::units::show_duration(time)),
-            Self::Count(count) => count.to_string(),
+            Self::Count(count) => crate::units::show_count(count),
             Self::Cores(cores) => cores.to_string(),
             Self::Isolation(Isolation::Request) => "\"request\"".to_owned(),
             Self::Isolation(Isolation::Dyno) => "\"dyno\"".to_owned(),

@@ -15,6 +15,9 @@ use crate::read::{self, Entry};
 use crate::suggest::did_you_mean;
 use crate::units::parse_size;
 
+/// The most add-ons that a manifest may have.
+pub(crate) const MAX_ADDONS: usize = 100;
+
 const KEYS: [&str; 6] = ["plan", "processes", "as", "mount", "size", "url_from"];
 
 /// An add-on and what of it must not meet another's.
@@ -23,6 +26,8 @@ struct Read {
     addon: Addon,
     prefix_span: Span,
     mount_span: Span,
+    /// Nothing is wrong with it by itself, so that a clash is not just what follows from that.
+    sound: bool,
 }
 
 impl Addon {
@@ -68,7 +73,8 @@ pub(crate) fn read(
     findings: &mut Findings<'_>,
 ) -> BTreeMap<AddonName, Addon> {
     let mut list: Vec<Read> = Vec::new();
-    for entry in read::entries(table) {
+    for entry in read::at_most(read::entries(table), MAX_ADDONS, "add-ons", findings) {
+        let mistakes = findings.count();
         let name = entry.key.parse::<AddonName>();
         if let Err(error) = &name {
             let message = format!("{} `{}` is not valid", error.what, brief(entry.key));
@@ -76,11 +82,13 @@ pub(crate) fn read(
         }
         let read = read_addon(&entry, processes, options, findings);
         if let (Ok(name), Some((addon, prefix_span, mount_span))) = (name, read) {
+            let sound = findings.count() == mistakes;
             list.push(Read {
                 name,
                 addon,
                 prefix_span,
                 mount_span,
+                sound,
             });
         }
     }
@@ -115,7 +123,7 @@ fn read_addon(
         }
         DeValue::Table(table) => table,
         _ => {
-            let help = format!("write {} = \"postgres\"", brief(entry.key));
+            let help = format!("write `{} = \"postgres\"`", brief(entry.key));
             entry.wrong_type("a provider or a table", Some(help), findings);
             return None;
         }
@@ -144,7 +152,7 @@ fn read_addon(
             findings.suggest(
                 &entry.key_span,
                 format!("{place} has no `plan`"),
-                "add plan = \"provider\" or \"provider:plan\"",
+                "add `plan = \"provider\"`",
             );
             return None;
         }
@@ -193,7 +201,7 @@ fn read_plan(
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
     };
     if text.contains("://") {
-        let help = "put the URL into a config var, and write { plan = \"external\", url_from = \"THE_VAR\" }";
+        let help = "put the URL into a config var, and write `{ plan = \"external\", url_from = \"THE_VAR\" }`";
         findings.suggest(&entry.span(), "a provider is wanted here, not a URL", help);
         return None;
     }
@@ -397,8 +405,8 @@ fn note_misplaced(addon: &Addon, keys: &BTreeMap<&str, Entry<'_>>, findings: &mu
 /// Keys that a provider cannot do without.
 fn require(addon: &Addon, entry: &Entry<'_>, findings: &mut Findings<'_>) {
     let help = match addon.provider.as_str() {
-        "volume" => "write { plan = \"volume\", mount = \"/data\" }",
-        "external" => "write { plan = \"external\", url_from = \"CRM_URL\" }",
+        "volume" => "write `{ plan = \"volume\", mount = \"/data\" }`",
+        "external" => "write `{ plan = \"external\", url_from = \"CRM_URL\" }`",
         _ => return,
     };
     let key = if addon.provider == "volume" {
@@ -419,7 +427,7 @@ fn note_clashes(list: &[Read], findings: &mut Findings<'_>) {
         let earlier = list
             .iter()
             .take(index)
-            .filter(|earlier| earlier.addon.meets(&later.addon));
+            .filter(|earlier| earlier.sound && later.sound && earlier.addon.meets(&later.addon));
         for earlier in earlier {
             let prefix = later.addon.variable_prefix(&later.name);
             if let Some(prefix) = prefix.filter(|prefix| {
@@ -430,7 +438,7 @@ fn note_clashes(list: &[Read], findings: &mut Findings<'_>) {
                     earlier.name, later.name
                 );
                 let help = format!(
-                    "give one of them a prefix, as in as = \"{}\"",
+                    "give one of them a prefix, as in `as = \"{}\"`",
                     shout(later.name.as_str())
                 );
                 findings.suggest(&later.prefix_span, message, help);

@@ -18,7 +18,7 @@ mod words;
 #[cfg(test)]
 mod tests;
 
-use crate::mistakes::{FileErrors, Source};
+use crate::mistakes::{FileErrors, Findings, Source};
 use crate::names::AppName;
 use crate::policy::Policy;
 use crate::read;
@@ -52,9 +52,10 @@ pub struct Options<'a> {
 /// # Errors
 /// All mistakes of the file, by place; or that it is over [`crate::mistakes::MAX_FILE_BYTES`].
 pub fn parse(text: &str, options: &Options<'_>) -> Result<Manifest, ManifestErrors> {
-    let source = Source::new(MANIFEST_FILE, text)?;
-    let (document, mut findings) = read::document(source, false);
+    let mut findings = Findings::new(Source::new(MANIFEST_FILE, text)?);
+    let mended = read::mend(false, &mut findings);
     let syntax_mistakes = findings.count();
+    let document = read::document(&mended);
     let manifest = sections::read(document.get_ref(), options, &mut findings);
     findings.drop_consequences(syntax_mistakes);
     findings.finish(manifest)

@@ -13,6 +13,9 @@ use crate::names::ProcessType;
 use crate::read::{self, Entry};
 use crate::suggest::did_you_mean;
 
+/// The most process types that a manifest may have.
+pub(crate) const MAX_PROCESSES: usize = 100;
+
 const KEYS: [&str; 4] = ["run", "singleton", "schedule", "timezone"];
 
 /// Names that no process type may have, with the reason.
@@ -28,7 +31,7 @@ pub(crate) struct Processes {
     pub(crate) types: BTreeMap<ProcessType, Process>,
     /// Every name as written, good or not.
     declared: Vec<String>,
-    /// The table could not be read, so that no name can be called unknown.
+    /// The table, or a part of it, could not be read: no name can be called unknown.
     unreadable: bool,
 }
 
@@ -58,6 +61,16 @@ impl Processes {
             findings.push(span, message, did_you_mean(name, &known));
         }
         found
+    }
+
+    /// How many names were declared so far; one more than may be once it is closed.
+    pub(crate) fn count(&self) -> usize {
+        self.declared.len()
+    }
+
+    /// Marks that too many names were declared, and that this was said.
+    pub(crate) fn close(&mut self) {
+        self.declared.push(String::new());
     }
 
     /// Adds a process type after checking its name; notes a name that is taken.
@@ -101,15 +114,20 @@ impl Processes {
 
 /// Reads `[processes]`.
 pub(crate) fn read(table: &DeTable<'_>, findings: &mut Findings<'_>) -> Processes {
-    let mut processes = Processes::default();
-    for entry in read::entries(table) {
+    let mut processes = Processes {
+        unreadable: findings.broken_within("processes"),
+        ..Processes::default()
+    };
+    let all = read::entries(table);
+    processes.unreadable |= all.len() > MAX_PROCESSES;
+    for entry in read::at_most(all, MAX_PROCESSES, "process types", findings) {
         let mut process = empty(findings.source().line(entry.key_span.start));
         match entry.value.get_ref() {
             DeValue::String(line) => read_line(line, &entry, &mut process, findings),
             DeValue::Table(table) => read_table(table, &entry, &mut process, findings),
             _ => entry.wrong_type(
                 "a line or a table",
-                Some(format!("write {} = \"app.wasm\"", brief(entry.key))),
+                Some(format!("write `{} = \"app.wasm\"`", brief(entry.key))),
                 findings,
             ),
         }
@@ -156,7 +174,7 @@ fn read_table(
         None => findings.suggest(
             &entry.key_span,
             format!("{place} has no `run`"),
-            "add run = \"app.wasm\"",
+            "add `run = \"app.wasm\"`",
         ),
     }
     if let Some(singleton) = keys.get("singleton") {

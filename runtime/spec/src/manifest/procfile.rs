@@ -1,6 +1,6 @@
 //! Plain Procfiles: `type: line`, blank lines and comment lines.
 
-use super::processes::{self, Processes};
+use super::processes::{self, MAX_PROCESSES, Processes};
 use super::types::Manifest;
 use super::{ManifestErrors, Options, PROCFILE, sections};
 use crate::limits::LimitSet;
@@ -60,6 +60,18 @@ fn read_line(start: usize, line: &str, found: &mut Processes, findings: &mut Fin
             "move everything into oarlock.toml",
         );
         return;
+    }
+    match found.count() {
+        0..MAX_PROCESSES => {}
+        MAX_PROCESSES => {
+            findings.add(
+                &whole,
+                format!("there may be at most {MAX_PROCESSES} process types"),
+            );
+            found.close();
+            return;
+        }
+        _ => return,
     }
     let Some((name, command)) = trimmed.split_once(':') else {
         let help = match trimmed.split_once('=') {

@@ -74,6 +74,12 @@ pub(crate) fn cron(text: &str) -> Result<(), Refusal> {
             Some(format!("write \"{meaning}\"")),
         ));
     }
+    if fields.is_empty() {
+        return Err((
+            "the schedule is empty".to_owned(),
+            Some("use five fields, as in \"17 3 * * *\"".to_owned()),
+        ));
+    }
     if fields.len() != FIELDS.len() {
         let noun = if fields.len() == 1 { "field" } else { "fields" };
         return Err((

@@ -78,7 +78,7 @@ fn read_app(keys: &Keys<'_>, findings: &mut Findings<'_>) -> Option<AppName> {
             findings.suggest(
                 &(0..0),
                 "the manifest has no `app`",
-                "begin it with the app's name, as in app = \"guestbook\"",
+                "begin it with the app's name, as in `app = \"guestbook\"`",
             );
         }
         return None;
@@ -110,7 +110,7 @@ fn near_app_name(text: &str) -> Option<AppName> {
 fn read_processes(keys: &Keys<'_>, findings: &mut Findings<'_>) -> Processes {
     let Some(entry) = keys.get("processes") else {
         if !findings.syntax_broken() {
-            let help = "add [processes] with a line like web = \"web.wasm\"";
+            let help = "add [processes] with a line like `web = \"web.wasm\"`";
             findings.suggest(&(0..0), "the manifest has no process types", help);
         }
         return Processes::unreadable();
@@ -122,7 +122,7 @@ fn read_processes(keys: &Keys<'_>, findings: &mut Findings<'_>) -> Processes {
         findings.suggest(
             &entry.key_span,
             "[processes] is empty",
-            "add a line like web = \"web.wasm\"",
+            "add a line like `web = \"web.wasm\"`",
         );
         return Processes::unreadable();
     }
@@ -249,7 +249,7 @@ fn read_build(keys: &Keys<'_>, findings: &mut Findings<'_>) -> Option<Build> {
     let keys = read::known_entries(table, &["command"], "[build]", findings);
     let Some(command) = keys.get("command") else {
         if table.is_empty() {
-            let help = "add command = \"…\", or remove [build] to have it detected";
+            let help = "add `command = \"…\"`, or remove [build] to have it detected";
             findings.suggest(&entry.key_span, "[build] has no `command`", help);
         }
         return None;

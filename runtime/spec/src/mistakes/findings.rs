@@ -66,6 +66,17 @@ impl<'t> Source<'t> {
         )
     }
 
+    /// The table header that a line (from 1 up) stands below or is; empty above the first.
+    fn header_of(&self, line: u32) -> &'t str {
+        let lines = (1..=line)
+            .rev()
+            .map(|line| self.line_text(line).1.trim_start());
+        lines
+            .take(self.starts.len())
+            .find(|text| text.starts_with('['))
+            .unwrap_or_default()
+    }
+
     /// The span of a part of a string value, if the source spells the value letter by letter;
     /// otherwise (escapes, several lines) the whole value's.
     pub(crate) fn within(&self, value_span: &Span, value: &str, part: &Span) -> Span {
@@ -116,9 +127,27 @@ impl<'t> Findings<'t> {
         self.secret = secret;
     }
 
+    /// Whether the offending text must not be shown now.
+    pub(crate) fn secret(&self) -> bool {
+        self.secret
+    }
+
     /// Whether the file's syntax is broken somewhere, so that parts of it may not have been seen.
     pub(crate) fn syntax_broken(&self) -> bool {
         !self.broken.is_empty()
+    }
+
+    /// Whether a line of broken syntax belongs, or may belong, to this table.
+    pub(crate) fn broken_within(&self, table: &str) -> bool {
+        self.broken.len() > MAX_SHOWN
+            || self.broken.iter().any(|line| {
+                let header = self.source.header_of(*line);
+                header
+                    .trim_start_matches('[')
+                    .trim_start()
+                    .starts_with(table)
+                    || (header.is_empty() && self.source.line_text(*line).1.contains(table))
+            })
     }
 
     /// A mistake with nothing to suggest.

@@ -77,12 +77,13 @@ fn window(line: &str, column: usize, length: usize, width: usize) -> (String, us
     (cut, column, length.min(width.saturating_sub(column)).max(1))
 }
 
-/// Words in lines of at most [`WIDTH`] columns, the later ones indented; a longer word stays whole.
+/// Words in lines of at most [`WIDTH`] columns, the later ones indented; what is quoted stays on
+/// one line unless it is long, a long word stays whole.
 fn wrap(text: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = String::new();
     let mut used = 0;
-    for word in text.split(' ') {
+    for word in unbroken(text) {
         let length = word.chars().count();
         if used > 0 && used + 1 + length > WIDTH {
             lines.push(std::mem::take(&mut line));
@@ -93,11 +94,40 @@ fn wrap(text: &str) -> Vec<String> {
             line.push(' ');
             used += 1;
         }
-        line.push_str(word);
+        line.push_str(&word);
         used += length;
     }
     lines.push(line);
     lines
+}
+
+/// Words, and quoted runs of words (in backquotes, or double quotes) of up to 60 characters.
+fn unbroken(text: &str) -> Vec<String> {
+    const LONGEST: usize = 60;
+    let mut pieces: Vec<String> = Vec::new();
+    let mut open: Option<char> = None;
+    for word in text.split(' ') {
+        let joined = match (open, pieces.last_mut()) {
+            (Some(_), Some(last)) if last.chars().count() + word.chars().count() < LONGEST => {
+                last.push(' ');
+                last.push_str(word);
+                true
+            }
+            _ => false,
+        };
+        if !joined {
+            pieces.push(word.to_owned());
+            open = None;
+        }
+        for c in word.chars() {
+            open = match open {
+                Some(quote) if c == quote => None,
+                None if matches!(c, '`' | '"') => Some(c),
+                other => other,
+            };
+        }
+    }
+    pieces
 }
 
 /// The text without what could move a terminal's cursor or reorder its letters: a hostile file
@@ -151,6 +181,8 @@ mod tests {
     #[test]
     fn words_wrap_at_eighty_columns() {
         let lines = wrap(&"word ".repeat(40));
+        let quoted = wrap(&format!("{} `a b c d e f g` x", "y".repeat(70)));
+        assert_eq!(quoted.get(1).unwrap(), "    `a b c d e f g` x");
         assert!(lines.len() > 2 && lines.iter().all(|line| line.chars().count() <= WIDTH));
     }
 }
