@@ -268,6 +268,9 @@ pub fn load_manifest(dir: &Path, policy: Option<&Policy>) -> Result<Manifest, St
             dir.display()
         ));
     };
+    if manifest.addons.is_empty() {
+        return Ok(manifest);
+    }
     let mistakes: Vec<String> = oarlock_host::check_addons(&manifest)
         .into_iter()
         .map(|(line, message)| format!("{}:{line}: {message}", dir.join(file).display()))

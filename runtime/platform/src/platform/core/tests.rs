@@ -1,1 +1,879 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
 
+use oarlock_host::{ApplyError, ReleasePhase};
+use oarlock_spec::api::{ReleaseRow, ReleaseStatus, RunFrame, RunRequest};
+use oarlock_spec::names::ReleaseId;
+use oarlock_spec::policy::Policy;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::apps::{Building, ScaleLasts, Urls};
+use crate::control::{Client, ClientError, LogQuery, words};
+use crate::folder::DataDir;
+use crate::runtime::Runtime;
+use crate::slug::SlugStore;
+use crate::store::MemStore;
+use crate::testing::{FakeRuntime, path_env, write};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A folder with apps, and what outlives a host.
+struct Place {
+    root: tempfile::TempDir,
+    store: MemStore,
+}
+
+/// A running platform with a fake host.
+struct Running {
+    core: Core,
+    runtime: Arc<FakeRuntime>,
+    events: mpsc::UnboundedReceiver<Event>,
+    client: Client,
+    _data: DataDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self {
+            root: tempfile::tempdir().unwrap(),
+            store: MemStore::new(1000),
+        }
+    }
+
+    /// One app in the root, with its component there.
+    fn app() -> Self {
+        let place = Self::new();
+        place.write("oarlock.toml", "app = \"guestbook\"\n[processes]\nweb = \"web.wasm\"\nworker = \"web.wasm\"\n[config]\nA = \"manifest\"\nB = \"manifest\"\n");
+        place.write(".env", "B=env\n");
+        place.write("web.wasm", "1");
+        place
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        write(self.root.path(), path, text);
+    }
+
+    fn source(&self, watch: bool) -> Source {
+        Source::App {
+            dir: self.root.path().to_owned(),
+            scale: Formation::new(),
+            watch,
+        }
+    }
+
+    async fn up(&self, runtime: &Arc<FakeRuntime>) -> Result<Running, StartError> {
+        self.start(runtime, self.source(false), Building::No).await
+    }
+
+    async fn start(
+        &self,
+        runtime: &Arc<FakeRuntime>,
+        source: Source,
+        building: Building,
+    ) -> Result<Running, StartError> {
+        let data = DataDir::open(&self.root.path().join(".oarlock")).unwrap();
+        let (tell, events) = mpsc::unbounded_channel();
+        let serve = matches!(source, Source::Apps { .. });
+        let address = "127.0.0.1:8080".parse().unwrap();
+        let shared = Shared {
+            runtime: runtime.clone() as Arc<dyn Runtime>,
+            store: Arc::new(self.store.clone()),
+            slugs: SlugStore::new(data.path()),
+            events: tell,
+            policy: Policy::default(),
+            build_env: path_env(),
+            building,
+            scale_lasts: if serve {
+                ScaleLasts::Forever
+            } else {
+                ScaleLasts::UntilTheEnd
+            },
+            urls: if serve {
+                Urls::Domain("localhost".to_owned(), 8080)
+            } else {
+                Urls::Address(address)
+            },
+        };
+        let core = Core::start(source, Arc::new(shared), data.path()).await?;
+        let client = Client::new(data.path());
+        Ok(Running {
+            core,
+            runtime: runtime.clone(),
+            events,
+            client,
+            _data: data,
+        })
+    }
+}
+
+impl Running {
+    async fn event(&mut self) -> Event {
+        tokio::time::timeout(LIMIT, self.events.recv())
+            .await
+            .expect("an event comes")
+            .unwrap()
+    }
+
+    /// The next release that is ready; what comes before it is skipped.
+    async fn ready(&mut self) -> ReleaseId {
+        loop {
+            if let Event::Ready { release, .. } = self.event().await {
+                return release;
+            }
+        }
+    }
+
+    async fn failed(&mut self) -> (String, String) {
+        loop {
+            if let Event::Failed { app, message } = self.event().await {
+                return (app.to_string(), message);
+            }
+        }
+    }
+
+    async fn rows(&self) -> Vec<(u64, ReleaseStatus, String)> {
+        let rows = self.client.releases(&name()).await.unwrap();
+        rows.into_iter()
+            .map(|row: ReleaseRow| (row.release.0, row.status, row.description))
+            .collect()
+    }
+
+    async fn stop(mut self) {
+        self.core.stop_changing();
+        self.core.shutdown().await;
+    }
+}
+
+fn name() -> AppName {
+    "guestbook".parse().unwrap()
+}
+
+fn vars(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+fn change(pairs: &[(&str, Option<&str>)]) -> BTreeMap<String, Option<String>> {
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), value.map(str::to_owned)))
+        .collect()
+}
+
+fn word(error: &ClientError) -> &str {
+    error.word().unwrap_or_else(|| panic!("{error}"))
+}
+
+fn phase_failure(code: Option<u8>) -> ApplyError {
+    ApplyError::ReleasePhase {
+        code,
+        reason: "migrate.wasm failed".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn up_makes_a_release_and_the_next_up_starts_it() {
+    let place = Place::app();
+    let runtime = FakeRuntime::new();
+    let mut first = place.up(&runtime).await.unwrap();
+    assert!(matches!(
+        first.event().await,
+        Event::Loaded { compiled: 1, .. }
+    ));
+    let Event::Ready { release, url, .. } = first.event().await else {
+        panic!()
+    };
+    assert_eq!(
+        (release, url.as_deref()),
+        (ReleaseId(1), Some("http://127.0.0.1:8080"))
+    );
+    let told = runtime.last();
+    assert_eq!(told.phase, ReleasePhase::Run);
+    assert_eq!(told.config, vars(&[("A", "manifest"), ("B", "env")]));
+    assert_eq!(told.formation.values().copied().collect::<Vec<_>>(), [1, 1]);
+    first.stop().await;
+
+    let mut second = place.up(&runtime).await.unwrap();
+    assert_eq!(second.ready().await, ReleaseId(1));
+    assert_eq!(
+        runtime.last().phase,
+        ReleasePhase::Done,
+        "the release phase runs once"
+    );
+    second.stop().await;
+
+    place.write("web.wasm", "2");
+    let mut third = place.up(&runtime).await.unwrap();
+    assert_eq!(third.ready().await, ReleaseId(2));
+    assert_eq!(runtime.last().phase, ReleasePhase::Run);
+    let rows = third.rows().await;
+    assert_eq!(
+        rows.iter().map(|row| row.1).collect::<Vec<_>>(),
+        [ReleaseStatus::Current, ReleaseStatus::Superseded]
+    );
+    third.stop().await;
+}
+
+#[tokio::test]
+async fn config_and_rollback_are_releases() {
+    let place = Place::app();
+    let runtime = FakeRuntime::new();
+    let running = place.up(&runtime).await.unwrap();
+    let client = running.client.clone();
+    let set = client
+        .change_config(&name(), &change(&[("B", Some("set")), ("C", Some("set"))]))
+        .await
+        .unwrap();
+    assert_eq!(
+        (set.release, set.status, set.description.as_str()),
+        (ReleaseId(2), ReleaseStatus::Current, "Set B, C config vars")
+    );
+    assert_eq!(
+        client.config(&name()).await.unwrap(),
+        vars(&[("A", "manifest"), ("B", "set"), ("C", "set")])
+    );
+    assert_eq!(runtime.last().config["B"], "set");
+    let unset = client
+        .change_config(&name(), &change(&[("B", None)]))
+        .await
+        .unwrap();
+    assert_eq!(unset.release, ReleaseId(3));
+    assert_eq!(
+        client.config(&name()).await.unwrap()["B"],
+        "env",
+        "the default shows again"
+    );
+    // What changes nothing is no release.
+    let same = client
+        .change_config(&name(), &change(&[("C", Some("set")), ("X", None)]))
+        .await
+        .unwrap();
+    assert_eq!(same.release, ReleaseId(3));
+    let error = client
+        .change_config(&name(), &change(&[("A", None)]))
+        .await
+        .unwrap_err();
+    assert_eq!(word(&error), words::INVALID_CONFIG);
+    assert!(error.to_string().contains("[config]"), "{error}");
+    for bad in ["PORT", "OARLOCK_X", "1A", ""] {
+        let error = client
+            .change_config(&name(), &change(&[(bad, Some("x"))]))
+            .await
+            .unwrap_err();
+        assert_eq!(word(&error), words::INVALID_CONFIG);
+    }
+
+    let back = client.rollback(&name(), None).await.unwrap();
+    assert_eq!(
+        (back.release, back.description.as_str()),
+        (ReleaseId(4), "Rollback to v2")
+    );
+    assert_eq!(client.config(&name()).await.unwrap()["B"], "set");
+    let first = client.rollback(&name(), Some(ReleaseId(1))).await.unwrap();
+    assert_eq!(first.release, ReleaseId(5));
+    assert_eq!(
+        client.config(&name()).await.unwrap(),
+        vars(&[("A", "manifest"), ("B", "env")])
+    );
+    let error = client
+        .rollback(&name(), Some(ReleaseId(9)))
+        .await
+        .unwrap_err();
+    assert_eq!(word(&error), words::UNKNOWN_RELEASE);
+    let error = client
+        .rollback(&name(), Some(ReleaseId(5)))
+        .await
+        .unwrap_err();
+    assert_eq!(word(&error), words::CANNOT_ROLL_BACK);
+    assert!(
+        runtime
+            .told()
+            .iter()
+            .all(|told| told.phase == ReleasePhase::Run),
+        "each is a new release"
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_failed_change_keeps_the_old_release() {
+    let place = Place::app();
+    let runtime = FakeRuntime::new();
+    let running = place.up(&runtime).await.unwrap();
+    runtime.fail([phase_failure(Some(4))]);
+    let error = running
+        .client
+        .change_config(&name(), &change(&[("C", Some("x"))]))
+        .await
+        .unwrap_err();
+    assert_eq!(word(&error), words::RELEASE_FAILED);
+    assert!(error.to_string().contains("migrate.wasm failed"), "{error}");
+    assert!(
+        !running
+            .client
+            .config(&name())
+            .await
+            .unwrap()
+            .contains_key("C")
+    );
+    let rows = running.rows().await;
+    assert_eq!((rows[0].0, rows[0].1), (2, ReleaseStatus::Failed));
+    assert_eq!((rows[1].0, rows[1].1), (1, ReleaseStatus::Current));
+    let error = running
+        .client
+        .rollback(&name(), Some(ReleaseId(2)))
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("never ran"), "{error}");
+    let error = running.client.rollback(&name(), None).await.unwrap_err();
+    assert!(
+        error.to_string().contains("no release before v1"),
+        "{error}"
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_first_start_ends_with_the_release_phases_code() {
+    let place = Place::app();
+    let runtime = FakeRuntime::new();
+    for (code, exit_code) in [
+        (Some(7), 7),
+        (None, exit::RELEASE_PHASE),
+        (Some(0), exit::RELEASE_PHASE),
+    ] {
+        runtime.fail([phase_failure(code)]);
+        let error = place.up(&runtime).await.err().unwrap();
+        assert_eq!(error.exit_code, exit_code);
+        assert_eq!(
+            runtime.last().phase,
+            ReleasePhase::Run,
+            "it is run again, as it never exited 0"
+        );
+    }
+    let boot = || ApplyError::Boot {
+        dyno: "web.1".to_owned(),
+        release: ReleaseId(1),
+        reason: "R10".to_owned(),
+    };
+    runtime.fail([boot()]);
+    assert_eq!(
+        place.up(&runtime).await.err().unwrap().exit_code,
+        exit::FAILURE
+    );
+    let mut running = place.up(&runtime).await.unwrap();
+    assert_eq!(
+        running.ready().await,
+        ReleaseId(1),
+        "one release for all attempts"
+    );
+    assert_eq!(
+        runtime.last().phase,
+        ReleasePhase::Done,
+        "it only had not booted"
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn mistakes_have_their_exit_codes() {
+    let place = Place::app();
+    let runtime = FakeRuntime::new();
+    place.write(
+        "oarlock.toml",
+        "app = \"guestbook\"\n[procesess]\nweb = \"web.wasm\"\n",
+    );
+    let error = place.up(&runtime).await.err().unwrap();
+    assert_eq!(error.exit_code, exit::MANIFEST, "{error}");
+    assert!(
+        error.message.contains("procesess") && error.message.contains("oarlock.toml"),
+        "{error}"
+    );
+    let place = Place::app();
+    place.write(".env", "oops\n");
+    let error = place.up(&runtime).await.err().unwrap();
+    assert_eq!(error.exit_code, exit::MANIFEST, "{error}");
+    assert!(error.message.contains(".env:1: "), "{error}");
+    let place = Place::app();
+    std::fs::remove_file(place.root.path().join("web.wasm")).unwrap();
+    let error = place.up(&runtime).await.err().unwrap();
+    assert_eq!(error.exit_code, exit::BUILD, "{error}");
+    let place = Place::app();
+    place.write("oarlock.toml", "app = \"guestbook\"\n[processes]\nweb = \"web.wasm\"\n[build]\ncommand = \"echo no; exit 3\"\n");
+    let error = place
+        .start(&runtime, place.source(false), Building::Yes)
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(error.exit_code, exit::BUILD, "{error}");
+    let place = Place::app();
+    let scale = Formation::from([("wroker".parse().unwrap(), 1)]);
+    let source = Source::App {
+        dir: place.root.path().to_owned(),
+        scale,
+        watch: false,
+    };
+    let error = place
+        .start(&runtime, source, Building::No)
+        .await
+        .err()
+        .unwrap();
+    assert!(
+        error.message.contains("`wroker`") && error.message.contains("web, worker"),
+        "{error}"
+    );
+    assert!(runtime.told().is_empty());
+}
+
+#[tokio::test]
+async fn the_endpoints_answer_as_the_table_says() {
+    let place = Place::app();
+    let runtime = FakeRuntime::new();
+    let running = place.up(&runtime).await.unwrap();
+    let client = &running.client;
+    let apps = client.apps().await.unwrap();
+    assert_eq!(
+        (apps.len(), apps[0].app.as_str(), apps[0].release),
+        (1, "guestbook", Some(ReleaseId(1)))
+    );
+    let web = "web".parse().unwrap();
+    let whole = client
+        .scale(&name(), &Formation::from([(web, 3)]))
+        .await
+        .unwrap();
+    assert_eq!(whole.values().copied().collect::<Vec<_>>(), [3, 1]);
+    assert_eq!(client.formation(&name()).await.unwrap(), whole);
+    let dynos: Vec<String> = client
+        .dynos(&name())
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| row.dyno.to_string())
+        .collect();
+    assert_eq!(dynos, ["web.1", "web.2", "web.3", "worker.1"]);
+    let error = client
+        .scale(&name(), &Formation::from([("wep".parse().unwrap(), 3)]))
+        .await
+        .unwrap_err();
+    assert_eq!(word(&error), words::INVALID_FORMATION);
+    assert_eq!(client.restart(&name(), None).await.unwrap().len(), 4);
+    assert_eq!(
+        client.restart(&name(), Some("worker")).await.unwrap().len(),
+        1
+    );
+    let error = client.restart(&name(), Some("none")).await.unwrap_err();
+    assert_eq!(word(&error), words::UNKNOWN_TARGET);
+    let error = client.dynos(&"other".parse().unwrap()).await.unwrap_err();
+    assert_eq!(word(&error), words::UNKNOWN_APP);
+    assert!(error.to_string().contains("guestbook"), "{error}");
+    // A release keeps what was scaled.
+    client
+        .change_config(&name(), &change(&[("C", Some("x"))]))
+        .await
+        .unwrap();
+    assert_eq!(runtime.last().formation, whole);
+    let large = "x".repeat(crate::control::MAX_BODY);
+    let error = client
+        .change_config(&name(), &change(&[("C", Some(&large))]))
+        .await
+        .unwrap_err();
+    assert_eq!(word(&error), words::BODY_TOO_LARGE);
+    let large = "x".repeat(crate::releases::MAX_CONFIG);
+    let error = client
+        .change_config(&name(), &change(&[("C", Some(&large))]))
+        .await
+        .unwrap_err();
+    assert_eq!(word(&error), words::INVALID_CONFIG);
+    running.stop().await;
+    // Under `up`, scale lasts until the end.
+    let running = place.up(&runtime).await.unwrap();
+    assert_eq!(
+        runtime
+            .last()
+            .formation
+            .values()
+            .copied()
+            .collect::<Vec<_>>(),
+        [1, 1]
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_host_the_client_says_so() {
+    let place = Place::app();
+    let runtime = FakeRuntime::new();
+    let running = place.up(&runtime).await.unwrap();
+    let client = running.client.clone();
+    running.stop().await;
+    let error = client.apps().await.unwrap_err();
+    assert_eq!(error.exit_code(), exit::NO_HOST, "{error}");
+    let error = Client::new(place.root.path().join("none"))
+        .apps()
+        .await
+        .unwrap_err();
+    assert_eq!(error.exit_code(), exit::NO_HOST, "{error}");
+}
+
+#[tokio::test]
+async fn logs_are_streamed_and_end_with_the_host() {
+    let place = Place::app();
+    let runtime = FakeRuntime::new();
+    let running = place.up(&runtime).await.unwrap();
+    let tail = LogQuery {
+        n: Some(1),
+        ..LogQuery::default()
+    };
+    let mut lines = running.client.logs(&name(), &tail).await.unwrap();
+    assert_eq!(
+        lines.next().await.unwrap().unwrap().message,
+        "Release v1 is current"
+    );
+    assert!(lines.next().await.unwrap().is_none());
+    let mut follow = running
+        .client
+        .logs(
+            &name(),
+            &LogQuery {
+                n: Some(0),
+                follow: true,
+                ..LogQuery::default()
+            },
+        )
+        .await
+        .unwrap();
+    running
+        .runtime
+        .log(&name(), "web.1", "hello \"world\"\u{1b}[0m");
+    let line = tokio::time::timeout(LIMIT, follow.next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (line.dyno.as_str(), line.message.as_str()),
+        ("web.1", "hello \"world\"\u{1b}[0m")
+    );
+    let dyno = LogQuery {
+        dyno: Some("web.1".to_owned()),
+        ..LogQuery::default()
+    };
+    let mut only = running.client.logs(&name(), &dyno).await.unwrap();
+    assert!(only.next().await.unwrap().is_some());
+    assert!(only.next().await.unwrap().is_none());
+    let too_many = LogQuery {
+        n: Some(1_000_000),
+        ..LogQuery::default()
+    };
+    assert_eq!(
+        word(&running.client.logs(&name(), &too_many).await.err().unwrap()),
+        words::BAD_REQUEST
+    );
+    running.stop().await;
+    assert!(matches!(
+        tokio::time::timeout(LIMIT, follow.next()).await.unwrap(),
+        Ok(None) | Err(_)
+    ));
+}
+
+fn run_request(args: &[&str]) -> RunRequest {
+    RunRequest {
+        command: "cat".to_owned(),
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+    }
+}
+
+#[tokio::test]
+async fn a_one_off_dyno_has_its_callers_stdin_stdout_and_stderr() {
+    let place = Place::app();
+    let runtime = FakeRuntime::new();
+    let running = place.up(&runtime).await.unwrap();
+    let mut run = running
+        .client
+        .run(&name(), &run_request(&[]))
+        .await
+        .unwrap();
+    assert_eq!(run.dyno.to_string(), "run.1234");
+    let sent: Vec<u8> = (0..3_000_000u32)
+        .map(|n| u8::try_from(n % 251).unwrap())
+        .collect();
+    let (to_send, mut writer) = (sent.clone(), run.writer);
+    let send = tokio::spawn(async move {
+        for part in to_send.chunks(60_000) {
+            writer.send(&RunFrame::Stdin(part.to_vec())).await.unwrap();
+        }
+        writer.send(&RunFrame::Stdin(vec![])).await.unwrap();
+        writer
+    });
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let exit = loop {
+        match tokio::time::timeout(LIMIT, run.reader.next())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap()
+        {
+            RunFrame::Stdout(bytes) => out.extend(bytes),
+            RunFrame::Stderr(bytes) => err.extend(bytes),
+            RunFrame::Exit(code, message) => break (code, message),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(out == sent, "what comes out is what went in");
+    assert_eq!(err, b"3000000 bytes");
+    assert_eq!(exit, (3, String::new()));
+    assert!(run.reader.next().await.unwrap().is_none());
+    drop(send.await.unwrap());
+    let error = running
+        .client
+        .run(
+            &name(),
+            &RunRequest {
+                command: "dog".to_owned(),
+                args: vec![],
+            },
+        )
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(word(&error), words::UNKNOWN_COMMAND);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_one_off_dyno_is_stopped_and_ends_with_its_client() {
+    let place = Place::app();
+    let runtime = FakeRuntime::new();
+    let running = place.up(&runtime).await.unwrap();
+    let mut run = running
+        .client
+        .run(&name(), &run_request(&[]))
+        .await
+        .unwrap();
+    run.writer.send(&RunFrame::Stop).await.unwrap();
+    let exit = tokio::time::timeout(LIMIT, run.reader.next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    assert_eq!(exit, RunFrame::Exit(126, "stopped".to_owned()));
+    drop(run);
+    let gone = async || {
+        let mut alive = runtime.one_offs.subscribe();
+        tokio::time::timeout(LIMIT, alive.wait_for(|alive| *alive == 0))
+            .await
+            .expect("the dyno is ended")
+            .unwrap();
+    };
+    gone().await;
+    let run = running
+        .client
+        .run(&name(), &run_request(&[]))
+        .await
+        .unwrap();
+    assert_eq!(*runtime.one_offs.borrow(), 1);
+    drop(run);
+    gone().await;
+    // Also when the guest is silent and reads nothing, and its stdin is full.
+    let mut run = running
+        .client
+        .run(&name(), &run_request(&["deaf"]))
+        .await
+        .unwrap();
+    for _ in 0..2 {
+        run.writer
+            .send(&RunFrame::Stdin(vec![0; 60_000]))
+            .await
+            .unwrap();
+    }
+    drop(run);
+    gone().await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn serve_goes_on_without_the_apps_that_fail() {
+    let place = Place::new();
+    for app in ["one", "two", "twin"] {
+        let name = if app == "twin" { "one" } else { app };
+        place.write(
+            &format!("{app}/oarlock.toml"),
+            &format!("app = \"{name}\"\n[processes]\nweb = \"web.wasm\"\n"),
+        );
+        place.write(&format!("{app}/web.wasm"), app);
+    }
+    place.write("broken/oarlock.toml", "app = 1\n");
+    place.write("proc-file/Procfile", "web: web.wasm\n");
+    place.write("nothing/readme", "");
+    let runtime = FakeRuntime::new();
+    let source = Source::Apps {
+        dir: place.root.path().to_owned(),
+        data: None,
+    };
+    let mut running = place
+        .start(&runtime, source.clone(), Building::No)
+        .await
+        .unwrap();
+    let failed = BTreeMap::from([
+        running.failed().await,
+        running.failed().await,
+        running.failed().await,
+    ]);
+    assert!(failed["broken"].contains("oarlock.toml"), "{failed:?}");
+    assert!(failed["one"].contains("another folder"), "{failed:?}");
+    assert!(failed["proc-file"].contains("web.wasm"), "{failed:?}");
+    let apps = running.client.apps().await.unwrap();
+    let urls: Vec<_> = apps
+        .iter()
+        .map(|row| (row.app.as_str(), row.url.as_deref()))
+        .collect();
+    assert_eq!(
+        urls,
+        [
+            ("one", Some("http://one.localhost:8080")),
+            ("proc-file", None),
+            ("two", Some("http://two.localhost:8080"))
+        ]
+    );
+    let two: AppName = "two".parse().unwrap();
+    let web = "web".parse().unwrap();
+    running
+        .client
+        .scale(&two, &Formation::from([(web, 4)]))
+        .await
+        .unwrap();
+    let error = running
+        .client
+        .formation(&"proc-file".parse().unwrap())
+        .await
+        .unwrap_err();
+    assert_eq!(word(&error), words::NOT_RUNNING);
+    running.stop().await;
+
+    // The scaled formation is kept, and an app whose new code fails runs its old.
+    place.write("two/web.wasm", "new");
+    std::fs::remove_dir_all(place.root.path().join("twin")).unwrap();
+    let next = FakeRuntime::new();
+    std::fs::remove_dir_all(place.root.path().join("one")).unwrap();
+    next.fail([phase_failure(Some(1))]);
+    let mut running = place.start(&next, source, Building::No).await.unwrap();
+    let told = next.last();
+    assert_eq!(
+        (told.app.as_str(), told.release, told.phase),
+        ("two", ReleaseId(1), ReleasePhase::Done)
+    );
+    assert_eq!(told.formation.values().copied().collect::<Vec<_>>(), [4]);
+    let failed = BTreeMap::from([
+        running.failed().await,
+        running.failed().await,
+        running.failed().await,
+    ]);
+    assert!(
+        failed["two"].contains("the old release goes on"),
+        "{failed:?}"
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn watching_releases_what_changes_and_keeps_the_old_when_it_fails() {
+    let place = Place::app();
+    let runtime = FakeRuntime::new();
+    let mut running = place
+        .start(&runtime, place.source(true), Building::No)
+        .await
+        .unwrap();
+    assert_eq!(running.ready().await, ReleaseId(1));
+    place.write("web.wasm", "2");
+    assert_eq!(running.ready().await, ReleaseId(2));
+    place.write("oarlock.toml", "app = \"guestbook\"\n[processes\n");
+    let (_, message) = running.failed().await;
+    assert!(
+        message.contains("oarlock.toml") && message.contains("the old release goes on"),
+        "{message}"
+    );
+    runtime.fail([phase_failure(Some(1))]);
+    place.write(
+        "oarlock.toml",
+        "app = \"guestbook\"\n[processes]\nweb = \"web.wasm\"\n",
+    );
+    let (_, message) = running.failed().await;
+    assert!(message.contains("migrate.wasm failed"), "{message}");
+    place.write(".env", "B=other\n");
+    assert_eq!(running.ready().await, ReleaseId(4));
+    assert_eq!(
+        running.client.config(&name()).await.unwrap(),
+        vars(&[("B", "other")])
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_watched_build_does_not_start_itself_again() {
+    let place = Place::app();
+    let manifest = "app = \"guestbook\"\n[processes]\nweb = \"out/web.wasm\"\n[files]\ninclude = [\"static/*\"]\n[build]\ncommand = \"mkdir -p out static; cp source out/web.wasm; cp source static/copy; echo run >> .oarlock/runs; date +%N > stamp\"\n";
+    place.write("oarlock.toml", manifest);
+    place.write("source", "1");
+    let runtime = FakeRuntime::new();
+    let mut running = place
+        .start(&runtime, place.source(true), Building::Yes)
+        .await
+        .unwrap();
+    assert_eq!(running.ready().await, ReleaseId(1));
+    place.write("source", "2");
+    assert_eq!(running.ready().await, ReleaseId(2));
+    // `stamp` is never the same: even so the builds come to an end.
+    let runs = || {
+        std::fs::read_to_string(place.root.path().join(".oarlock/runs"))
+            .unwrap()
+            .lines()
+            .count()
+    };
+    let mut before = runs();
+    let mut quiet = 0;
+    for _ in 0..60 {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        let now = runs();
+        quiet = if now == before { quiet + 1 } else { 0 };
+        before = now;
+        if quiet == 6 {
+            break;
+        }
+    }
+    assert_eq!(quiet, 6, "{before} builds, and still going on");
+    assert!(before <= 10, "{before} builds for one change");
+    assert_eq!(running.rows().await.len(), 2);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_path_of_400_characters_works() {
+    let mut place = Place::app();
+    let deep = place
+        .root
+        .path()
+        .join("a".repeat(200))
+        .join("b".repeat(200));
+    std::fs::create_dir_all(&deep).unwrap();
+    for file in ["oarlock.toml", "web.wasm"] {
+        std::fs::copy(place.root.path().join(file), deep.join(file)).unwrap();
+    }
+    // The folder is what the place is asked for; the rest of it stays as it is.
+    let data = DataDir::open(&deep.join(".oarlock")).unwrap();
+    drop(data);
+    let old = std::mem::replace(
+        &mut place.root,
+        tempfile::Builder::new().tempdir_in(&deep).unwrap(),
+    );
+    for file in ["oarlock.toml", "web.wasm"] {
+        std::fs::copy(deep.join(file), place.root.path().join(file)).unwrap();
+    }
+    let running = place.up(&FakeRuntime::new()).await.unwrap();
+    assert_eq!(running.client.apps().await.unwrap().len(), 1);
+    running.stop().await;
+    drop(place);
+    drop(old);
+}

@@ -1,5 +1,9 @@
 //! What the unit tests share.
 
+mod fake;
+
+pub(crate) use fake::FakeRuntime;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
