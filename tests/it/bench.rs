@@ -1,7 +1,7 @@
 //! Sandboxes without a host: one engine for all tests, and dynos with the binding of a manifest.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -28,10 +28,16 @@ fn engine() -> &'static Engine {
 
 /// A test guest, compiled once.
 pub(crate) fn program(guest: &str) -> Program {
-    static PROGRAMS: Mutex<BTreeMap<String, Program>> = Mutex::new(BTreeMap::new());
+    program_at(&oarlock_tests::guest(guest))
+}
+
+/// Any component, compiled once.
+pub(crate) fn program_at(path: &Path) -> Program {
+    static PROGRAMS: Mutex<BTreeMap<PathBuf, Program>> = Mutex::new(BTreeMap::new());
     let mut programs = PROGRAMS.lock().unwrap();
-    let load = || engine().load(guest, &std::fs::read(oarlock_tests::guest(guest)).unwrap()).unwrap();
-    programs.entry(guest.to_owned()).or_insert_with(load).clone()
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let load = || engine().load(name, &std::fs::read(path).unwrap()).unwrap();
+    programs.entry(path.to_owned()).or_insert_with(load).clone()
 }
 
 /// An add-on of a manifest.
@@ -106,6 +112,15 @@ impl DynoLog for Log {
 
 /// A sandbox of a guest with this binding, and its log.
 pub(crate) fn sandbox(guest: &str, binding: &Binding, env: &BTreeMap<String, String>) -> (Sandbox, Arc<Log>) {
+    sandbox_of(&program(guest), binding, env)
+}
+
+/// A sandbox of a program with this binding, and its log.
+pub(crate) fn sandbox_of(
+    program: &Program,
+    binding: &Binding,
+    env: &BTreeMap<String, String>,
+) -> (Sandbox, Arc<Log>) {
     let log = Arc::new(Log::default());
     let rules = EgressRules {
         endpoints: binding.endpoints.clone(),
@@ -114,7 +129,7 @@ pub(crate) fn sandbox(guest: &str, binding: &Binding, env: &BTreeMap<String, Str
     };
     let grant = Grant {
         env: env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
-        args: vec![guest.to_owned()],
+        args: vec![program.name().to_owned()],
         folders: Vec::new(),
         tmp_root: None,
         egress: Arc::new(Egress::new(rules)),
@@ -123,7 +138,7 @@ pub(crate) fn sandbox(guest: &str, binding: &Binding, env: &BTreeMap<String, Str
         kv: binding.kv.clone(),
         log: log.clone(),
     };
-    (Sandbox::new(&program(guest), grant, &Limits::default()).unwrap(), log)
+    (Sandbox::new(program, grant, &Limits::default()).unwrap(), log)
 }
 
 /// Runs a command to its end; its exit and its log.

@@ -9,6 +9,9 @@
 )]
 
 mod bench;
+mod calls;
+mod examples;
 mod external;
 mod guests;
 mod kv;
+mod sdk;
