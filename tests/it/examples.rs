@@ -10,6 +10,9 @@ use oarlock_sandbox::{Exit, Instance, Output, RunHandle, Stdin};
 use crate::bench::{App, Log, addon, program_at, sandbox_of};
 use crate::calls::{Answer, call, get, post};
 
+#[path = "../../sdk/templates/mod.rs"]
+mod templates;
+
 /// Longer than anything here takes on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
@@ -41,7 +44,7 @@ impl Guestbook {
     /// Runs a command to its end.
     async fn job(&self, component: &str) -> (Exit, String) {
         let (running, log) = self.start(component, Stdin::Ended);
-        let exit = tokio::time::timeout(LONG, running.0).await.expect("it ends").unwrap();
+        let exit = tokio::time::timeout(LONG, running.1).await.expect("it ends").unwrap();
         (exit, log.text())
     }
 
@@ -50,7 +53,7 @@ impl Guestbook {
         let (sandbox, log) = sandbox_of(&program, &self.binding, &self.env);
         let run = sandbox.run(stdin, Output::Log, &[]);
         let handle = run.handle();
-        (Running(tokio::spawn(run.wait()), handle), log)
+        (Running(handle, tokio::spawn(run.wait())), log)
     }
 
     async fn web(&self) -> (Instance, Arc<Log>) {
@@ -61,13 +64,13 @@ impl Guestbook {
 }
 
 /// A command under way.
-struct Running(tokio::task::JoinHandle<Exit>, RunHandle);
+struct Running(RunHandle, tokio::task::JoinHandle<Exit>);
 
 impl Running {
     /// Tells it to stop; how it ended.
     async fn stop(self) -> Exit {
-        self.1.stop();
-        tokio::time::timeout(LONG, self.0).await.expect("it stops when told to").unwrap()
+        self.0.stop();
+        tokio::time::timeout(LONG, self.1).await.expect("it stops when told to").unwrap()
     }
 }
 
@@ -211,4 +214,48 @@ async fn a_wrong_setting_is_named() {
     let book = Guestbook::with(&[("KEEP_DAYS", "soon")]).await;
     let (exit, log) = book.job("nightly").await;
     assert_eq!((exit, log.as_str()), (Exit::Code(1), "error: config var KEEP_DAYS: invalid digit found in string"));
+}
+
+#[tokio::test]
+async fn the_rust_template_builds_outside_this_repository_and_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    for (path, text) in templates::files(templates::NAMES[0], "my-app").unwrap() {
+        let path = folder.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    assert!(templates::files("cobol", "my-app").is_none());
+    // The versions that the guestbook is locked to: what is built is what was tested.
+    let lock = oarlock_tests::repository().join("examples/guestbook/Cargo.lock");
+    std::fs::copy(lock, folder.path().join("Cargo.lock")).unwrap();
+    let components = oarlock_tests::build_components(folder.path());
+
+    let book = Guestbook::with(&[("GREETING", "Hello")]).await;
+    let (web, _) = sandbox_of(&program_at(&components.join("web.wasm")), &book.binding, &book.env);
+    let web = web.start().await.unwrap();
+    assert_eq!(call(&web, get("/")).await.text(), "Hello from my-app, visitor 1\n");
+    let (worker, log) = sandbox_of(&program_at(&components.join("worker.wasm")), &book.binding, &book.env);
+    let run = worker.run(Stdin::OpenUntilStop, Output::Log, &[]);
+    let running = Running(run.handle(), tokio::spawn(run.wait()));
+    until(&log, "1 visits").await;
+    assert_eq!(running.stop().await, Exit::Code(0));
+}
+
+/// Whoever adds a file to the SDK must add it to the template's list, or new apps do not build.
+#[test]
+fn the_template_brings_the_whole_sdk() {
+    let files = templates::files("rust", "x").unwrap();
+    let source = oarlock_tests::repository().join("sdk/rust/src");
+    let mut folders = vec![source.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let wanted = format!("vendor/oarlock-sdk/src/{}", path.strip_prefix(&source).unwrap().display());
+            assert!(files.iter().any(|(path, _)| *path == wanted), "{wanted} is missing in sdk/templates/mod.rs");
+        }
+    }
 }
