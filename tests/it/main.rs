@@ -3,7 +3,10 @@
 
 mod edges;
 mod bench;
+mod calls;
+mod examples;
 mod external;
 mod formation;
 mod guests;
 mod kv;
+mod sdk;

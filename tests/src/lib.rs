@@ -11,6 +11,7 @@
 pub mod app;
 pub mod servers;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock};
@@ -23,25 +24,39 @@ pub fn repository() -> &'static Path {
 /// The component of a test guest (`tests/guests/rust/<name>`); all are built on first use.
 pub fn guest(name: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let folder = BUILT.get_or_init(|| {
-        let guests = repository().join("tests/guests");
-        let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .args(["build", "--release", "--target", "wasm32-wasip2"])
-            .current_dir(&guests)
-            // Settings of the outer cargo must not reach the guests' build.
-            .env_remove("CARGO_TARGET_DIR")
-            .env_remove("RUSTFLAGS")
-            .status()
-            .expect("cargo runs");
-        assert!(
-            status.success(),
-            "the guests in tests/guests do not build; is the target there (`rustup target add wasm32-wasip2`)?"
-        );
-        guests.join("target/wasm32-wasip2/release")
-    });
+    let folder = BUILT.get_or_init(|| build_components(&repository().join("tests/guests")));
     // A binary keeps its name, a cdylib gets underscores.
     let bin = folder.join(format!("{name}.wasm"));
     if bin.exists() { bin } else { folder.join(format!("{}.wasm", name.replace('-', "_"))) }
+}
+
+/// A component of `examples/<example>`; the example is built on first use.
+pub fn example(example: &str, component: &str) -> PathBuf {
+    static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut built = BUILT.lock().unwrap();
+    let build = || build_components(&repository().join("examples").join(example));
+    built.entry(example.to_owned()).or_insert_with(build).join(format!("{component}.wasm"))
+}
+
+/// Builds a cargo workspace of guests; where its components are.
+///
+/// # Panics
+/// If it does not build.
+pub fn build_components(workspace: &Path) -> PathBuf {
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--release", "--target", "wasm32-wasip2"])
+        .current_dir(workspace)
+        // Settings of the outer cargo must not reach the guests' build.
+        .env_remove("CARGO_TARGET_DIR")
+        .env_remove("RUSTFLAGS")
+        .status()
+        .expect("cargo runs");
+    assert!(
+        status.success(),
+        "the guests in {} do not build; is the target there (`rustup target add wasm32-wasip2`)?",
+        workspace.display()
+    );
+    workspace.join("target/wasm32-wasip2/release")
 }
 
 /// The component of a C guest (`tests/guests/c/<name>.c`), built on first use in a process.

@@ -1,4 +1,4 @@
-//! Write [Oarlock](../../../README.md) apps in Rust: web handlers, workers and jobs, as WASI components.
+//! Write Oarlock apps in Rust: web handlers, workers and jobs, as WASI components.
 //!
 //! The crate makes the common things one line and hides nothing: what it hands out are the types of
 //! the `http` crate and plain bytes, and a component made without it works as well. It builds on

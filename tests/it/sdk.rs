@@ -1,0 +1,70 @@
+//! The guest crate, as a guest that uses all of it sees it.
+
+use crate::bench::{App, program, sandbox_of};
+use crate::calls::{Answer, call, get, post};
+
+/// An instance of the guest `sdk-web`, what it logs, and its configuration.
+async fn web(config: &[(&str, &str)]) -> (oarlock_sandbox::Instance, std::sync::Arc<crate::bench::Log>) {
+    let data = tempfile::tempdir().unwrap();
+    let (binding, env) = App::new(data.path()).release(&[], config, "web").await;
+    let (sandbox, log) = sandbox_of(&program("sdk-web"), &binding, &env);
+    (sandbox.start().await.unwrap(), log)
+}
+
+#[tokio::test]
+async fn whole_bodies_say_their_length() {
+    let (web, _) = web(&[]).await;
+    let answer = call(&web, get("/")).await;
+    assert_eq!((answer.text(), answer.header("content-length")), ("Hello, Oarlock", "14"));
+}
+
+#[tokio::test]
+async fn bodies_stream_both_ways() {
+    let (web, _) = web(&[]).await;
+    let text = "x".repeat(300_000);
+    assert_eq!(call(&web, post("/echo", &text)).await.text(), text);
+    assert_eq!(call(&web, post("/length", &text)).await.text(), "300000");
+    let lines: Answer = call(&web, get("/count")).await;
+    assert_eq!(lines.text(), "1\n2\n3\n");
+    assert_eq!(lines.trailers.expect("a trailer")["x-lines"], "3");
+}
+
+#[tokio::test]
+async fn a_body_over_the_readers_limit_is_an_error_of_the_handler() {
+    let (web, log) = web(&[]).await;
+    assert_eq!(call(&web, post("/length", &"x".repeat((1 << 20) + 1))).await.status, 500);
+    assert_eq!(log.text(), "error: the body is longer than the 1048576 bytes allowed");
+}
+
+#[tokio::test]
+async fn an_aborted_body_is_cut_and_never_ends_cleanly() {
+    let (web, _) = web(&[]).await;
+    let answer = call(&web, get("/cut")).await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.body.is_err());
+}
+
+#[tokio::test]
+async fn an_error_goes_to_the_log_and_not_to_the_client() {
+    let (web, log) = web(&[]).await;
+    let answer = call(&web, get("/fail")).await;
+    assert_eq!((answer.status, answer.text()), (500, "500 Internal Server Error\n"));
+    assert_eq!(log.text(), "error: the reason is for the log");
+}
+
+#[tokio::test]
+async fn config_is_typed_and_time_passes() {
+    let (configured, _) = web(&[("NUMBER", "42")]).await;
+    assert_eq!(call(&configured, get("/config")).await.text(), "42");
+    assert_eq!(call(&configured, get("/sleep")).await.text(), "true false");
+    let (bare, log) = web(&[]).await;
+    assert_eq!(call(&bare, get("/config")).await.status, 500);
+    assert!(log.text().contains("config var NUMBER is not set"), "{}", log.text());
+}
+
+#[tokio::test]
+async fn fetch_says_when_it_is_not_permitted() {
+    let (web, log) = web(&[("TARGET", "http://203.0.113.1/")]).await;
+    assert_eq!(call(&web, get("/fetch")).await.status, 500);
+    assert!(log.text().contains("not permitted"), "{}", log.text());
+}
