@@ -4,7 +4,9 @@ use crate::bench::{App, program, sandbox_of};
 use crate::calls::{Answer, call, get, post};
 
 /// An instance of the guest `sdk-web`, what it logs, and its configuration.
-async fn web(config: &[(&str, &str)]) -> (oarlock_sandbox::Instance, std::sync::Arc<crate::bench::Log>) {
+async fn web(
+    config: &[(&str, &str)],
+) -> (oarlock_sandbox::Instance, std::sync::Arc<crate::bench::Log>) {
     let data = tempfile::tempdir().unwrap();
     let (binding, env) = App::new(data.path()).release(&[], config, "web").await;
     let (sandbox, log) = sandbox_of(&program("sdk-web"), &binding, &env);
@@ -15,7 +17,10 @@ async fn web(config: &[(&str, &str)]) -> (oarlock_sandbox::Instance, std::sync::
 async fn whole_bodies_say_their_length() {
     let (web, _) = web(&[]).await;
     let answer = call(&web, get("/")).await;
-    assert_eq!((answer.text(), answer.header("content-length")), ("Hello, Oarlock", "14"));
+    assert_eq!(
+        (answer.text(), answer.header("content-length")),
+        ("Hello, Oarlock", "14")
+    );
 }
 
 #[tokio::test]
@@ -32,8 +37,16 @@ async fn bodies_stream_both_ways() {
 #[tokio::test]
 async fn a_body_over_the_readers_limit_is_an_error_of_the_handler() {
     let (web, log) = web(&[]).await;
-    assert_eq!(call(&web, post("/length", &"x".repeat((1 << 20) + 1))).await.status, 500);
-    assert_eq!(log.text(), "error: the body is longer than the 1048576 bytes allowed");
+    assert_eq!(
+        call(&web, post("/length", &"x".repeat((1 << 20) + 1)))
+            .await
+            .status,
+        500
+    );
+    assert_eq!(
+        log.text(),
+        "error: the body is longer than the 1048576 bytes allowed"
+    );
 }
 
 #[tokio::test]
@@ -48,7 +61,10 @@ async fn an_aborted_body_is_cut_and_never_ends_cleanly() {
 async fn an_error_goes_to_the_log_and_not_to_the_client() {
     let (web, log) = web(&[]).await;
     let answer = call(&web, get("/fail")).await;
-    assert_eq!((answer.status, answer.text()), (500, "500 Internal Server Error\n"));
+    assert_eq!(
+        (answer.status, answer.text()),
+        (500, "500 Internal Server Error\n")
+    );
     assert_eq!(log.text(), "error: the reason is for the log");
 }
 
@@ -59,7 +75,11 @@ async fn config_is_typed_and_time_passes() {
     assert_eq!(call(&configured, get("/sleep")).await.text(), "true false");
     let (bare, log) = web(&[]).await;
     assert_eq!(call(&bare, get("/config")).await.status, 500);
-    assert!(log.text().contains("config var NUMBER is not set"), "{}", log.text());
+    assert!(
+        log.text().contains("config var NUMBER is not set"),
+        "{}",
+        log.text()
+    );
 }
 
 #[tokio::test]

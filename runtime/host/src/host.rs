@@ -11,6 +11,7 @@
 //! dropped without it ends its threads too, but lets nobody finish.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -143,6 +144,12 @@ fn instances_of_machine() -> u32 {
     u32::try_from(bytes / (4 << 20))
         .unwrap_or(u32::MAX)
         .clamp(64, 4_000)
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host").finish_non_exhaustive()
+    }
 }
 
 impl Host {

@@ -153,6 +153,13 @@ impl App {
         &self.name
     }
 
+    /// Tells that its log may be followed.
+    pub(crate) fn opened(&self) {
+        self.shared.tell(Event::Opened {
+            app: self.name.clone(),
+        });
+    }
+
     pub(crate) fn row(&self) -> AppRow {
         let shown = lock(&self.shown).clone();
         AppRow {

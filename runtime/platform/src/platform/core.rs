@@ -73,6 +73,7 @@ impl Core {
             .map_err(|mistakes| StartError::new(exit::MANIFEST, mistakes))?;
         let app = App::open(shared, manifest.app, dir, scale).await?;
         self.apps.add(app.clone());
+        app.opened();
         // Before the first build, so that a change during it is not lost.
         let watching = if watched {
             Some(
@@ -106,6 +107,7 @@ impl Core {
                     )
                     .await?;
                     if self.apps.add(app.clone()) {
+                        app.opened();
                         found.push(app);
                     } else {
                         let message = format!(

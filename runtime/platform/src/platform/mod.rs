@@ -62,6 +62,13 @@ pub struct PlatformConfig {
 /// What a platform tells while it starts and runs, in order; the CLI prints it.
 #[derive(Debug, Clone)]
 pub enum Event {
+    /// The host runs, and listens; before anything of an app.
+    Hosting(Host),
+    /// An app is known: its log may be followed from now on.
+    Opened {
+        /// Whose.
+        app: AppName,
+    },
     /// A build command starts.
     Building {
         /// Whose.
@@ -169,6 +176,8 @@ impl Platform {
         let host = start_host(&config, data.path())?;
         let mut ending = EndHost(Some(host.clone()));
         let address = host.listen(config.listen).await?;
+        // A receiver that is gone does not want to know.
+        let _ = events.send(Event::Hosting(host.clone()));
         let shared = Shared {
             runtime: Arc::new(host.clone()),
             store,
