@@ -179,7 +179,7 @@ impl Host {
         let cores = Cores::start(count).map_err(io("the cores' threads do not start"))?;
         let logs = Logs::start().map_err(io("the logs' thread does not start"))?;
         let (control, stop, thread) =
-            start_control().map_err(io("the control thread does not start"))?;
+            start_control(cores.clone()).map_err(io("the control thread does not start"))?;
         let router = Router::new(cores.clone(), config.domain.clone());
         let compilers = tokio::sync::Semaphore::new(COMPILERS);
         let shared = Arc::new(Shared {
@@ -343,7 +343,8 @@ type Control = (
     (std::thread::JoinHandle<()>, oneshot::Receiver<()>),
 );
 
-fn start_control() -> std::io::Result<Control> {
+/// The thread ends the cores with it: what is accepting on them would keep them alive.
+fn start_control(cores: Cores) -> std::io::Result<Control> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_name("oarlock-blocking")
@@ -357,6 +358,7 @@ fn start_control() -> std::io::Result<Control> {
         .spawn(move || {
             runtime.block_on(stopped.cancelled());
             runtime.shutdown_timeout(BLOCKING_END);
+            cores.stop();
             // Whoever shuts down may have gone.
             drop(ended_tx.send(()));
         })?;

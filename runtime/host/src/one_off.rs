@@ -79,7 +79,6 @@ pub struct OneOff {
     pub dyno: DynoName,
     words: watch::Sender<Word>,
     end: oneshot::Receiver<RunEnd>,
-    ended: Option<OneOffExit>,
 }
 
 impl OneOff {
@@ -88,20 +87,15 @@ impl OneOff {
         self.words.send_replace(Word::Stop);
     }
 
-    /// Waits for its end. Cancel safe, so that a caller can wait for a stop request beside it, and may
-    /// be asked again.
+    /// Waits for its end. Cancel safe, so that a caller can wait for a stop request beside it.
     pub async fn wait(&mut self) -> OneOffExit {
-        if let Some(ended) = &self.ended {
-            return ended.clone();
-        }
-        let ended = match (&mut self.end).await {
+        match (&mut self.end).await {
             Ok(end) => exit_of(&end),
             Err(_gone) => OneOffExit {
                 code: exit::DYNO_ENDED,
                 message: "the host ended it".into(),
             },
-        };
-        self.ended.insert(ended).clone()
+        }
     }
 }
 
@@ -175,7 +169,6 @@ pub(crate) async fn start(
             dyno: started.name,
             words: started.words,
             end: started.end,
-            ended: None,
         }),
         Err(OccasionalError::TooMany) => Err(OneOffError::TooMany {
             limit: MOST_ONE_OFFS,
