@@ -1,4 +1,9 @@
 //! The one integration-test binary: a module per feature.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs, reason = "tests")]
 
+mod bench;
+mod external;
+mod formation;
 mod guests;
+mod kv;
+mod sandbox;

@@ -8,6 +8,8 @@
     reason = "test support"
 )]
 
+pub mod servers;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;

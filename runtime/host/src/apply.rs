@@ -5,9 +5,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cap_std::fs::Dir;
+use oarlock_sandbox::{Exit, Output, Stdin};
 use oarlock_spec::api::Formation;
 use oarlock_spec::manifest::Manifest;
-use oarlock_spec::names::{ProcessType, ReleaseId, SlugId};
+use oarlock_spec::names::{AppName, ProcessType, ReleaseId, SlugId};
+
+use crate::formation::{
+    App, ChangeError, Message, Occasional, OccasionalError, Prepared, Purpose, exit_reason,
+};
+use crate::host::Inner;
 
 /// Where a component's bytes are.
 #[derive(Clone)]
@@ -129,4 +135,108 @@ pub enum ApplyError {
     /// The platform's fault.
     #[error("the host failed: {0}")]
     Platform(String),
+}
+
+impl Inner {
+    /// The one path that makes an app what it shall be. Runs to its end whether or not it is awaited.
+    pub(crate) async fn apply(self: Arc<Self>, desired: Desired) -> Result<Applied, ApplyError> {
+        let app = self.opened(desired.manifest.app.clone()).await?;
+        let _turn = app.applying.lock().await;
+        if self.is_closing() {
+            return Err(closing());
+        }
+        let phase = desired.release_phase;
+        let prepared = Prepared::new(desired, &app, &self.shared).await?;
+        if phase == ReleasePhase::Run {
+            run_release_phase(&app, &prepared).await?;
+        }
+        let applied = Applied {
+            release: prepared.release,
+            compiled: prepared.compiled,
+            cached: prepared.cached,
+        };
+        roll_out(&app, prepared).await?;
+        Ok(applied)
+    }
+
+    async fn opened(self: &Arc<Self>, name: AppName) -> Result<Arc<App>, ApplyError> {
+        let inner = Arc::clone(self);
+        let opening = tokio::task::spawn_blocking(move || inner.app(&name));
+        opening.await.unwrap_or_else(|_| Err(closing()))
+    }
+}
+
+fn closing() -> ApplyError {
+    ApplyError::Superseded("the app is being stopped".into())
+}
+
+/// Runs the `release` process, if there is one, to its end.
+async fn run_release_phase(app: &App, prepared: &Prepared) -> Result<(), ApplyError> {
+    let Some((name, process)) = prepared
+        .processes
+        .iter()
+        .find(|(name, _)| name.is_release())
+    else {
+        return Ok(());
+    };
+    let occasional = Occasional {
+        purpose: Purpose::Release,
+        named: name.clone(),
+        process: process.clone(),
+        release: prepared.release,
+        extra_args: Vec::new(),
+        stdin: Stdin::Ended,
+        output: Output::Log,
+    };
+    let started = app
+        .ask(|reply| Message::Occasional(Box::new(occasional), reply))
+        .await
+        .ok_or_else(closing)?;
+    let started = match started {
+        Ok(started) => started,
+        Err(OccasionalError::Closing) => return Err(closing()),
+        Err(error @ (OccasionalError::TooMany | OccasionalError::Start(_))) => {
+            return Err(ApplyError::ReleasePhase {
+                code: None,
+                reason: error.to_string(),
+            });
+        }
+    };
+    let end = started.end.await.map_err(|_| closing())?;
+    match &end.exit {
+        Exit::Code(0) => Ok(()),
+        // The guest's own word; otherwise it had none.
+        Exit::Code(code) => Err(ApplyError::ReleasePhase {
+            code: Some(*code),
+            reason: exit_reason(&end.exit),
+        }),
+        Exit::Killed if end.told => Err(ApplyError::ReleasePhase {
+            code: None,
+            reason: "it was stopped, or ran longer than an hour, and was ended".into(),
+        }),
+        Exit::Trap(_) | Exit::Memory | Exit::Killed | Exit::NotStarted(_) => {
+            Err(ApplyError::ReleasePhase {
+                code: None,
+                reason: exit_reason(&end.exit),
+            })
+        }
+    }
+}
+
+async fn roll_out(app: &App, prepared: Prepared) -> Result<(), ApplyError> {
+    let prepared = Arc::new(prepared);
+    let rolled = app.ask(|reply| Message::RollOut(prepared, reply)).await;
+    match rolled {
+        Some(Ok(())) => Ok(()),
+        Some(Err(ChangeError::Boot {
+            dyno,
+            release,
+            reason,
+        })) => Err(ApplyError::Boot {
+            dyno: dyno.to_string(),
+            release,
+            reason,
+        }),
+        Some(Err(ChangeError::Closing)) | None => Err(closing()),
+    }
 }

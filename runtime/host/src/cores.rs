@@ -1,7 +1,22 @@
 //! The host's own threads: one current-thread tokio runtime per core, on which guests run.
+//!
+//! A request is accepted, run and answered on one of them; nothing is stolen by another. They are
+//! not for blocking work: each has a small pool of blocking threads for file work and look-ups.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio_util::sync::CancellationToken;
+
+/// Threads for blocking work per core: enough for file work, too few to let one core's guests fill the machine.
+const BLOCKING_THREADS: usize = 32;
+
+/// How long a core's blocking work may go on after its runtime has stopped.
+const BLOCKING_GRACE: Duration = Duration::from_secs(2);
 
 /// Which of the threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -13,34 +28,204 @@ pub(crate) struct Cores {
     pub(crate) inner: Arc<CoresInner>,
 }
 
-pub(crate) struct CoresInner {}
+pub(crate) struct CoresInner {
+    cores: Vec<Core>,
+    next: AtomicUsize,
+    stop: CancellationToken,
+    threads: Mutex<Vec<thread::JoinHandle<()>>>,
+}
+
+struct Core {
+    handle: Handle,
+    thread: ThreadId,
+}
 
 impl Cores {
-    pub(crate) fn start(_count: usize) -> std::io::Result<Self> {
-        unimplemented!()
+    /// Starts `count` threads (at least one). May be called on any thread.
+    pub(crate) fn start(count: usize) -> std::io::Result<Self> {
+        let stop = CancellationToken::new();
+        let mut cores = Vec::new();
+        let mut threads = Vec::new();
+        for index in 0..count.max(1) {
+            let started = start_core(index, stop.clone());
+            let (handle, thread) = match started {
+                Ok(core) => core,
+                Err(error) => {
+                    // Those already started end with the token.
+                    stop.cancel();
+                    return Err(error);
+                }
+            };
+            cores.push(Core {
+                handle,
+                thread: thread.thread().id(),
+            });
+            threads.push(thread);
+        }
+        let inner = CoresInner {
+            cores,
+            next: AtomicUsize::new(0),
+            stop,
+            threads: Mutex::new(threads),
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
+
     /// How many.
     pub(crate) fn count(&self) -> usize {
-        unimplemented!()
+        self.inner.cores.len()
     }
+
     /// The core whose thread this is, if it is one.
     pub(crate) fn current(&self) -> Option<CoreId> {
-        unimplemented!()
+        let this = thread::current().id();
+        self.inner
+            .cores
+            .iter()
+            .position(|core| core.thread == this)
+            .map(CoreId)
     }
+
     /// The next core for a dyno that needs one: round robin.
     pub(crate) fn assign(&self) -> CoreId {
-        unimplemented!()
+        CoreId(self.inner.next.fetch_add(1, Ordering::Relaxed) % self.count())
     }
-    /// Spawns on a core's runtime.
-    pub(crate) fn spawn<F>(&self, _core: CoreId, _task: F) -> tokio::task::JoinHandle<F::Output>
+
+    /// Spawns on a core's runtime, from any thread. After [`Cores::stop`] the task is dropped at
+    /// once and its handle says that it was cancelled. A core that does not exist wraps around.
+    pub(crate) fn spawn<F>(&self, core: CoreId, task: F) -> tokio::task::JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send,
     {
-        unimplemented!()
+        self.handle(core).spawn(task)
     }
-    /// Ends the threads (joins them).
+
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "there is at least one core, and the index is taken modulo their number"
+    )]
+    fn handle(&self, core: CoreId) -> &Handle {
+        &self.inner.cores[core.0 % self.inner.cores.len()].handle
+    }
+
+    /// Ends the threads: all tasks are dropped on their own core, then the threads are joined. Blocks
+    /// for as long as a task's poll or drop takes; from one of the threads itself, that one is not
+    /// joined. May be called again.
     pub(crate) fn stop(&self) {
-        unimplemented!()
+        self.inner.stop.cancel();
+        let threads = std::mem::take(
+            &mut *self
+                .inner
+                .threads
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        let this = thread::current().id();
+        for thread in threads {
+            if thread.thread().id() != this && thread.join().is_err() {
+                tracing::error!("a core's thread panicked");
+            }
+        }
+    }
+}
+
+impl Drop for CoresInner {
+    /// Without [`Cores::stop`] the threads still end, but nobody waits for them: the last clone may
+    /// be dropped on one of them.
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn start_core(
+    index: usize,
+    stop: CancellationToken,
+) -> std::io::Result<(Handle, thread::JoinHandle<()>)> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_name(format!("oarlock-io-{index}"))
+        .build()?;
+    let handle = runtime.handle().clone();
+    let thread = thread::Builder::new()
+        .name(format!("oarlock-core-{index}"))
+        .spawn(move || run_core(runtime, &stop))?;
+    Ok((handle, thread))
+}
+
+fn run_core(runtime: Runtime, stop: &CancellationToken) {
+    runtime.block_on(stop.cancelled());
+    // Drops the tasks here, on their own thread; blocking work that hangs must not hold the host.
+    runtime.shutdown_timeout(BLOCKING_GRACE);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_run_on_the_core_they_were_given_to() {
+        let cores = Cores::start(3).unwrap();
+        assert_eq!(cores.count(), 3);
+        assert_eq!(cores.current(), None);
+        let runtime = Builder::new_current_thread().build().unwrap();
+        for index in 0..3 {
+            let there = cores.clone();
+            let task = cores.spawn(CoreId(index), async move {
+                let name = thread::current().name().map(str::to_owned);
+                (there.current(), name)
+            });
+            let (core, name) = runtime.block_on(task).unwrap();
+            assert_eq!(core, Some(CoreId(index)));
+            assert_eq!(name, Some(format!("oarlock-core-{index}")));
+        }
+        cores.stop();
+    }
+
+    #[test]
+    fn dynos_are_dealt_round_robin() {
+        let cores = Cores::start(2).unwrap();
+        let dealt: Vec<usize> = (0..5).map(|_| cores.assign().0).collect();
+        assert_eq!(dealt, [0, 1, 0, 1, 0]);
+        cores.stop();
+    }
+
+    #[test]
+    fn stop_drops_the_tasks_and_joins() {
+        struct Flag(Arc<AtomicUsize>);
+        impl Drop for Flag {
+            fn drop(&mut self) {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let cores = Cores::start(2).unwrap();
+        let dropped = Arc::new(AtomicUsize::new(0));
+        for index in 0..2 {
+            let flag = Flag(dropped.clone());
+            cores.spawn(CoreId(index), async move {
+                let _flag = flag;
+                std::future::pending::<()>().await;
+            });
+        }
+        cores.stop();
+        assert_eq!(dropped.load(Ordering::SeqCst), 2);
+        cores.stop();
+        let late = cores.spawn(CoreId(0), async {});
+        let runtime = Builder::new_current_thread().build().unwrap();
+        assert!(runtime.block_on(late).unwrap_err().is_cancelled());
+    }
+
+    #[test]
+    fn two_hosts_know_their_own_threads() {
+        let (one, two) = (Cores::start(1).unwrap(), Cores::start(1).unwrap());
+        let other = two.clone();
+        let task = one.spawn(CoreId(0), async move { other.current() });
+        let runtime = Builder::new_current_thread().build().unwrap();
+        assert_eq!(runtime.block_on(task).unwrap(), None);
+        one.stop();
+        two.stop();
     }
 }

@@ -1,16 +1,39 @@
 //! The host's public face.
+//!
+//! **Threads.** Guests run on the cores. Dispatchers, timers and everything that these methods ask
+//! for run on one control thread; compiling and the disk on its blocking threads. The methods only
+//! wait for answers, so that they may be called from any runtime.
+//!
+//! **The end.** [`Host::shutdown`] goes in this order: the router takes no more connections and
+//! finishes the requests under way (at most the longest `stop_grace` of any `web`); web dynos;
+//! workers, singletons, scheduled dynos and release phases, all at once, each with its `stop_grace`;
+//! one-off dynos; add-ons are closed; logs reach their files; threads are joined. A host that is
+//! dropped without it ends its threads too, but lets nobody finish.
 
+use std::collections::BTreeMap;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use bytes::Bytes;
-use oarlock_sandbox::StdinSource;
+use cap_std::ambient_authority;
+use cap_std::fs::Dir;
+use futures::future::join_all;
+use oarlock_sandbox::{Engine, EngineConfig};
 use oarlock_spec::api::{DynoRow, Formation};
 use oarlock_spec::names::{AppName, DynoName};
 use oarlock_spec::policy::Policy;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use crate::apply::{Applied, ApplyError, Desired};
-use crate::logs::AppLog;
+use crate::cores::Cores;
+use crate::formation::{App, Clock, Ending, Message, Shared, SystemClock, app_folder, open_app};
+use crate::logs::{AppLog, Logs};
+use crate::one_off::{self, OneOff, OneOffError, OneOffRequest};
+use crate::router::Router;
 
 /// How a host is made.
 #[derive(Debug, Clone)]
@@ -51,7 +74,9 @@ pub enum HostError {
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Somebody has it.
-    #[error("{addr} is taken by another process; stop it or choose another address with `--listen`")]
+    #[error(
+        "{addr} is taken by another process; stop it or choose another address with `--listen`"
+    )]
     InUse {
         /// The address.
         addr: SocketAddr,
@@ -66,137 +91,330 @@ pub enum ListenError {
     },
 }
 
-/// A one-off dyno to start.
-pub struct OneOffRequest {
-    /// A process type, or a component's path as the manifest names it.
-    pub command: String,
-    /// Arguments after the process's own.
-    pub args: Vec<String>,
-    /// Its stdin.
-    pub stdin: StdinSource,
-    /// Where its stdout goes.
-    pub stdout: tokio::sync::mpsc::Sender<Bytes>,
-    /// Where its stderr goes.
-    pub stderr: tokio::sync::mpsc::Sender<Bytes>,
-}
-
-/// Why a one-off dyno was not started.
-#[derive(Debug, thiserror::Error)]
-pub enum OneOffError {
-    /// No such app here.
-    #[error("no app `{0}` runs on this host")]
-    UnknownApp(AppName),
-    /// Neither a process type nor a component.
-    #[error("`{command}` is neither a process type nor a component of this app; it has: {}", known.join(", "))]
-    UnknownCommand {
-        /// As asked.
-        command: String,
-        /// What there is.
-        known: Vec<String>,
-    },
-    /// A handler cannot be run.
-    #[error("`{command}` is an HTTP handler; a one-off dyno needs a component that exports `wasi:cli/run`")]
-    NotACommand {
-        /// As asked.
-        command: String,
-    },
-    /// The component was refused.
-    #[error(transparent)]
-    Load(#[from] oarlock_sandbox::LoadError),
-    /// The platform's fault.
-    #[error("the one-off dyno could not be started: {0}")]
-    Platform(String),
-}
-
-/// How a one-off dyno ended: the exit code for the caller's shell, and a message if there is something to say.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OneOffExit {
-    /// The guest's own, or one of `oarlock_spec::codes::exit`.
-    pub code: u8,
-    /// For stderr; empty if the guest simply ended.
-    pub message: String,
-}
-
-/// A one-off dyno under way. Dropping it ends the dyno.
-pub struct OneOff {
-    /// Its name, as in `run.4821`.
-    pub dyno: DynoName,
-}
-
-impl OneOff {
-    /// The stop signal; after `stop_grace` the dyno is ended (R12).
-    pub fn stop(&self) {
-        unimplemented!()
-    }
-    /// Waits for its end. Cancel safe, so that a caller can wait for a stop request beside it.
-    pub async fn wait(&mut self) -> OneOffExit {
-        unimplemented!()
-    }
-}
+/// How often a running guest is interrupted to let its core's other guests run.
+const TICK: Duration = Duration::from_millis(1);
+/// The largest memory a 32-bit guest can have.
+const MOST_MEMORY: u64 = 1 << 32;
+/// Components compiled at once; each uses several threads.
+const COMPILERS: usize = 2;
+/// What the control thread's blocking work may still take at the end.
+const BLOCKING_END: Duration = Duration::from_secs(5);
 
 /// A host of apps. Cheap to clone; [`Host::shutdown`] is how it ends.
 #[derive(Clone)]
-pub struct Host {}
+pub struct Host {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) shared: Arc<Shared>,
+    /// A look-up of handles; what an app is belongs to its dispatcher.
+    apps: Mutex<BTreeMap<AppName, Arc<App>>>,
+    app_logs: Mutex<BTreeMap<AppName, AppLog>>,
+    logs: Logs,
+    closing: AtomicBool,
+    /// Ends the control thread.
+    stop: CancellationToken,
+    /// The control thread, and what it says when its runtime is gone; `None` after the shutdown.
+    control: tokio::sync::Mutex<Option<(std::thread::JoinHandle<()>, oneshot::Receiver<()>)>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Nobody is joined: the last clone may be dropped on the control thread itself.
+        self.stop.cancel();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A poisoned look-up table is still one: no invariant spans a panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn io(what: &str) -> impl FnOnce(std::io::Error) -> HostError {
+    let what = what.to_owned();
+    move |source| HostError::Io { what, source }
+}
+
+/// A place for every 4 MiB of the machine's memory: few instances are smaller.
+fn instances_of_machine() -> u32 {
+    let info = rustix::system::sysinfo();
+    let bytes = u64::from(info.mem_unit).saturating_mul(info.totalram);
+    u32::try_from(bytes / (4 << 20))
+        .unwrap_or(u32::MAX)
+        .clamp(64, 4_000)
+}
 
 impl Host {
     /// Starts the threads and the engine. May be called on any thread; no runtime is needed.
-    pub fn start(_config: HostConfig) -> Result<Self, HostError> {
-        unimplemented!()
+    pub fn start(config: HostConfig) -> Result<Self, HostError> {
+        Self::start_with_clock(config, Arc::new(SystemClock))
+    }
+
+    /// As [`Host::start`], with scheduled processes going by this clock.
+    pub fn start_with_clock(config: HostConfig, clock: Arc<dyn Clock>) -> Result<Self, HostError> {
+        std::fs::create_dir_all(&config.data).map_err(io(&format!(
+            "the data folder {} cannot be made",
+            config.data.display()
+        )))?;
+        let engine = Engine::new(EngineConfig {
+            instances: config.instances.unwrap_or_else(instances_of_machine),
+            max_memory: MOST_MEMORY,
+            tick: TICK,
+            code_cache: config.code_cache.clone(),
+        })?;
+        let count = config
+            .cores
+            .map_or_else(std::thread::available_parallelism, |count| {
+                Ok(std::num::NonZero::new(count).unwrap_or(std::num::NonZero::<usize>::MIN))
+            });
+        let count = count.map_err(io("the number of cores is not known"))?.get();
+        let cores = Cores::start(count).map_err(io("the cores' threads do not start"))?;
+        let logs = Logs::start().map_err(io("the logs' thread does not start"))?;
+        let (control, stop, thread) =
+            start_control().map_err(io("the control thread does not start"))?;
+        let router = Router::new(cores.clone(), config.domain.clone());
+        let compilers = tokio::sync::Semaphore::new(COMPILERS);
+        let shared = Arc::new(Shared {
+            config,
+            engine,
+            cores,
+            router,
+            clock,
+            compilers,
+            control,
+        });
+        let inner = Inner {
+            shared,
+            apps: Mutex::default(),
+            app_logs: Mutex::default(),
+            logs,
+            closing: AtomicBool::new(false),
+            stop,
+            control: tokio::sync::Mutex::new(Some(thread)),
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// Listens for HTTP and routes it. Returns the address (port 0 was replaced).
-    pub async fn listen(&self, _addr: SocketAddr) -> Result<SocketAddr, ListenError> {
-        unimplemented!()
+    pub async fn listen(&self, addr: SocketAddr) -> Result<SocketAddr, ListenError> {
+        let router = self.inner.shared.router.clone();
+        let listening = self
+            .on_control(async move { router.listen(addr).await })
+            .await;
+        let ended = || ListenError::Io {
+            addr,
+            source: std::io::Error::other("the host has been shut down"),
+        };
+        listening.unwrap_or_else(|| Err(ended()))
     }
 
     /// Makes an app what `desired` says: load, bind add-ons, release phase, start new dynos, swap the
     /// routing table, drain and stop the old. The caller may drop the future; the work goes on to a
     /// consistent state. Two calls for one app run one after the other.
-    pub async fn apply(&self, _desired: Desired) -> Result<Applied, ApplyError> {
-        unimplemented!()
+    pub async fn apply(&self, desired: Desired) -> Result<Applied, ApplyError> {
+        let inner = Arc::clone(&self.inner);
+        let ended = || ApplyError::Superseded("the host has been shut down".into());
+        self.on_control(async move { inner.apply(desired).await })
+            .await
+            .unwrap_or_else(|| Err(ended()))
     }
 
     /// Stops an app's dynos and forgets it.
-    pub async fn remove(&self, _app: &AppName) {
-        unimplemented!()
+    pub async fn remove(&self, app: &AppName) {
+        let removed = lock(&self.inner.apps).remove(app);
+        let Some(app) = removed else { return };
+        self.inner.shared.router.remove(&app.name);
+        let inner = Arc::clone(&self.inner);
+        // On the control thread, so that it comes to its end though the caller may not wait.
+        self.on_control(async move {
+            for stage in [Ending::Web, Ending::Others, Ending::OneOffs] {
+                app.end(stage).await;
+            }
+            app.addons.close().await;
+            if let Some(log) = lock(&inner.app_logs).remove(&app.name) {
+                drop(tokio::task::spawn_blocking(move || log.close()));
+            }
+        })
+        .await;
     }
 
     /// Changes how many dynos of each named type run; types not named keep theirs. Returns the whole
     /// formation once the new dynos were told to start. `None`: no such app. An error is a message
     /// for the user (unknown type, scheduled type, singleton above 1, …).
-    pub async fn scale(&self, _app: &AppName, _change: Formation) -> Option<Result<Formation, String>> {
-        unimplemented!()
+    pub async fn scale(
+        &self,
+        app: &AppName,
+        change: Formation,
+    ) -> Option<Result<Formation, String>> {
+        self.ask(app, |reply| Message::Scale(change, reply)).await
     }
 
     /// The formation as it is wanted now.
-    pub async fn formation(&self, _app: &AppName) -> Option<Formation> {
-        unimplemented!()
+    pub async fn formation(&self, app: &AppName) -> Option<Formation> {
+        self.ask(app, Message::Formation).await
     }
 
     /// Restarts one dyno (`web.1`), a process type (`web`) or all, one by one without a gap in service;
-    /// the names of those it restarts.
-    pub async fn restart(&self, _app: &AppName, _target: Option<&str>) -> Option<Result<Vec<DynoName>, String>> {
-        unimplemented!()
+    /// the names of those it restarted, once their new dynos are ready.
+    pub async fn restart(
+        &self,
+        app: &AppName,
+        target: Option<&str>,
+    ) -> Option<Result<Vec<DynoName>, String>> {
+        let target = target.map(str::to_owned);
+        self.ask(app, |reply| Message::Restart(target, reply)).await
     }
 
     /// The rows of `ps`.
-    pub async fn dynos(&self, _app: &AppName) -> Option<Vec<DynoRow>> {
-        unimplemented!()
+    pub async fn dynos(&self, app: &AppName) -> Option<Vec<DynoRow>> {
+        self.ask(app, Message::Rows).await
     }
 
     /// Starts a one-off dyno of the current release.
-    pub async fn run(&self, _app: &AppName, _request: OneOffRequest) -> Result<OneOff, OneOffError> {
-        unimplemented!()
+    pub async fn run(&self, app: &AppName, request: OneOffRequest) -> Result<OneOff, OneOffError> {
+        let Some(app) = self.inner.find(app) else {
+            return Err(OneOffError::UnknownApp(app.clone()));
+        };
+        let shared = Arc::clone(&self.inner.shared);
+        let ended = || OneOffError::Platform("the host has been shut down".into());
+        self.on_control(async move { one_off::start(&app, &shared, request).await })
+            .await
+            .unwrap_or_else(|| Err(ended()))
     }
 
     /// The log of an app; made on first use, so that a build can write to it before the first release.
-    pub fn log(&self, _app: &AppName) -> AppLog {
-        unimplemented!()
+    pub fn log(&self, app: &AppName) -> AppLog {
+        self.inner.log(app)
     }
 
-    /// Stops in order: no new connections, requests under way are finished (at most the longest
-    /// `stop_grace`), web dynos, workers, add-ons, logs flushed, threads joined.
+    /// Stops in order (see the module): no new connections, requests under way are finished (at most
+    /// the longest `stop_grace`), web dynos, workers, one-off dynos, add-ons, logs flushed, threads
+    /// joined. May be called again, by several at once.
     pub async fn shutdown(&self) {
-        unimplemented!()
+        self.inner.closing.store(true, Ordering::SeqCst);
+        let mut control = self.inner.control.lock().await;
+        if control.is_none() {
+            return;
+        }
+        let inner = Arc::clone(&self.inner);
+        self.on_control(async move { inner.end_all().await }).await;
+        if let Some((thread, ended)) = control.take() {
+            self.inner.stop.cancel();
+            // Whether it told or broke off, the thread is at its end.
+            drop(ended.await);
+            if thread.join().is_err() {
+                tracing::error!("the control thread panicked");
+            }
+        }
+    }
+
+    /// Runs on the control thread; `None`: there is none any more. Goes on if it is not awaited.
+    async fn on_control<F>(&self, work: F) -> Option<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send,
+    {
+        self.inner.shared.control.spawn(work).await.ok()
+    }
+
+    async fn ask<T>(
+        &self,
+        app: &AppName,
+        message: impl FnOnce(oneshot::Sender<T>) -> Message,
+    ) -> Option<T> {
+        self.inner.find(app)?.ask(message).await
+    }
+}
+
+/// The thread that dispatchers run on, how it is told to stop, and how it says that it has.
+type Control = (
+    tokio::runtime::Handle,
+    CancellationToken,
+    (std::thread::JoinHandle<()>, oneshot::Receiver<()>),
+);
+
+fn start_control() -> std::io::Result<Control> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_name("oarlock-blocking")
+        .build()?;
+    let handle = runtime.handle().clone();
+    let stop = CancellationToken::new();
+    let (stopped, token) = (stop.clone(), stop);
+    let (ended_tx, ended) = oneshot::channel();
+    let thread = std::thread::Builder::new()
+        .name("oarlock-control".into())
+        .spawn(move || {
+            runtime.block_on(stopped.cancelled());
+            runtime.shutdown_timeout(BLOCKING_END);
+            // Whoever shuts down may have gone.
+            drop(ended_tx.send(()));
+        })?;
+    Ok((handle, token, (thread, ended)))
+}
+
+impl Inner {
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::SeqCst)
+    }
+
+    fn find(&self, app: &AppName) -> Option<Arc<App>> {
+        lock(&self.apps).get(app).cloned()
+    }
+
+    fn log(&self, app: &AppName) -> AppLog {
+        let mut logs = lock(&self.app_logs);
+        logs.entry(app.clone())
+            .or_insert_with(|| {
+                let path = app_folder(&self.shared.config.data, app).join("logs");
+                let dir = std::fs::create_dir_all(&path)
+                    .and_then(|()| Dir::open_ambient_dir(&path, ambient_authority()));
+                match dir {
+                    Ok(dir) => self.logs.open(Some(dir)),
+                    Err(error) => {
+                        tracing::warn!(%app, %error, "the log of this app has no files");
+                        self.logs.open(None)
+                    }
+                }
+            })
+            .clone()
+    }
+
+    /// The app, opened and with a dispatcher; made if it is new. Blocks on the disk.
+    pub(crate) fn app(&self, name: &AppName) -> Result<Arc<App>, ApplyError> {
+        let log = self.log(name);
+        let mut apps = lock(&self.apps);
+        if let Some(app) = apps.get(name) {
+            return Ok(Arc::clone(app));
+        }
+        let app = open_app(name.clone(), log, &self.shared)
+            .map_err(|e| ApplyError::Platform(e.to_string()))?;
+        apps.insert(name.clone(), Arc::clone(&app));
+        Ok(app)
+    }
+
+    /// The shutdown's steps but for the control thread's own end.
+    async fn end_all(&self) {
+        let apps: Vec<Arc<App>> = std::mem::take(&mut *lock(&self.apps))
+            .into_values()
+            .collect();
+        let grace = apps
+            .iter()
+            .filter_map(|app| app.web_grace())
+            .max()
+            .unwrap_or_default();
+        self.shared.router.drain(grace).await;
+        for stage in [Ending::Web, Ending::Others, Ending::OneOffs] {
+            join_all(apps.iter().map(|app| app.end(stage))).await;
+        }
+        join_all(apps.iter().map(|app| app.addons.close())).await;
+        let cores = self.shared.cores.clone();
+        // Dropping what is left on a core may take a moment.
+        drop(tokio::task::spawn_blocking(move || cores.stop()).await);
+        // Blocks this thread, on which nothing else is left to do.
+        self.logs.close();
     }
 }

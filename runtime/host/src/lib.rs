@@ -10,9 +10,12 @@ mod cores;
 mod formation;
 mod host;
 pub mod logs;
+mod one_off;
 mod router;
 mod web;
 
-pub use addons::check as check_addons;
+pub use addons::{AppAddons, Binding, check as check_addons};
 pub use apply::{Applied, ApplyError, Component, Desired, ReleasePhase, Slug};
-pub use host::{Host, HostConfig, HostError, ListenError, OneOff, OneOffError, OneOffExit, OneOffRequest};
+pub use formation::{Clock, SystemClock};
+pub use host::{Host, HostConfig, HostError, ListenError};
+pub use one_off::{OneOff, OneOffError, OneOffExit, OneOffRequest};

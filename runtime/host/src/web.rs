@@ -1,16 +1,31 @@
 //! What formation and router share: the web dynos of an app that can be leased.
 //!
 //! Formation makes [`WebDyno`]s and hands the router the whole list whenever it changes; the router
-//! leases slots of them. A list is an immutable snapshot, swapped at once.
+//! leases slots of them. A list is an immutable snapshot, swapped at once. A request that finds a
+//! slot takes no lock; one that does not waits in a queue of at most `queue` places, first come
+//! first served, and each slot given back wakes exactly one of them.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use oarlock_sandbox::{Instance, Sandbox};
+use oarlock_spec::codes::RouterCode;
 use oarlock_spec::names::{AppName, DynoName, ReleaseId};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
 use crate::cores::CoreId;
 use crate::logs::AppLog;
+
+mod queue;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use queue::{Queue, Waiter};
+use snapshot::Snapshot;
 
 /// What answers for a web dyno.
 pub(crate) enum Backend {
@@ -23,7 +38,30 @@ pub(crate) enum Backend {
         /// Its core.
         core: CoreId,
     },
+    /// What a test says.
+    #[cfg(test)]
+    Fake {
+        /// Answers.
+        answer: crate::router::fake::Answer,
+        /// As of a live instance; `None`: of every core.
+        core: Option<CoreId>,
+    },
 }
+
+impl Backend {
+    /// The core it is bound to; `None`: of every core.
+    fn core(&self) -> Option<CoreId> {
+        match self {
+            Self::Fresh(_) => None,
+            Self::Live { core, .. } => Some(*core),
+            #[cfg(test)]
+            Self::Fake { core, .. } => *core,
+        }
+    }
+}
+
+/// Set in [`WebDyno::slots`] while the dyno is not in its pool's list: nobody may take a slot.
+const CLOSED: u32 = 1 << 31;
 
 /// A web dyno that can be leased. Slots are counted here; a [`Lease`] holds one and gives it back.
 pub(crate) struct WebDyno {
@@ -32,24 +70,84 @@ pub(crate) struct WebDyno {
     pub(crate) backend: Backend,
     /// Requests at once.
     pub(crate) capacity: u32,
-    // the router's own counters follow
+    /// As the router's log prints it.
+    pub(crate) label: Box<str>,
+    /// Requests under way, and [`CLOSED`]. In one word, so that a dyno that was taken out of its pool
+    /// and has drained cannot be leased by somebody who still looks at the old list.
+    slots: AtomicU32,
+    requests: AtomicU64,
+    empty: Notify,
 }
 
 impl WebDyno {
-    pub(crate) fn new(_name: DynoName, _release: ReleaseId, _backend: Backend, _capacity: u32) -> Arc<Self> {
-        unimplemented!()
+    pub(crate) fn new(
+        name: DynoName,
+        release: ReleaseId,
+        backend: Backend,
+        capacity: u32,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            label: name.to_string().into(),
+            name,
+            release,
+            backend,
+            capacity: capacity.clamp(1, CLOSED - 1),
+            slots: AtomicU32::new(CLOSED),
+            requests: AtomicU64::new(0),
+            empty: Notify::new(),
+        })
     }
+
     /// Requests under way.
     pub(crate) fn in_flight(&self) -> u32 {
-        unimplemented!()
+        self.slots.load(Ordering::SeqCst) & !CLOSED
     }
+
     /// Requests leased so far (`ps`).
     pub(crate) fn requests(&self) -> u64 {
-        unimplemented!()
+        self.requests.load(Ordering::Relaxed)
     }
+
     /// Resolves when no request is under way (after it was taken out of the pool).
     pub(crate) async fn drained(&self) {
-        unimplemented!()
+        loop {
+            let mut empty = std::pin::pin!(self.empty.notified());
+            empty.as_mut().enable();
+            if self.in_flight() == 0 {
+                return;
+            }
+            empty.await;
+        }
+    }
+
+    /// Takes no more requests, though it is still in the pool's list: its instance is known to have
+    /// ended before formation has heard of it.
+    pub(crate) fn close(&self) {
+        self.slots.fetch_or(CLOSED, Ordering::SeqCst);
+    }
+
+    fn open(&self) {
+        self.slots.fetch_and(!CLOSED, Ordering::SeqCst);
+    }
+
+    /// Takes a slot, if one is free.
+    fn take(&self) -> bool {
+        let free = |slots: u32| (slots < self.capacity).then_some(slots + 1);
+        let taken = self
+            .slots
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, free)
+            .is_ok();
+        if taken {
+            self.requests.fetch_add(1, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    fn give_back(&self) {
+        let before = self.slots.fetch_sub(1, Ordering::SeqCst);
+        if before & !CLOSED == 1 {
+            self.empty.notify_waiters();
+        }
     }
 }
 
@@ -62,6 +160,21 @@ pub(crate) struct RequestLimits {
     pub(crate) boot_timeout: Duration,
     pub(crate) request_body: u64,
     pub(crate) header: u64,
+}
+
+impl Default for RequestLimits {
+    /// Those of a manifest that says nothing: for a pool before its first list.
+    fn default() -> Self {
+        let limits = oarlock_spec::limits::Limits::default();
+        Self {
+            queue: limits.queue,
+            timeout: limits.timeout,
+            idle_timeout: limits.idle_timeout,
+            boot_timeout: limits.boot_timeout,
+            request_body: limits.request_body,
+            header: limits.header,
+        }
+    }
 }
 
 /// What a request meets when no dyno can be leased at once.
@@ -77,22 +190,202 @@ pub(crate) enum PoolState {
 }
 
 /// The web dynos of one app; lives across releases.
-pub(crate) struct WebPool {}
+pub(crate) struct WebPool {
+    pub(crate) app: AppName,
+    pub(crate) log: AppLog,
+    snapshot: ArcSwap<Snapshot>,
+    queue: Mutex<Queue>,
+    /// How many wait; read without the lock by those who give a slot back, and by those who come.
+    waiting: AtomicU32,
+}
 
 impl WebPool {
-    pub(crate) fn new(_app: AppName, _log: AppLog) -> Arc<Self> {
-        unimplemented!()
+    pub(crate) fn new(app: AppName, log: AppLog) -> Arc<Self> {
+        Arc::new(Self {
+            app,
+            log,
+            snapshot: ArcSwap::from_pointee(Snapshot::new(
+                Vec::new(),
+                PoolState::NoDynos,
+                RequestLimits::default(),
+            )),
+            queue: Mutex::new(Queue::default()),
+            waiting: AtomicU32::new(0),
+        })
     }
+
     /// From now on leases come from these. Leases of dynos that are gone from the list go on until they end.
-    pub(crate) fn publish(&self, _dynos: Vec<Arc<WebDyno>>, _state: PoolState, _limits: RequestLimits) {
-        unimplemented!()
+    pub(crate) fn publish(
+        &self,
+        dynos: Vec<Arc<WebDyno>>,
+        state: PoolState,
+        limits: RequestLimits,
+    ) {
+        let mut queue = self.lock_queue();
+        let old = self.snapshot.load_full();
+        for dyno in &dynos {
+            // Those that were here stay as they are: one whose instance has ended stays closed.
+            if !old.dynos().iter().any(|known| Arc::ptr_eq(known, dyno)) {
+                dyno.open();
+            }
+        }
+        let new = Arc::new(Snapshot::new(dynos, state, limits).after(&old));
+        self.snapshot.store(new.clone());
+        for dyno in old.dynos() {
+            if !new.dynos().iter().any(|kept| Arc::ptr_eq(kept, dyno)) {
+                dyno.close();
+            }
+        }
+        if let Some(code) = new.refusal() {
+            queue.refuse_all(code);
+        }
+        // Slots taken here are handed over after the lock is free.
+        self.serve(queue, &new);
     }
+
+    /// What the router enforces now.
+    pub(crate) fn limits(&self) -> Arc<RequestLimits> {
+        self.snapshot.load().limits.clone()
+    }
+
+    /// How many requests wait for a dyno.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
     /// A slot of a dyno for a request accepted on `core`: the less busy of two free dynos of its own core,
     /// another core's only when none of these has a slot. (A `Fresh` dyno is of every core.)
-    pub(crate) async fn lease(self: &Arc<Self>, _core: Option<CoreId>) -> Result<Lease, oarlock_spec::codes::RouterCode> {
-        unimplemented!()
+    pub(crate) async fn lease(self: &Arc<Self>, core: Option<CoreId>) -> Result<Lease, RouterCode> {
+        if self.waiting.load(Ordering::SeqCst) == 0
+            && let Some(dyno) = self.snapshot.load().choose(core)
+        {
+            return Ok(Lease {
+                pool: self.clone(),
+                dyno,
+            });
+        }
+        self.wait(core).await
+    }
+
+    async fn wait(self: &Arc<Self>, core: Option<CoreId>) -> Result<Lease, RouterCode> {
+        let mut place = self.stand_in_line(core)?;
+        let arrived = Instant::now();
+        loop {
+            // The list may change while we wait, and with it what we wait for.
+            let (deadline, code) = self.snapshot.load().deadline(arrived);
+            let now = Instant::now();
+            if deadline <= now {
+                return place.answer.try_recv().unwrap_or(Err(code));
+            }
+            let soonest = self.snapshot.load().shortest_wait();
+            tokio::select! {
+                biased;
+                answer = &mut place.answer => {
+                    // The queue answers whom it removes; if it ever did not, nobody would any more.
+                    return answer.unwrap_or(Err(RouterCode::H11));
+                }
+                () = tokio::time::sleep_until(deadline.min(now + soonest)) => {}
+            }
+        }
+    }
+
+    /// Joins the queue's end; or, where a slot is free after all, takes the answer along.
+    fn stand_in_line(self: &Arc<Self>, core: Option<CoreId>) -> Result<Place, RouterCode> {
+        let mut queue = self.lock_queue();
+        let snapshot = self.snapshot.load_full();
+        if let Some(code) = snapshot.refusal() {
+            return Err(code);
+        }
+        if queue.len() >= snapshot.limits.queue as usize && queue.len() > 0 {
+            return Err(RouterCode::H11);
+        }
+        let (send, answer) = oneshot::channel();
+        let id = queue.push(core, self.clone(), send);
+        self.waiting.store(queue.count(), Ordering::SeqCst);
+        // A slot given back before `waiting` was stored did not see us: look once more, for whoever is first.
+        let place = Place {
+            pool: self.clone(),
+            id,
+            answer,
+        };
+        let free = self.serve(queue, &snapshot);
+        if !free && snapshot.limits.queue == 0 {
+            return Err(RouterCode::H11);
+        }
+        Ok(place)
+    }
+
+    /// Hands free slots to those who wait, in their order; whether anybody was served.
+    fn serve(&self, mut queue: MutexGuard<'_, Queue>, snapshot: &Snapshot) -> bool {
+        let mut served = Vec::new();
+        while let Some(core) = queue.first_core() {
+            let Some(dyno) = snapshot.choose(core) else {
+                break;
+            };
+            match queue.pop() {
+                Some(waiter) => served.push((waiter, dyno)),
+                None => dyno.give_back(),
+            }
+        }
+        self.waiting.store(queue.count(), Ordering::SeqCst);
+        drop(queue);
+        let any = !served.is_empty();
+        for (waiter, dyno) in served {
+            // If it has gone away meanwhile, the lease comes back here and its drop serves the next.
+            let Waiter { pool, answer, .. } = waiter;
+            drop(answer.send(Ok(Lease { pool, dyno })));
+        }
+        any
+    }
+
+    fn slot_is_free(&self) {
+        let queue = self.lock_queue();
+        let snapshot = self.snapshot.load_full();
+        self.serve(queue, &snapshot);
+    }
+
+    fn lock_queue(&self) -> MutexGuard<'_, Queue> {
+        // No invariant spans a panic here.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place in the queue; left on drop, without a trace.
+struct Place {
+    pool: Arc<WebPool>,
+    id: u64,
+    answer: oneshot::Receiver<Result<Lease, RouterCode>>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut queue = self.pool.lock_queue();
+        // The waiter is dropped after the lock is free.
+        let _gone = queue.remove(self.id);
+        self.pool.waiting.store(queue.count(), Ordering::SeqCst);
+        drop(queue);
     }
 }
 
 /// The right to send one request to one dyno; given back on drop.
-pub(crate) struct Lease {}
+pub(crate) struct Lease {
+    pool: Arc<WebPool>,
+    dyno: Arc<WebDyno>,
+}
+
+impl Lease {
+    /// Whose slot it is.
+    pub(crate) fn dyno(&self) -> &Arc<WebDyno> {
+        &self.dyno
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.dyno.give_back();
+        if self.pool.waiting.load(Ordering::SeqCst) > 0 {
+            self.pool.slot_is_free();
+        }
+    }
+}

@@ -5,12 +5,49 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wasmtime::component::Linker;
+use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use crate::cache::CodeCache;
+use crate::machine;
 use crate::program::{LoadError, Program};
+use crate::sandbox::StartError;
+use crate::state::State;
+use crate::ticker::Ticker;
+
+/// Address space of one linear memory: what 32-bit addresses can reach, so that no access needs a check.
+const RESERVATION: u64 = 4 << 30;
+/// Unmapped space behind it, for offsets in the instructions.
+const GUARD: u64 = 32 << 20;
+/// Of each linear memory, kept when its slot is given back: page faults are most of the price of a
+/// fresh instance.
+const MEMORY_RESIDENT: usize = 2 << 20;
+/// Of each table, kept likewise.
+const TABLE_RESIDENT: usize = 128 << 10;
+/// Of each stack, kept likewise.
+const STACK_RESIDENT: usize = 64 << 10;
+/// Slots of a table. Large interpreters (CPython, StarlingMonkey) have tens of thousands of functions.
+const TABLE_ELEMENTS: usize = 100_000;
+/// Metadata of one component instance, its core instances included.
+const INSTANCE_METADATA: usize = 4 << 20;
+/// Tables for each place in the pool: a component of the usual toolchains has two or three.
+const TABLES_PER_PLACE: u32 = 8;
+/// Stacks for each place: each 0.3 call that blocks in a synchronous function holds one.
+const STACKS_PER_PLACE: u32 = 4;
+/// Core instances for each place; they are counted, not allocated.
+const CORE_PER_PLACE: u32 = 64;
+/// The least pool that is worth starting with.
+const LEAST_PLACES: u32 = 8;
+/// A share of the machine's memory that unused, still resident slots may hold: one part in this many.
+const WARM_SHARE: u64 = 8;
 
 /// How an engine is made.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
-    /// Instances alive at once, over all apps; the pool is this large and callers wait for a place in it.
+    /// Instances alive at once, over all apps; the pool is this large, or as large as the address
+    /// space allows, and callers wait for a place in it. A component with several memories takes
+    /// as many places.
     pub instances: u32,
     /// The largest `memory` limit any dyno may have, in bytes.
     pub max_memory: u64,
@@ -42,17 +79,146 @@ pub struct Engine {
     pub(crate) inner: Arc<EngineInner>,
 }
 
-pub(crate) struct EngineInner {}
+pub(crate) struct EngineInner {
+    // Before the engine, so that the ticker has ended when the engine goes.
+    _ticker: Ticker,
+    pub(crate) wasm: wasmtime::Engine,
+    pub(crate) linker: Linker<State>,
+    pub(crate) cache: CodeCache,
+    pub(crate) max_memory: u64,
+    places: Arc<Semaphore>,
+    limit: u32,
+}
 
 impl Engine {
     /// Makes an engine and starts its ticker (an OS thread that ends with the last clone).
-    pub fn new(_config: EngineConfig) -> Result<Self, EngineError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    ///
+    /// If the machine has no address space for even a small pool, or the code cache's folder is not
+    /// the user's own.
+    pub fn new(config: EngineConfig) -> Result<Self, EngineError> {
+        let setup = |error: wasmtime::Error| EngineError::Setup(crate::trap::describe(&error));
+        let (wasm, limit) = pooled_engine(&config)?;
+        let linker = crate::linker::build(&wasm).map_err(setup)?;
+        let cache = CodeCache::open(config.code_cache, &wasm)?;
+        let ticker = Ticker::start(&wasm, config.tick).map_err(|error| {
+            EngineError::Setup(format!("the ticker's thread does not start: {error}"))
+        })?;
+        let places = Arc::new(Semaphore::new(limit as usize));
+        Ok(Self {
+            inner: Arc::new(EngineInner {
+                _ticker: ticker,
+                wasm,
+                linker,
+                cache,
+                max_memory: config.max_memory,
+                places,
+                limit,
+            }),
+        })
     }
 
     /// Compiles a component, or loads it from the code cache. Takes seconds: call it on a blocking
     /// thread. `name` is how messages call it (the path in the manifest).
-    pub fn load(&self, _name: &str, _wasm: &[u8]) -> Result<Program, LoadError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    ///
+    /// If it is no component, exports nothing that can be started, or imports what is not provided.
+    pub fn load(&self, name: &str, wasm: &[u8]) -> Result<Program, LoadError> {
+        Program::load(self, name, wasm)
     }
+
+    /// How many instances can be alive at once: what was asked for, or what the machine has room for.
+    pub fn instances(&self) -> u32 {
+        self.inner.limit
+    }
+
+    /// Waits for room for an instance that takes `places`, at most for `patience`.
+    pub(crate) async fn place(
+        &self,
+        places: u32,
+        patience: Duration,
+    ) -> Result<OwnedSemaphorePermit, StartError> {
+        let semaphore = &self.inner.places;
+        // The usual case needs no timer.
+        if let Ok(permit) = semaphore.clone().try_acquire_many_owned(places) {
+            return Ok(permit);
+        }
+        let full = StartError::Pool {
+            limit: self.inner.limit,
+        };
+        if places > self.inner.limit {
+            return Err(full);
+        }
+        match tokio::time::timeout(patience, semaphore.clone().acquire_many_owned(places)).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => Err(full),
+        }
+    }
+}
+
+/// An engine with the largest pool, up to the configured one, that the machine grants.
+fn pooled_engine(config: &EngineConfig) -> Result<(wasmtime::Engine, u32), EngineError> {
+    let fits = machine::address_space() / (RESERVATION + GUARD);
+    let mut places = config
+        .instances
+        .clamp(1, u32::try_from(fits).unwrap_or(u32::MAX).max(1));
+    loop {
+        match wasmtime::Engine::new(&engine_config(config, places)) {
+            Ok(engine) => {
+                if places < config.instances {
+                    tracing::warn!(
+                        asked = config.instances,
+                        places,
+                        "the machine has address space for fewer instances than configured"
+                    );
+                }
+                return Ok((engine, places));
+            }
+            // Another limit of the machine's (overcommit, a container's): try with less.
+            Err(_) if places > LEAST_PLACES => places /= 2,
+            Err(error) => return Err(EngineError::Setup(crate::trap::describe(&error))),
+        }
+    }
+}
+
+fn engine_config(config: &EngineConfig, places: u32) -> Config {
+    let mut wasm = Config::new();
+    wasm.wasm_component_model(true)
+        .wasm_component_model_async(true)
+        .epoch_interruption(true)
+        .memory_init_cow(true)
+        .memory_reservation(RESERVATION)
+        .memory_guard_size(GUARD)
+        // Making a backtrace for every `exit` and trap costs more than the request; and what would be
+        // in it are names that most components are stripped of.
+        .wasm_backtrace_max_frames(None)
+        .generate_address_map(false)
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(config, places)));
+    wasm
+}
+
+fn pool(config: &EngineConfig, places: u32) -> PoolingAllocationConfig {
+    let slot = (MEMORY_RESIDENT + TABLE_RESIDENT + STACK_RESIDENT) as u64;
+    let warm = machine::memory() / WARM_SHARE / slot;
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(places)
+        .total_core_instances(places.saturating_mul(CORE_PER_PLACE))
+        .total_memories(places)
+        .total_tables(places.saturating_mul(TABLES_PER_PLACE))
+        .total_stacks(places.saturating_mul(STACKS_PER_PLACE))
+        .total_gc_heaps(places)
+        .max_component_instance_size(INSTANCE_METADATA)
+        .max_core_instance_size(INSTANCE_METADATA)
+        .max_tables_per_module(16)
+        .max_memories_per_module(16)
+        .table_elements(TABLE_ELEMENTS)
+        .max_memory_size(usize::try_from(config.max_memory.min(RESERVATION)).unwrap_or(usize::MAX))
+        .linear_memory_keep_resident(MEMORY_RESIDENT)
+        .table_keep_resident(TABLE_RESIDENT)
+        .async_stack_keep_resident(STACK_RESIDENT)
+        .max_unused_warm_slots(u32::try_from(warm).unwrap_or(u32::MAX).clamp(1, places))
+        .pagemap_scan(Enabled::Auto);
+    pool
 }

@@ -5,14 +5,30 @@
 //! ([`Sandbox::call`]), one that serves many ([`Sandbox::start`]) or one run of a command
 //! ([`Sandbox::run`]). Guests run on the tokio runtime that the call is made on.
 
+mod cache;
+mod call;
 mod egress;
 mod engine;
+mod environment;
+mod exchange;
+mod files;
 mod grant;
 mod instance;
 mod kv;
+mod lifecycle;
+mod limiter;
+mod linker;
+mod machine;
 mod meter;
 mod program;
 mod run;
+mod sandbox;
+mod sockets;
+mod state;
+mod stdio;
+mod ticker;
+mod tmp;
+mod trap;
 
 /// The body of a request or response on its way in or out of a guest.
 pub use wasmtime_wasi_http::WasiBody as Body;
@@ -22,8 +38,10 @@ pub use wasmtime_wasi_http::Error as BodyError;
 pub use egress::{Attempt, Decision, Denial, Egress, EgressRules, Endpoint, HttpClient, PrivateNetworks};
 pub use engine::{Engine, EngineConfig, EngineError};
 pub use grant::{DynoLog, Folder, Grant, OutputStream};
-pub use instance::{CallError, Instance, InstanceEnd, Sandbox, StartError};
-pub use kv::{KvBucket, KvError, KvKeys};
+pub use instance::{CallError, Instance, InstanceEnd};
+pub use kv::{KvBucket, KvError, KvKeys, KvSwap};
 pub use meter::Meter;
 pub use program::{LoadError, Origin, Program, ProgramKind, Wasi};
 pub use run::{Exit, Output, Run, RunHandle, Stdin, StdinSource};
+pub use sandbox::{Sandbox, StartError};
+pub use tmp::clean_tmp;

@@ -1,6 +1,12 @@
 //! What a dyno has used: counters that anyone may read while it runs.
 
+use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use pin_project_lite::pin_project;
 
 /// Counters of one dyno over all its instances.
 #[derive(Debug, Default)]
@@ -11,7 +17,8 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Guest CPU time so far, in nanoseconds.
+    /// Guest CPU time so far, in nanoseconds: wall time of the guest's turns on its core, which
+    /// includes what the machine ran in between.
     pub fn cpu_nanos(&self) -> u64 {
         self.cpu_nanos.load(Ordering::Relaxed)
     }
@@ -22,5 +29,33 @@ impl Meter {
     /// Requests handed to guests so far.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
+    }
+}
+
+pin_project! {
+    /// A guest's future, each of whose polls is charged to its dyno.
+    pub(crate) struct Metered<F> {
+        #[pin]
+        guest: F,
+        meter: Arc<Meter>,
+    }
+}
+
+impl<F> Metered<F> {
+    pub(crate) fn new(guest: F, meter: Arc<Meter>) -> Self {
+        Self { guest, meter }
+    }
+}
+
+impl<F: Future> Future for Metered<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let started = Instant::now();
+        let result = this.guest.poll(cx);
+        let spent = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        this.meter.cpu_nanos.fetch_add(spent, Ordering::Relaxed);
+        result
     }
 }

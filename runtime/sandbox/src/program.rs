@@ -1,6 +1,15 @@
 //! A compiled component, linked and classified.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use wasmtime::component::Component;
+use wasmtime_wasi::{p2, p3};
+use wasmtime_wasi_http::handler::ProxyPre;
+
+use crate::engine::Engine;
+use crate::state::State;
+use crate::trap;
 
 /// Which WASI a component's entry belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,21 +81,204 @@ pub enum LoadError {
 
 /// A compiled, linked component. Cheap to clone.
 #[derive(Clone)]
-pub struct Program {}
+pub struct Program {
+    inner: Arc<ProgramInner>,
+}
+
+struct ProgramInner {
+    engine: Engine,
+    name: String,
+    kind: ProgramKind,
+    origin: Origin,
+    entry: Entry,
+    places: u32,
+    /// Held so that others who load the same component share its code.
+    _code: Arc<Component>,
+}
+
+/// What is called in an instance.
+pub(crate) enum Entry {
+    Handler(ProxyPre<State>),
+    CommandP2(p2::bindings::CommandPre<State>),
+    CommandP3(p3::bindings::CommandPre<State>),
+}
 
 impl Program {
+    pub(crate) fn load(engine: &Engine, name: &str, wasm: &[u8]) -> Result<Self, LoadError> {
+        check_header(name, wasm)?;
+        let invalid = |error: wasmtime::Error| LoadError::Invalid {
+            name: name.to_owned(),
+            reason: trap::describe(&error),
+        };
+        let (component, origin) = engine
+            .inner
+            .cache
+            .load(&engine.inner.wasm, wasm)
+            .map_err(invalid)?;
+        let kind = classify(engine, name, &component)?;
+        let entry = link(engine, name, kind, &component)?;
+        let places = component
+            .resources_required()
+            .map_or(1, |needs| needs.num_memories.max(1));
+        Ok(Self {
+            inner: Arc::new(ProgramInner {
+                engine: engine.clone(),
+                name: name.to_owned(),
+                kind,
+                origin,
+                entry,
+                places,
+                _code: component,
+            }),
+        })
+    }
+
     /// What it can be started as.
     pub fn kind(&self) -> ProgramKind {
-        unimplemented!()
+        self.inner.kind
     }
 
     /// Where its machine code came from.
     pub fn origin(&self) -> Origin {
-        unimplemented!()
+        self.inner.origin
     }
 
     /// The component's path, as messages call it.
     pub fn name(&self) -> &str {
-        unimplemented!()
+        &self.inner.name
     }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.inner.engine
+    }
+
+    pub(crate) fn entry(&self) -> &Entry {
+        &self.inner.entry
+    }
+
+    /// How many places of the engine's pool an instance takes: one for each of its memories.
+    pub(crate) fn places(&self) -> u32 {
+        self.inner.places
+    }
+}
+
+/// What the first eight bytes say: magic number, version and layer.
+fn check_header(name: &str, wasm: &[u8]) -> Result<(), LoadError> {
+    const MODULE: &[u8] = b"\0asm\x01\0\0\0";
+    const MAGIC: &[u8] = b"\0asm";
+    let name = name.to_owned();
+    if !wasm.starts_with(MAGIC) {
+        Err(LoadError::NotWasm { name })
+    } else if wasm.starts_with(MODULE) {
+        Err(LoadError::CoreModule { name })
+    } else {
+        Ok(())
+    }
+}
+
+/// The entries we can call, the most specific first: a component that exports a handler and `run` is a
+/// handler.
+const ENTRIES: [(&str, ProgramKind); 4] = [
+    ("wasi:http/handler@0.3.", ProgramKind::Handler(Wasi::P3)),
+    (
+        "wasi:http/incoming-handler@0.2.",
+        ProgramKind::Handler(Wasi::P2),
+    ),
+    ("wasi:cli/run@0.3.", ProgramKind::Command(Wasi::P3)),
+    ("wasi:cli/run@0.2.", ProgramKind::Command(Wasi::P2)),
+];
+
+fn classify(engine: &Engine, name: &str, component: &Component) -> Result<ProgramKind, LoadError> {
+    let exports: Vec<String> = component
+        .component_type()
+        .exports(&engine.inner.wasm)
+        .map(|(export, _)| export.to_owned())
+        .collect();
+    ENTRIES
+        .iter()
+        // A pre-release (`0.3.0-rc-…`) is another interface, and cannot be called as this one.
+        .find(|(prefix, _)| {
+            exports.iter().any(|export| {
+                export
+                    .strip_prefix(prefix)
+                    .is_some_and(|patch| patch.bytes().all(|b| b.is_ascii_digit()))
+            })
+        })
+        .map(|(_, kind)| *kind)
+        .ok_or_else(|| LoadError::WrongWorld {
+            name: name.to_owned(),
+            exports,
+        })
+}
+
+fn link(
+    engine: &Engine,
+    name: &str,
+    kind: ProgramKind,
+    component: &Component,
+) -> Result<Entry, LoadError> {
+    let pre = engine
+        .inner
+        .linker
+        .instantiate_pre(component)
+        .map_err(|error| LoadError::MissingImports {
+            name: name.to_owned(),
+            imports: missing_imports(engine, component, &error),
+        })?;
+    let invalid = |error: wasmtime::Error| LoadError::Invalid {
+        name: name.to_owned(),
+        reason: trap::describe(&error),
+    };
+    Ok(match kind {
+        ProgramKind::Handler(Wasi::P2) => Entry::Handler(ProxyPre::P2(
+            wasmtime_wasi_http::p2::bindings::ProxyPre::new(pre).map_err(invalid)?,
+        )),
+        ProgramKind::Handler(Wasi::P3) => Entry::Handler(ProxyPre::P3(
+            wasmtime_wasi_http::p3::bindings::ServicePre::new(pre).map_err(invalid)?,
+        )),
+        ProgramKind::Command(Wasi::P2) => {
+            Entry::CommandP2(p2::bindings::CommandPre::new(pre).map_err(invalid)?)
+        }
+        ProgramKind::Command(Wasi::P3) => {
+            Entry::CommandP3(p3::bindings::CommandPre::new(pre).map_err(invalid)?)
+        }
+    })
+}
+
+/// Every import that the linker has nothing for; if it has all interfaces, what it misses in one.
+fn missing_imports(engine: &Engine, component: &Component, error: &wasmtime::Error) -> Vec<String> {
+    let wasm = &engine.inner.wasm;
+    let missing: Vec<String> = component
+        .component_type()
+        .imports(wasm)
+        .map(|(import, _)| import.to_owned())
+        .filter(|import| !is_provided(engine, import))
+        .collect();
+    if missing.is_empty() {
+        vec![trap::describe(error)]
+    } else {
+        missing
+    }
+}
+
+/// Whether the linker has this interface, by its own rules of compatible versions: asked by linking a
+/// component that imports it and expects nothing of it. Only on the way to an error.
+fn is_provided(engine: &Engine, import: &str) -> bool {
+    let Ok(length) = u8::try_from(import.len()) else {
+        return false;
+    };
+    // Lengths are LEB128 numbers: one byte up to 127, and no interface has so long a name.
+    if length > 122 {
+        return false;
+    }
+    let mut probe = b"\0asm\x0d\0\x01\0".to_vec();
+    // Type section: one instance type with no declarations.
+    probe.extend([0x07, 0x03, 0x01, 0x42, 0x00]);
+    // Import section: one import, of that instance type.
+    probe.extend([0x0a, length + 5, 0x01, 0x00, length]);
+    probe.extend(import.as_bytes());
+    probe.extend([0x05, 0x00]);
+    Component::from_binary(&engine.inner.wasm, &probe)
+        .and_then(|probe| engine.inner.linker.instantiate_pre(&probe))
+        .is_ok()
 }

@@ -1,8 +1,18 @@
 //! Commands: one instance for one run of `wasi:cli/run`.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use tokio::io::AsyncRead;
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio_util::sync::CancellationToken;
+use wasmtime::Store;
+
+use crate::meter::Metered;
+use crate::program::Entry;
+use crate::sandbox::{SandboxInner, StartError, Streams};
+use crate::state::State;
+use crate::trap::Failure;
 
 /// Where a one-off dyno's stdin comes from.
 pub type StdinSource = Pin<Box<dyn AsyncRead + Send + Sync>>;
@@ -42,36 +52,117 @@ pub enum Exit {
     /// Ended by [`RunHandle::kill`] or because the [`Run`] was dropped.
     Killed,
     /// It could not be started.
-    NotStarted(crate::StartError),
+    NotStarted(StartError),
 }
 
 /// A run under way. Dropping it kills the guest.
-pub struct Run {}
+pub struct Run {
+    task: JoinHandle<Exit>,
+    handle: RunHandle,
+}
 
 impl Run {
     /// Waits for the end.
-    pub async fn wait(self) -> Exit {
-        unimplemented!()
+    pub async fn wait(mut self) -> Exit {
+        match (&mut self.task).await {
+            Ok(exit) => exit,
+            Err(error) if error.is_cancelled() => Exit::Killed,
+            Err(error) => Exit::Trap(format!("the host failed while it ran: {error}")),
+        }
     }
 
     /// A handle to stop or kill it from elsewhere.
     pub fn handle(&self) -> RunHandle {
-        unimplemented!()
+        self.handle.clone()
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.handle.kill();
     }
 }
 
 /// Stops or kills a run. Cheap to clone.
 #[derive(Clone)]
-pub struct RunHandle {}
+pub struct RunHandle {
+    stopping: CancellationToken,
+    task: AbortHandle,
+}
 
 impl RunHandle {
     /// The stop signal: ends an `OpenUntilStop` stdin, closes listeners and fires the WIT event.
     pub fn stop(&self) {
-        unimplemented!()
+        self.stopping.cancel();
     }
 
-    /// Ends the guest now.
+    /// Ends the guest now: at its next tick, if it is computing.
     pub fn kill(&self) {
-        unimplemented!()
+        self.task.abort();
+    }
+}
+
+/// Spawns the task of one run.
+pub(crate) fn start(sandbox: &Arc<SandboxInner>, streams: Streams, extra_args: &[String]) -> Run {
+    let stopping = CancellationToken::new();
+    let guest = run(
+        sandbox.clone(),
+        streams,
+        extra_args.to_vec(),
+        stopping.clone(),
+    );
+    let task = tokio::spawn(Metered::new(guest, sandbox.meter.clone()));
+    let handle = RunHandle {
+        stopping,
+        task: task.abort_handle(),
+    };
+    Run { task, handle }
+}
+
+async fn run(
+    sandbox: Arc<SandboxInner>,
+    streams: Streams,
+    extra_args: Vec<String>,
+    stopping: CancellationToken,
+) -> Exit {
+    // Lives longer than the store: the place is free only when the store is gone.
+    let _place = match sandbox.place().await {
+        Ok(place) => place,
+        Err(error) => return Exit::NotStarted(error),
+    };
+    let mut store = sandbox.command_store(streams, &extra_args, stopping);
+    let result = match sandbox.program.entry() {
+        Entry::CommandP2(pre) => match pre.instantiate_async(&mut store).await {
+            Ok(command) => command.wasi_cli_run().call_run(&mut store).await,
+            Err(error) => return not_started(&sandbox, &error, &store),
+        },
+        Entry::CommandP3(pre) => match pre.instantiate_async(&mut store).await {
+            Ok(command) => store
+                .run_concurrent(async |accessor| command.wasi_cli_run().call_run(accessor).await)
+                .await
+                .flatten(),
+            Err(error) => return not_started(&sandbox, &error, &store),
+        },
+        Entry::Handler(_) => {
+            let error = format!("{} is a handler, not a command", sandbox.program.name());
+            return Exit::NotStarted(StartError::Platform(error));
+        }
+    };
+    match result {
+        Ok(Ok(())) => Exit::Code(0),
+        Ok(Err(())) => Exit::Code(1),
+        Err(error) => match sandbox.failure(&error, &store) {
+            Failure::Exit(code) => Exit::Code(code),
+            Failure::Memory => Exit::Memory,
+            Failure::Trap(text) => Exit::Trap(text),
+        },
+    }
+}
+
+fn not_started(sandbox: &SandboxInner, error: &wasmtime::Error, store: &Store<State>) -> Exit {
+    match sandbox.failure(error, store) {
+        // A command may do its work, and exit, in a start function.
+        Failure::Exit(code) => Exit::Code(code),
+        Failure::Memory | Failure::Trap(_) => Exit::NotStarted(sandbox.start_error(error, store)),
     }
 }

@@ -1,1 +1,39 @@
-//! One dispatcher per app owns the table of its dynos; everything else sends it messages.
+//! Formation: the dynos of an app, from a desired state to running guests.
+//!
+//! | module | responsible for |
+//! |---|---|
+//! | `prepare` | a release ready to be started: components, add-ons, grants |
+//! | `table`, `rollout`, `backoff` | every decision about formation dynos; pure |
+//! | `dispatcher` | the task that owns an app's table and carries decisions out |
+//! | `occasional` | one-off, scheduled and release dynos |
+//! | `dyno` | the task of one dyno |
+//! | `cron`, `clock` | when scheduled processes are due |
+//! | `app` | what outlives an app's releases |
+//!
+//! Bounds: a process type has a bounded number of dynos (`MOST_DYNOS`), an app 32 one-off dynos, 32 waiting changes and
+//! 64 unheard messages. What happens to a dyno is written to the app's log by the dispatcher's
+//! `remark` and the dyno's task; a subscription to such events would be served from there.
+
+mod app;
+mod backoff;
+mod clock;
+mod cron;
+mod dispatcher;
+mod dyno;
+#[cfg(test)]
+mod dyno_tests;
+mod occasional;
+mod prepare;
+mod rollout;
+mod table;
+#[cfg(test)]
+mod table_tests;
+
+pub use clock::{Clock, SystemClock};
+
+pub(crate) use app::{App, Shared, app_folder, open_app};
+pub(crate) use dispatcher::{Ending, Message};
+pub(crate) use dyno::{RunEnd, Word, reason as exit_reason};
+pub(crate) use occasional::{MOST_ONE_OFFS, Occasional, OccasionalError, Purpose};
+pub(crate) use prepare::{Prepared, PreparedProcess, one_off_type};
+pub(crate) use table::ChangeError;

@@ -1,40 +1,167 @@
 //! HTTP in: accept, route, lease, call, stream, rescue.
+//!
+//! Connections are accepted on every core and stay there. Bounds: connections by a permit each
+//! ([`connection::permits`]), heads by [`connection::MAX_HEADER`] and the app's `header`, bodies by
+//! `request_body`, waiting requests by the pool's queue, idle connections by
+//! [`connection::KEEP_ALIVE`], idle requests by `idle_timeout`. Not here: TLS, domains of apps'
+//! own, maintenance mode.
 
+mod body;
+mod connection;
+mod exchange;
+mod headers;
+mod io;
+mod listen;
+mod rescue;
+mod service;
+mod table;
+
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use oarlock_spec::names::AppName;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
-use crate::cores::Cores;
+use crate::cores::{CoreId, Cores};
 use crate::host::ListenError;
 use crate::web::WebPool;
+use connection::Registry;
+use table::Table;
+
+/// How long connections that are aborted get to notice it.
+const ABORT_GRACE: Duration = Duration::from_secs(2);
 
 /// The router of a host. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Router {}
+pub(crate) struct Router {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    cores: Cores,
+    domain: String,
+    apps: Mutex<BTreeMap<AppName, Arc<WebPool>>>,
+    table: ArcSwap<Table>,
+    addresses: Mutex<Vec<SocketAddr>>,
+    permits: Arc<Semaphore>,
+    permit_count: u32,
+    /// Ends the accepting.
+    stop: CancellationToken,
+    /// The open connections, by core.
+    registries: Vec<Arc<Registry>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No invariant here spans a panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Router {
-    pub(crate) fn new(_cores: Cores, _domain: String) -> Self {
-        unimplemented!()
+    pub(crate) fn new(cores: Cores, domain: String) -> Self {
+        let permit_count = connection::permits();
+        let registries = (0..cores.count()).map(|_| Arc::default()).collect();
+        Self {
+            inner: Arc::new(Inner {
+                cores,
+                domain: domain.to_ascii_lowercase(),
+                apps: Mutex::default(),
+                table: ArcSwap::from_pointee(Table::default()),
+                addresses: Mutex::default(),
+                permits: Arc::new(Semaphore::new(permit_count as usize)),
+                permit_count,
+                stop: CancellationToken::new(),
+                registries,
+            }),
+        }
     }
+
     /// One listener per core (SO_REUSEPORT, after a probe without it).
-    pub(crate) async fn listen(&self, _addr: SocketAddr) -> Result<SocketAddr, ListenError> {
-        unimplemented!()
+    pub(crate) async fn listen(&self, addr: SocketAddr) -> Result<SocketAddr, ListenError> {
+        let (listeners, bound) = listen::bind(addr, self.inner.cores.count())?;
+        for (index, (listener, registry)) in listeners
+            .into_iter()
+            .zip(&self.inner.registries)
+            .enumerate()
+        {
+            let accept = connection::accept(
+                self.inner.clone(),
+                CoreId(index),
+                registry.clone(),
+                listener,
+            );
+            self.inner.cores.spawn(CoreId(index), accept);
+        }
+        lock(&self.inner.addresses).push(bound);
+        Ok(bound)
     }
+
     /// Routes `<app>.<domain>` to this pool. While there is only one app, every other host name goes to it too.
-    pub(crate) fn add(&self, _app: AppName, _pool: Arc<WebPool>) {
-        unimplemented!()
+    pub(crate) fn add(&self, app: AppName, pool: Arc<WebPool>) {
+        self.change(|apps| {
+            apps.insert(app, pool);
+        });
     }
-    pub(crate) fn remove(&self, _app: &AppName) {
-        unimplemented!()
+
+    pub(crate) fn remove(&self, app: &AppName) {
+        self.change(|apps| {
+            apps.remove(app);
+        });
     }
+
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<AppName, Arc<WebPool>>)) {
+        let mut apps = lock(&self.inner.apps);
+        change(&mut apps);
+        self.inner
+            .table
+            .store(Arc::new(Table::new(&apps, &self.inner.domain)));
+    }
+
     /// The addresses listened on (never granted to guests).
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
-        unimplemented!()
+        lock(&self.inner.addresses).clone()
     }
+
     /// Accepts no more; keep-alive connections are closed after the request under way; returns when all are
     /// done or `grace` is over (then the rest is aborted).
-    pub(crate) async fn drain(&self, _grace: std::time::Duration) {
-        unimplemented!()
+    pub(crate) async fn drain(&self, grace: Duration) {
+        self.inner.stop.cancel();
+        self.each_connection(connection::Order::Drain);
+        if tokio::time::timeout(grace, self.all_closed())
+            .await
+            .is_err()
+        {
+            self.each_connection(connection::Order::Abort);
+            if tokio::time::timeout(ABORT_GRACE, self.all_closed())
+                .await
+                .is_err()
+            {
+                tracing::warn!("some connections did not end; their cores are busy");
+            }
+        }
+        lock(&self.inner.addresses).clear();
+    }
+
+    fn each_connection(&self, order: connection::Order) {
+        for registry in &self.inner.registries {
+            registry.order(order);
+        }
+    }
+
+    /// Every connection, and everyone who accepts, holds a permit.
+    async fn all_closed(&self) {
+        let _all = self
+            .inner
+            .permits
+            .acquire_many(self.inner.permit_count)
+            .await;
     }
 }

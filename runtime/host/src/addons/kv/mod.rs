@@ -1,0 +1,277 @@
+//! The `kv` add-on: an embedded, durable key-value database per app and add-on name, for
+//! `wasi:keyvalue`. It needs no server and sets no variable: the interface is how a guest reaches it.
+//!
+//! Opened on first use, in `<data>/<addon>/kv.redb`, and kept open across releases. Reads run on
+//! blocking threads from snapshots, at most [`READS`] at once; writes go to one thread per add-on.
+//! Limits: keys of 1 KiB, values of 8 MiB, 10,000 keys and 12 MiB a call (32 MiB out), and `size` (1 GiB) for
+//! keys and values together, each entry counted with 64 bytes more. The file itself can grow to
+//! about three times that. Data outlives the manifest's line: an add-on that comes back has it.
+
+mod database;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwapOption;
+use oarlock_sandbox::{KvBucket, KvError, KvKeys, KvSwap};
+use oarlock_spec::names::AddonName;
+use tokio::sync::Semaphore;
+
+use self::database::{Database, DbError, Done, Op, Place, guarded};
+use self::writer::{Shared, WAIT, Writer};
+use super::provider::{BindError, Key, Offer, Provider, ProviderInfo, Request};
+
+/// What `check` and the listings say of it.
+pub(super) const INFO: ProviderInfo = ProviderInfo {
+    name: "kv",
+    about: "embedded key-value store (wasi:keyvalue), durable, no server",
+    plans: &[],
+    keys: &[Key::Size],
+    variables: |_, _| Vec::new(),
+    sources: |_, _| Vec::new(),
+    open: |data| Box::new(Kv::new(data)),
+};
+
+/// `size` of an add-on whose manifest names none.
+const DEFAULT_SIZE: u64 = 1 << 30;
+/// Reads under way at once, per add-on.
+const READS: usize = 8;
+/// The largest key.
+const KEY_BYTES: usize = 1 << 10;
+/// The largest value.
+const VALUE_BYTES: usize = 8 << 20;
+/// Keys in one call.
+const BATCH_KEYS: usize = 10_000;
+/// Bytes of keys and values in one call. Below what the sandbox lets one call copy from a guest (16
+/// MiB, above which the guest traps), so that it is an error the guest can handle.
+const BATCH_BYTES: usize = 12 << 20;
+
+/// The kv add-ons of one app.
+struct Kv {
+    data: PathBuf,
+    stores: Mutex<BTreeMap<AddonName, Arc<Store>>>,
+}
+
+impl Kv {
+    fn new(data: &Path) -> Self {
+        Self { data: data.to_owned(), stores: Mutex::default() }
+    }
+
+    fn store(&self, name: &AddonName, size: u64) -> Arc<Store> {
+        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        let store = stores.entry(name.clone()).or_insert_with(|| Arc::new(Store::new(&self.data, name.as_str())));
+        store.limit.store(size, Ordering::Relaxed);
+        Arc::clone(store)
+    }
+}
+
+#[async_trait::async_trait]
+impl Provider for Kv {
+    async fn bind(&self, request: &Request<'_>) -> Result<Offer, BindError> {
+        let bucket: Arc<dyn KvBucket> = self.store(request.name, request.addon.size.unwrap_or(DEFAULT_SIZE));
+        Ok(Offer { kv: Some(bucket), ..Offer::default() })
+    }
+
+    async fn close(&self) {
+        let stores = std::mem::take(&mut *self.stores.lock().unwrap_or_else(PoisonError::into_inner));
+        for store in stores.into_values() {
+            store.close().await;
+        }
+    }
+}
+
+/// One add-on's database, open or not.
+pub(super) struct Store {
+    place: Place,
+    limit: Arc<AtomicU64>,
+    open: ArcSwapOption<Open>,
+    /// Held while it is opened or closed; `true`: closed for good.
+    gate: tokio::sync::Mutex<bool>,
+    reads: Arc<Semaphore>,
+    /// Whether the operator's log has been told that it cannot be opened.
+    told: AtomicBool,
+}
+
+struct Open {
+    shared: Arc<Shared>,
+    writer: Writer,
+}
+
+impl Store {
+    pub(super) fn new(data: &Path, addon: &str) -> Self {
+        Self {
+            place: Place { data: data.to_owned(), addon: addon.to_owned() },
+            limit: Arc::new(AtomicU64::new(DEFAULT_SIZE)),
+            open: ArcSwapOption::empty(),
+            gate: tokio::sync::Mutex::new(false),
+            reads: Arc::new(Semaphore::new(READS)),
+            told: AtomicBool::new(false),
+        }
+    }
+
+    /// The open database. Opens it first if need be, again after a failed commit, and again if that
+    /// failed the last time.
+    async fn open(&self) -> Result<Arc<Open>, KvError> {
+        let whole = |open: &Arc<Open>| !open.shared.broken.load(Ordering::Acquire);
+        if let Some(open) = self.open.load_full().filter(whole) {
+            return Ok(open);
+        }
+        let gate = self.gate.lock().await;
+        if *gate {
+            return Err(KvError::Failed("it is closed: the host is shutting down".to_owned()));
+        }
+        if let Some(open) = self.open.load_full().filter(whole) {
+            return Ok(open);
+        }
+        let broken = self.open.swap(None);
+        let (place, limit) = (self.place.clone(), Arc::clone(&self.limit));
+        let opened = tokio::task::spawn_blocking(move || {
+            // The thread of a broken one has ended; its handle must be given up before another is made.
+            if let Some(broken) = &broken {
+                broken.writer.close();
+            }
+            drop(broken);
+            open_store(&place, limit)
+        });
+        let opened = opened.await.unwrap_or_else(|_| Err(DbError::Damaged("opening it panicked".to_owned())));
+        let open = opened.map_err(|error| {
+            if !self.told.swap(true, Ordering::Relaxed) {
+                tracing::error!(file = %self.place.file().display(), %error, "a kv add-on cannot be opened");
+            }
+            error.for_guest(&self.place.addon)
+        })?;
+        self.told.store(false, Ordering::Relaxed);
+        let open = Arc::new(open);
+        self.open.store(Some(Arc::clone(&open)));
+        Ok(open)
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Database) -> Result<T, DbError> + Send + 'static,
+    ) -> Result<T, KvError> {
+        let open = self.open().await?;
+        let permit = tokio::time::timeout(WAIT, Arc::clone(&self.reads).acquire_owned()).await;
+        let Ok(Ok(permit)) = permit else { return Err(KvError::Busy { seconds: WAIT.as_secs() }) };
+        let read = tokio::task::spawn_blocking(move || {
+            // Goes with the thread, not with the caller, who may be gone before the read is done.
+            let _permit = permit;
+            guarded(|| work(&open.shared.database))
+        });
+        let read = read.await.unwrap_or_else(|_| Err(DbError::Damaged("a read panicked".to_owned())));
+        read.map_err(|error| {
+            tracing::error!(file = %self.place.file().display(), %error, "a kv read failed");
+            error.for_guest(&self.place.addon)
+        })
+    }
+
+    async fn write(&self, op: Op, bytes: usize) -> Result<Done, KvError> {
+        self.open().await?.writer.write(op, bytes).await
+    }
+
+    /// Writes what is under way, and closes the file for good.
+    pub(super) async fn close(&self) {
+        let mut gate = self.gate.lock().await;
+        *gate = true;
+        if let Some(open) = self.open.swap(None) {
+            // Fails only if the runtime is shutting down, and then the thread ends with its senders.
+            let _ = tokio::task::spawn_blocking(move || open.writer.close()).await;
+        }
+    }
+
+    #[cfg(test)]
+    async fn commits(&self) -> u64 {
+        self.open().await.unwrap().shared.commits.load(Ordering::Relaxed)
+    }
+}
+
+fn open_store(place: &Place, limit: Arc<AtomicU64>) -> Result<Open, DbError> {
+    let shared = Arc::new(Shared {
+        addon: place.addon.clone(),
+        database: Database::open(place)?,
+        limit,
+        broken: AtomicBool::new(false),
+        commits: AtomicU64::new(0),
+    });
+    let writer = Writer::start(Arc::clone(&shared))?;
+    Ok(Open { shared, writer })
+}
+
+/// Refuses keys, values and batches above their limits; the bytes of them all.
+fn measure<'a>(keys: impl ExactSizeIterator<Item = (&'a String, usize)>) -> Result<usize, KvError> {
+    if keys.len() > BATCH_KEYS {
+        let text = format!("{} keys in one call; the limit is {BATCH_KEYS}", keys.len());
+        return Err(KvError::TooLarge(text));
+    }
+    let mut bytes = 0;
+    for (key, value) in keys {
+        if key.len() > KEY_BYTES {
+            return Err(KvError::TooLarge(format!("a key of {} bytes; the limit is {KEY_BYTES}", key.len())));
+        }
+        if value > VALUE_BYTES {
+            return Err(KvError::TooLarge(format!("a value of {value} bytes; the limit is {VALUE_BYTES}")));
+        }
+        bytes += key.len() + value;
+    }
+    if bytes > BATCH_BYTES {
+        return Err(KvError::TooLarge(format!("{bytes} bytes in one call; the limit is {BATCH_BYTES}")));
+    }
+    Ok(bytes)
+}
+
+fn one(key: &String, value: usize) -> Result<usize, KvError> {
+    measure(std::iter::once((key, value)))
+}
+
+#[async_trait::async_trait]
+impl KvBucket for Store {
+    async fn get(&self, keys: Vec<String>) -> Result<Vec<Option<Vec<u8>>>, KvError> {
+        measure(keys.iter().map(|key| (key, 0)))?;
+        self.read(move |database| database.get(&keys)).await?
+    }
+
+    async fn set(&self, pairs: Vec<(String, Vec<u8>)>) -> Result<(), KvError> {
+        let bytes = measure(pairs.iter().map(|(key, value)| (key, value.len())))?;
+        self.write(Op::Set(pairs), bytes).await.map(drop)
+    }
+
+    async fn delete(&self, keys: Vec<String>) -> Result<(), KvError> {
+        let bytes = measure(keys.iter().map(|key| (key, 0)))?;
+        self.write(Op::Delete(keys), bytes).await.map(drop)
+    }
+
+    async fn version(&self, key: String) -> Result<u64, KvError> {
+        one(&key, 0)?;
+        self.read(move |database| database.version(&key)).await
+    }
+
+    async fn list(&self, after: Option<String>) -> Result<KvKeys<String>, KvError> {
+        self.read(move |database| database.list(after.as_deref())).await
+    }
+
+    async fn list_created(&self, after: u64) -> Result<KvKeys<u64>, KvError> {
+        self.read(move |database| database.list_created(after)).await
+    }
+
+    async fn increment(&self, key: String, delta: i128, range: RangeInclusive<i128>) -> Result<i128, KvError> {
+        let bytes = one(&key, 0)?;
+        match self.write(Op::Increment { key, delta, range }, bytes).await? {
+            Done::Number(number) => Ok(number),
+            other => Err(KvError::Failed(format!("unexpected answer {other:?}"))),
+        }
+    }
+
+    async fn swap(&self, key: String, version: u64, value: Vec<u8>) -> Result<KvSwap, KvError> {
+        let bytes = one(&key, value.len())?;
+        match self.write(Op::Swap { key, version, value }, bytes).await? {
+            Done::Swap(swap) => Ok(swap),
+            other => Err(KvError::Failed(format!("unexpected answer {other:?}"))),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What outlives the releases of an app, and what the apps of a host share.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use cap_std::ambient_authority;
+use cap_std::fs::Dir;
+use oarlock_sandbox::{Engine, HttpClient};
+use oarlock_spec::names::AppName;
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+
+use super::clock::Clock;
+use super::cron::Schedules;
+use super::dispatcher::{Dispatcher, Ending, Message};
+use super::occasional::read_cron;
+use super::prepare::Prepared;
+use crate::addons::AppAddons;
+use crate::cores::Cores;
+use crate::host::HostConfig;
+use crate::logs::AppLog;
+use crate::router::Router;
+use crate::web::WebPool;
+
+/// What the apps of a host share.
+pub(crate) struct Shared {
+    pub(crate) config: HostConfig,
+    pub(crate) engine: Engine,
+    pub(crate) cores: Cores,
+    pub(crate) router: Router,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Components that are compiled at once.
+    pub(crate) compilers: Semaphore,
+    /// The runtime of the dispatchers: timers and messages, no guests.
+    pub(crate) control: tokio::runtime::Handle,
+}
+
+/// What outlives an app's releases.
+pub(crate) struct App {
+    pub(crate) name: AppName,
+    pub(crate) log: AppLog,
+    pub(crate) pool: Arc<WebPool>,
+    pub(crate) addons: Arc<AppAddons>,
+    pub(crate) http: HttpClient,
+    /// Where the guests' `/tmp`s are made.
+    pub(crate) tmp_root: Arc<Dir>,
+    /// The app's own folder.
+    pub(crate) data: Arc<Dir>,
+    /// The version of the schedules' memory that is on disk; held while it is written.
+    pub(crate) cron_written: std::sync::Mutex<u64>,
+    /// The release that runs.
+    pub(crate) current: ArcSwapOption<Prepared>,
+    /// Held by an apply from its first step to its last, so that they run one after the other.
+    pub(crate) applying: Mutex<()>,
+    /// To its dispatcher.
+    pub(crate) dispatcher: mpsc::Sender<Message>,
+}
+
+/// Messages that wait for a dispatcher; above it the sender waits.
+const MESSAGES: usize = 64;
+
+impl App {
+    /// Makes the app's folders (what an earlier host left of `/tmp`s goes) and the app, without its
+    /// dispatcher. Blocks on the disk.
+    pub(crate) fn open(
+        name: AppName,
+        log: AppLog,
+        shared: &Shared,
+    ) -> Result<(Arc<Self>, mpsc::Receiver<Message>), OpenError> {
+        let path = app_folder(&shared.config.data, &name);
+        let failed = |what: &'static str| {
+            let path = path.clone();
+            move |source| OpenError { what, path, source }
+        };
+        std::fs::create_dir_all(&path).map_err(failed("make the app's folder"))?;
+        let data = Dir::open_ambient_dir(&path, ambient_authority())
+            .map_err(failed("open the app's folder"))?;
+        if data.exists("tmp") {
+            data.remove_dir_all("tmp")
+                .map_err(failed("empty the folder of `/tmp`s"))?;
+        }
+        data.create_dir("tmp")
+            .map_err(failed("make the folder of `/tmp`s"))?;
+        let tmp_root = data
+            .open_dir("tmp")
+            .map_err(failed("open the folder of `/tmp`s"))?;
+        let (dispatcher, messages) = mpsc::channel(MESSAGES);
+        let app = Self {
+            pool: WebPool::new(name.clone(), log.clone()),
+            addons: AppAddons::new(&path.join("addons")),
+            http: HttpClient::new(&[]),
+            tmp_root: Arc::new(tmp_root),
+            data: Arc::new(data),
+            cron_written: std::sync::Mutex::new(0),
+            current: ArcSwapOption::empty(),
+            applying: Mutex::new(()),
+            name,
+            log,
+            dispatcher,
+        };
+        Ok((Arc::new(app), messages))
+    }
+
+    /// Asks the dispatcher; `None`: it is gone.
+    pub(crate) async fn ask<T>(
+        &self,
+        message: impl FnOnce(oneshot::Sender<T>) -> Message,
+    ) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.dispatcher.send(message(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Ends dynos for good; returns when they have ended.
+    pub(crate) async fn end(&self, stage: Ending) {
+        // A dispatcher that is gone has no dynos.
+        let _gone = self.ask(|reply| Message::End(stage, reply)).await.is_none();
+    }
+
+    /// The `stop_grace` of its web dynos, if it has such.
+    pub(crate) fn web_grace(&self) -> Option<Duration> {
+        let release = self.current.load();
+        let web = release
+            .as_ref()?
+            .processes
+            .iter()
+            .find(|(name, _)| name.is_web());
+        web.map(|(_, process)| process.limits.stop_grace)
+    }
+}
+
+/// Opens an app and starts its dispatcher.
+pub(crate) fn open_app(
+    name: AppName,
+    log: AppLog,
+    shared: &Arc<Shared>,
+) -> Result<Arc<App>, OpenError> {
+    let (app, messages) = App::open(name, log, shared)?;
+    let cron = Schedules::new(read_cron(&app.data));
+    let dispatcher = Dispatcher::new(Arc::clone(&app), Arc::clone(shared), cron);
+    shared.control.spawn(dispatcher.run(messages));
+    Ok(app)
+}
+
+/// The folder of an app below the host's data folder.
+pub(crate) fn app_folder(data: &Path, app: &AppName) -> PathBuf {
+    data.join("apps").join(app.as_str())
+}
+
+/// Why an app's folders could not be made; the platform's fault.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {what} {}: {source}", path.display())]
+pub(crate) struct OpenError {
+    what: &'static str,
+    path: PathBuf,
+    source: std::io::Error,
+}

@@ -1,0 +1,552 @@
+//! One task per app that owns the table of its dynos; everything else sends it messages.
+//!
+//! It carries out what [`Table`] decides: starts and stops dyno tasks, publishes web dynos to the
+//! router, keeps timers, fires scheduled processes. It runs on the control runtime, never on a
+//! core, and never waits for a guest. Changes (releases, scaling, restarts) are made one after the
+//! other; those that wait are bounded by [`WAITING_CHANGES`].
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use oarlock_sandbox::Meter;
+use oarlock_spec::api::{DynoRow, Formation, LogSource};
+use oarlock_spec::names::{DynoName, ProcessType};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::time::DelayQueue;
+
+use super::app::{App, Shared};
+use super::backoff::RestartPolicy;
+use super::clock::Clock;
+use super::cron::Schedules;
+use super::dyno::{Ready, Task, Word};
+use super::occasional::{Occasional, OccasionalError, Occasionals, Purpose, Started};
+use super::prepare::{Kind, MOST_DYNOS, Prepared};
+use super::table::{
+    ChangeError, Closing, DynoId, Effect, Ended, Generation, Now, Role, Row, Table,
+};
+use crate::web::{RequestLimits, WebDyno};
+
+/// Changes that wait for the one under way.
+const WAITING_CHANGES: usize = 32;
+/// `Ready`s under way to a dispatcher; above it a dyno's task waits.
+const READIES: usize = 256;
+
+/// What a dispatcher is asked.
+pub(crate) enum Message {
+    /// Make this release the current one.
+    RollOut(Arc<Prepared>, oneshot::Sender<Result<(), ChangeError>>),
+    /// Change the formation of the named types; the whole formation, or a message for the user.
+    Scale(Formation, oneshot::Sender<Result<Formation, String>>),
+    /// Restart a dyno, a type or all; their names, or a message for the user.
+    Restart(
+        Option<String>,
+        oneshot::Sender<Result<Vec<DynoName>, String>>,
+    ),
+    /// The formation wanted.
+    Formation(oneshot::Sender<Formation>),
+    /// The rows of `ps`.
+    Rows(oneshot::Sender<Vec<DynoRow>>),
+    /// Start a dyno that is not of the formation.
+    Occasional(
+        Box<Occasional>,
+        oneshot::Sender<Result<Started, OccasionalError>>,
+    ),
+    /// End dynos for good; answered when they have ended. After `OneOffs` the dispatcher is gone.
+    End(Ending, oneshot::Sender<()>),
+}
+
+/// The stages of a shutdown, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Web dynos. From here on nothing is started any more.
+    Web,
+    /// Workers, singletons, scheduled dynos and release phases.
+    Others,
+    /// One-off dynos.
+    OneOffs,
+}
+
+/// A change that waits for its turn.
+enum Change {
+    RollOut(Arc<Prepared>, oneshot::Sender<Result<(), ChangeError>>),
+    Scale(Formation, oneshot::Sender<Result<Formation, String>>),
+    Restart(
+        Option<String>,
+        oneshot::Sender<Result<Vec<DynoName>, String>>,
+    ),
+}
+
+/// Who waits for the change under way.
+enum Waiting {
+    RollOut(oneshot::Sender<Result<(), ChangeError>>),
+    Restart(oneshot::Sender<Result<Vec<DynoName>, String>>),
+}
+
+struct Live {
+    words: watch::Sender<Word>,
+    meter: Arc<Meter>,
+    web: Option<Arc<WebDyno>>,
+}
+
+/// See the module.
+pub(crate) struct Dispatcher {
+    pub(super) app: Arc<App>,
+    pub(super) shared: Arc<Shared>,
+    table: Table,
+    generations: BTreeMap<Generation, Arc<Prepared>>,
+    last_generation: u64,
+    live: HashMap<DynoId, Live>,
+    tasks: JoinSet<Ended>,
+    ids: HashMap<tokio::task::Id, DynoId>,
+    pub(super) ready: mpsc::Sender<Ready>,
+    readies: mpsc::Receiver<Ready>,
+    timers: DelayQueue<(DynoName, u64)>,
+    changes: VecDeque<Change>,
+    waiting: Option<Waiting>,
+    pub(super) occasionals: Occasionals,
+    pub(super) cron: Schedules,
+    pub(super) cron_version: u64,
+    endings: Vec<(Ending, oneshot::Sender<()>)>,
+    routed: bool,
+    over: bool,
+}
+
+impl Dispatcher {
+    /// For an app that has no release yet; `cron` knows what an earlier host did.
+    pub(crate) fn new(app: Arc<App>, shared: Arc<Shared>, cron: Schedules) -> Self {
+        let (ready, readies) = mpsc::channel(READIES);
+        Self {
+            app,
+            shared,
+            table: Table::new(RestartPolicy::default(), rand::random::<f64>),
+            generations: BTreeMap::new(),
+            last_generation: 0,
+            live: HashMap::new(),
+            tasks: JoinSet::new(),
+            ids: HashMap::new(),
+            ready,
+            readies,
+            timers: DelayQueue::new(),
+            changes: VecDeque::new(),
+            waiting: None,
+            occasionals: Occasionals::new(),
+            cron,
+            cron_version: 0,
+            endings: Vec::new(),
+            routed: false,
+            over: false,
+        }
+    }
+
+    /// Until [`Ending::OneOffs`] was answered.
+    pub(crate) async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        let clock = Arc::clone(&self.shared.clock);
+        while !self.over {
+            let due = self.cron.next();
+            // What a dyno told before it ended is heard before its end.
+            tokio::select! {
+                biased;
+                Some(ready) = self.readies.recv() => self.is_ready(ready),
+                Some(joined) = self.tasks.join_next_with_id() => self.has_ended(joined),
+                Some(joined) = self.occasionals.join() => self.occasional_ended(joined),
+                Some(timer) = self.timers.next() => {
+                    let (name, timer) = timer.into_inner();
+                    let now = self.now();
+                    self.table.wake(&name, timer, now);
+                }
+                () = until(&*clock, due) => self.fire(),
+                message = messages.recv() => match message {
+                    Some(message) => self.take(message),
+                    None => return,
+                },
+            }
+            self.carry_out();
+            self.answer_endings();
+        }
+    }
+
+    pub(super) fn now(&self) -> Now {
+        Now {
+            mono: std::time::Instant::now(),
+            wall: self.shared.clock.now(),
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        let change = match message {
+            Message::RollOut(prepared, reply) => Change::RollOut(prepared, reply),
+            Message::Scale(formation, reply) => Change::Scale(formation, reply),
+            Message::Restart(target, reply) => Change::Restart(target, reply),
+            // Whoever asked and went away does not need the answer.
+            Message::Formation(reply) => return drop(reply.send(self.table.formation())),
+            Message::Rows(reply) => return drop(reply.send(self.rows())),
+            Message::Occasional(what, reply) => {
+                return drop(reply.send(self.start_occasional(*what)));
+            }
+            Message::End(what, reply) => return self.end(what, reply),
+        };
+        if self.changes.len() < WAITING_CHANGES {
+            self.changes.push_back(change);
+            return self.next_change();
+        }
+        let full = format!(
+            "{WAITING_CHANGES} changes of this app wait already; try again when they are made"
+        );
+        match change {
+            Change::RollOut(_, reply) => drop(reply.send(Err(ChangeError::Closing))),
+            Change::Scale(_, reply) => drop(reply.send(Err(full))),
+            Change::Restart(_, reply) => drop(reply.send(Err(full))),
+        }
+    }
+
+    fn next_change(&mut self) {
+        while !self.table.is_changing() {
+            let Some(change) = self.changes.pop_front() else {
+                return;
+            };
+            let now = self.now();
+            match change {
+                Change::RollOut(prepared, reply) => {
+                    self.last_generation += 1;
+                    let generation = Generation(self.last_generation);
+                    let plan = prepared.plan(generation);
+                    self.generations.insert(generation, prepared);
+                    self.waiting = Some(Waiting::RollOut(reply));
+                    self.table.roll_out(plan, now);
+                }
+                Change::Scale(formation, reply) => {
+                    let result = self.check_scale(&formation);
+                    if result.is_ok() {
+                        self.table.scale(&formation, now);
+                    }
+                    drop(reply.send(result.map(|()| self.table.formation())));
+                }
+                Change::Restart(target, reply) => match self.named(target.as_deref()) {
+                    Ok(names) => {
+                        self.waiting = Some(Waiting::Restart(reply));
+                        self.table.restart(names, now);
+                    }
+                    Err(message) => drop(reply.send(Err(message))),
+                },
+            }
+            self.carry_out();
+        }
+    }
+
+    /// Does what the table asks for, until it asks for nothing more.
+    fn carry_out(&mut self) {
+        loop {
+            let effects = self.table.take_effects();
+            if effects.is_empty() {
+                break;
+            }
+            for effect in effects {
+                match effect {
+                    Effect::Start {
+                        id,
+                        name,
+                        generation,
+                    } => self.start(id, name, generation),
+                    Effect::Stop { id } => {
+                        if let Some(live) = self.live.get(&id) {
+                            live.words.send_replace(Word::Stop);
+                        }
+                    }
+                    Effect::Publish => self.publish(),
+                    Effect::Current { generation } => self.make_current(generation),
+                    Effect::Wake { name, timer, after } => {
+                        drop(self.timers.insert((name, timer), after))
+                    }
+                    Effect::Log { dyno, message } => self.remark(&dyno.to_string(), &message),
+                    Effect::Done(result) => self.done(result),
+                }
+            }
+        }
+        self.generations
+            .retain(|generation, _| self.table.uses(*generation));
+        if !self.changes.is_empty() && !self.table.is_changing() {
+            self.next_change();
+        }
+    }
+
+    pub(super) fn remark(&self, dyno: &str, message: &str) {
+        self.app.log.write(LogSource::Oarlock, dyno, message);
+    }
+
+    fn done(&mut self, result: Result<Vec<DynoName>, ChangeError>) {
+        match self.waiting.take() {
+            Some(Waiting::RollOut(reply)) => drop(reply.send(result.map(|_| ()))),
+            Some(Waiting::Restart(reply)) => {
+                drop(reply.send(result.map_err(|error| error.to_string())))
+            }
+            None => {}
+        }
+    }
+
+    fn start(&mut self, id: DynoId, name: DynoName, generation: Generation) {
+        let process = self
+            .generations
+            .get(&generation)
+            .and_then(|release| release.processes.get(&name.process));
+        let started =
+            process
+                .cloned()
+                .zip(self.generations.get(&generation))
+                .map(|(process, release)| {
+                    let sandbox = process.sandbox(&name, &self.app);
+                    (process, release.release, sandbox)
+                });
+        let (process, release, sandbox) = match started {
+            Some((process, release, Ok(sandbox))) => (process, release, sandbox),
+            Some((_, _, Err(error))) => return self.not_started(id, &name, error.to_string()),
+            None => return self.not_started(id, &name, "its release is gone".into()),
+        };
+        let (words, told) = watch::channel(Word::Wait);
+        let meter = sandbox.meter();
+        let task = Task {
+            id,
+            name,
+            release,
+            log: self.app.log.clone(),
+            words: told,
+            ready: self.ready.clone(),
+            boot_timeout: process.limits.boot_timeout,
+            stop_grace: process.limits.stop_grace,
+            command: process.command,
+        };
+        let cores = self.shared.cores.clone();
+        let handle = match process.kind {
+            Kind::WebFresh { capacity } => {
+                self.tasks.spawn(task.web_fresh(cores, sandbox, capacity))
+            }
+            Kind::WebLive { capacity } => self.tasks.spawn(task.web_live(cores, sandbox, capacity)),
+            Kind::Command(_) | Kind::Occasional => self.tasks.spawn(task.command(cores, sandbox)),
+        };
+        self.ids.insert(handle.id(), id);
+        words.send_replace(Word::Go);
+        self.live.insert(
+            id,
+            Live {
+                words,
+                meter,
+                web: None,
+            },
+        );
+    }
+
+    fn not_started(&mut self, id: DynoId, name: &DynoName, reason: String) {
+        self.remark(
+            &name.to_string(),
+            &format!("The process could not be started: {reason}"),
+        );
+        let handle = self.tasks.spawn(async move { Ended::NotStarted(reason) });
+        self.ids.insert(handle.id(), id);
+    }
+
+    fn is_ready(&mut self, ready: Ready) {
+        if self.occasionals.is_ready(ready.id, self.shared.clock.now()) {
+            return;
+        }
+        if let Some(live) = self.live.get_mut(&ready.id) {
+            live.web = ready.web;
+        }
+        let now = self.now();
+        self.table.ready(ready.id, now);
+    }
+
+    fn has_ended(&mut self, joined: Result<(tokio::task::Id, Ended), tokio::task::JoinError>) {
+        let (task, how) = match joined {
+            Ok((task, how)) => (task, how),
+            Err(error) => (
+                error.id(),
+                Ended::Exited {
+                    code: 1,
+                    reason: format!("the host's task for it failed: {error}"),
+                },
+            ),
+        };
+        let Some(id) = self.ids.remove(&task) else {
+            return;
+        };
+        self.live.remove(&id);
+        let now = self.now();
+        self.table.ended(id, &how, now);
+    }
+
+    fn publish(&mut self) {
+        let (ids, state) = self.table.web();
+        let dynos = ids
+            .iter()
+            .filter_map(|id| self.live.get(id)?.web.clone())
+            .collect();
+        let release = self.app.current.load();
+        let web = release
+            .iter()
+            .find_map(|release| release.processes.iter().find(|(name, _)| name.is_web()));
+        let limits = web
+            .map(|(_, process)| process.limits.clone())
+            .unwrap_or_default();
+        let limits = RequestLimits {
+            queue: limits.queue,
+            timeout: limits.timeout,
+            idle_timeout: limits.idle_timeout,
+            boot_timeout: limits.boot_timeout,
+            request_body: limits.request_body,
+            header: limits.header,
+        };
+        self.app.pool.publish(dynos, state, limits);
+        if release.is_some() && !self.routed && !self.table.is_closing() {
+            self.routed = true;
+            self.shared
+                .router
+                .add(self.app.name.clone(), Arc::clone(&self.app.pool));
+        }
+    }
+
+    fn make_current(&mut self, generation: Generation) {
+        let Some(release) = self.generations.get(&generation).cloned() else {
+            return;
+        };
+        let schedules = release
+            .manifest
+            .processes
+            .iter()
+            .filter_map(|(name, process)| Some((name, process.schedule.as_ref()?)));
+        if let Err(error) = self.cron.set(schedules, self.shared.clock.now()) {
+            self.remark("scheduler", &error.to_string());
+        }
+        self.app.current.store(Some(release));
+        self.remember_cron();
+    }
+
+    fn check_scale(&self, change: &Formation) -> Result<(), String> {
+        let Some(release) = self.app.current.load_full() else {
+            return Err("the app has no release yet; it can be scaled once one runs".into());
+        };
+        let plan = release.plan(Generation(0));
+        for (name, count) in change {
+            let role = match (plan.types.get(name), release.processes.contains_key(name)) {
+                (Some((role, _)), _) => *role,
+                (None, true) => {
+                    return Err(format!(
+                        "`{name}` has no scale: it is started by the clock or by a release"
+                    ));
+                }
+                (None, false) => {
+                    let known: Vec<&str> = plan.types.keys().map(ProcessType::as_str).collect();
+                    return Err(format!(
+                        "the app has no process type `{name}`; it has: {}",
+                        known.join(", ")
+                    ));
+                }
+            };
+            if role == Role::Singleton && *count > 1 {
+                return Err(format!(
+                    "`{name}` is a singleton: it can be scaled to 0 or 1, not to {count}"
+                ));
+            }
+            if *count > MOST_DYNOS {
+                return Err(format!(
+                    "`{name}` can have up to {MOST_DYNOS} dynos, not {count}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The dynos that a restart's target names.
+    fn named(&self, target: Option<&str>) -> Result<Vec<DynoName>, String> {
+        let mut names: Vec<DynoName> = self.table.slots.keys().cloned().collect();
+        let Some(target) = target else {
+            return Ok(names);
+        };
+        names.retain(|name| name.process.as_str() == target || name.to_string() == target);
+        if !names.is_empty() || self.table.formation().contains_key(target) {
+            return Ok(names);
+        }
+        let known: Vec<String> = self.table.slots.keys().map(ToString::to_string).collect();
+        Err(format!(
+            "no dyno or process type `{target}` is in the formation; it has: {}",
+            known.join(", ")
+        ))
+    }
+
+    fn rows(&self) -> Vec<DynoRow> {
+        let row = |row: Row| {
+            let live = row.id.and_then(|id| self.live.get(&id));
+            DynoRow {
+                process: row.name.process.clone(),
+                dyno: row.name,
+                state: row.state,
+                release: row.release,
+                since: row.since,
+                restarts: row.restarts,
+                cpu_ms: live.map_or(0, |live| live.meter.cpu_nanos() / 1_000_000),
+                memory_bytes: live.map_or(0, |live| live.meter.memory_bytes()),
+                requests: live
+                    .and_then(|live| live.web.as_ref())
+                    .map_or(0, |web| web.requests()),
+            }
+        };
+        let mut rows: Vec<DynoRow> = self.table.rows().into_iter().map(row).collect();
+        rows.extend(self.occasionals.rows());
+        rows
+    }
+
+    fn end(&mut self, what: Ending, reply: oneshot::Sender<()>) {
+        self.cron = Schedules::default();
+        let now = self.now();
+        match what {
+            Ending::Web => {
+                self.table.close(Closing::Web, now);
+                for change in std::mem::take(&mut self.changes) {
+                    let message = || ChangeError::Closing.to_string();
+                    match change {
+                        Change::RollOut(_, reply) => drop(reply.send(Err(ChangeError::Closing))),
+                        Change::Scale(_, reply) => drop(reply.send(Err(message()))),
+                        Change::Restart(_, reply) => drop(reply.send(Err(message()))),
+                    }
+                }
+            }
+            Ending::Others => {
+                self.table.close(Closing::All, now);
+                self.occasionals.stop(|purpose| purpose != Purpose::OneOff);
+            }
+            Ending::OneOffs => self.occasionals.stop(|_| true),
+        }
+        self.endings.push((what, reply));
+    }
+
+    fn answer_endings(&mut self) {
+        let (table, occasionals) = (&self.table, &self.occasionals);
+        let ended = |what| match what {
+            Ending::Web => !table.has_web(),
+            Ending::Others => {
+                table.is_empty() && !occasionals.any(|purpose| purpose != Purpose::OneOff)
+            }
+            Ending::OneOffs => table.is_empty() && !occasionals.any(|_| true),
+        };
+        for (what, reply) in std::mem::take(&mut self.endings) {
+            if !ended(what) {
+                self.endings.push((what, reply));
+                continue;
+            }
+            self.over |= what == Ending::OneOffs;
+            drop(reply.send(()));
+        }
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.table.is_closing()
+    }
+}
+
+async fn until(clock: &dyn Clock, due: Option<Timestamp>) {
+    match due {
+        Some(due) => clock.sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}

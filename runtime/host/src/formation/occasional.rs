@@ -1,0 +1,367 @@
+//! Dynos that are not of the formation: one-off, scheduled and release dynos. Each runs once.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+
+use cap_std::fs::Dir;
+use jiff::Timestamp;
+use oarlock_sandbox::{Exit, Meter, Output, Sandbox, StartError, Stdin};
+use oarlock_spec::api::{DynoRow, DynoState, LogSource};
+use oarlock_spec::names::{DynoName, ProcessType, ReleaseId};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+
+use super::cron::{CronMemory, Due};
+use super::dispatcher::Dispatcher;
+use super::dyno::{RunEnd, Task, Word, start_command};
+use super::prepare::{PreparedProcess, RELEASE_PHASE_LIMIT};
+use super::table::DynoId;
+use crate::cores::Cores;
+
+/// One-off dynos of one app at once.
+pub(crate) const MOST_ONE_OFFS: usize = 32;
+/// Their numbers, so that they look like nothing in the formation.
+const NUMBERS: std::ops::RangeInclusive<u32> = 1_000..=9_999;
+/// Their ids are from here up, the formation's from 1 up.
+const FIRST_ID: u64 = 1 << 63;
+/// What a later host needs to know of the schedules.
+const CRON_FILE: &str = "cron.json";
+
+/// What a dyno outside of the formation is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    OneOff,
+    Scheduled,
+    Release,
+}
+
+/// One to start.
+pub(crate) struct Occasional {
+    pub(crate) purpose: Purpose,
+    /// The first part of its name.
+    pub(crate) named: ProcessType,
+    pub(crate) process: PreparedProcess,
+    pub(crate) release: ReleaseId,
+    pub(crate) extra_args: Vec<String>,
+    pub(crate) stdin: Stdin,
+    pub(crate) output: Output,
+}
+
+/// One under way. Dropping `words` does not end it.
+pub(crate) struct Started {
+    pub(crate) name: DynoName,
+    pub(crate) words: watch::Sender<Word>,
+    pub(crate) end: oneshot::Receiver<RunEnd>,
+}
+
+/// Why one was not started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OccasionalError {
+    #[error(
+        "{MOST_ONE_OFFS} one-off dynos of this app run already; wait for one to end, or stop one"
+    )]
+    TooMany,
+    #[error("the app is being stopped")]
+    Closing,
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+struct Entry {
+    id: DynoId,
+    purpose: Purpose,
+    release: ReleaseId,
+    state: DynoState,
+    since: Timestamp,
+    words: watch::Sender<Word>,
+    meter: Arc<Meter>,
+}
+
+/// Those under way; the dispatcher's.
+pub(crate) struct Occasionals {
+    entries: BTreeMap<DynoName, Entry>,
+    tasks: JoinSet<()>,
+    names: BTreeMap<tokio::task::Id, DynoName>,
+    last_id: u64,
+}
+
+impl Occasionals {
+    pub(crate) fn new() -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            names: BTreeMap::new(),
+            last_id: FIRST_ID,
+        }
+    }
+
+    /// The next that ended; `None`: there is none.
+    pub(crate) async fn join(&mut self) -> Option<DynoName> {
+        let task = match self.tasks.join_next_with_id().await? {
+            Ok((task, ())) => task,
+            Err(error) => error.id(),
+        };
+        self.names.remove(&task)
+    }
+
+    /// Whether this is one of them; then it is up.
+    pub(crate) fn is_ready(&mut self, id: DynoId, now: Timestamp) -> bool {
+        if let Some(entry) = self.entries.values_mut().find(|entry| entry.id == id) {
+            (entry.state, entry.since) = (DynoState::Up, now);
+        }
+        id.0 >= FIRST_ID
+    }
+
+    pub(crate) fn any(&self, which: impl Fn(Purpose) -> bool) -> bool {
+        self.entries.values().any(|entry| which(entry.purpose))
+    }
+
+    pub(crate) fn stop(&self, which: impl Fn(Purpose) -> bool) {
+        for entry in self.entries.values().filter(|entry| which(entry.purpose)) {
+            entry.words.send_replace(Word::Stop);
+        }
+    }
+
+    pub(crate) fn rows(&self) -> impl Iterator<Item = DynoRow> + '_ {
+        self.entries.iter().map(|(name, entry)| DynoRow {
+            dyno: name.clone(),
+            process: name.process.clone(),
+            state: if *entry.words.borrow() == Word::Stop {
+                DynoState::Stopping
+            } else {
+                entry.state
+            },
+            release: entry.release,
+            since: entry.since,
+            restarts: 0,
+            cpu_ms: entry.meter.cpu_nanos() / 1_000_000,
+            memory_bytes: entry.meter.memory_bytes(),
+            requests: 0,
+        })
+    }
+
+    /// A name that no other has.
+    fn free_name(&self, process: &ProcessType) -> DynoName {
+        loop {
+            let name = DynoName {
+                process: process.clone(),
+                index: rand::random_range(NUMBERS),
+            };
+            // There are far fewer dynos than numbers.
+            if !self.entries.contains_key(&name) {
+                return name;
+            }
+        }
+    }
+
+    fn of(&self, process: &ProcessType, purpose: Purpose) -> Option<&DynoName> {
+        self.entries
+            .iter()
+            .find(|(name, e)| name.process == *process && e.purpose == purpose)
+            .map(|(name, _)| name)
+    }
+}
+
+impl Dispatcher {
+    pub(super) fn start_occasional(
+        &mut self,
+        what: Occasional,
+    ) -> Result<Started, OccasionalError> {
+        if self.is_closing() {
+            return Err(OccasionalError::Closing);
+        }
+        let one_offs = self
+            .occasionals
+            .entries
+            .values()
+            .filter(|entry| entry.purpose == Purpose::OneOff)
+            .count();
+        if what.purpose == Purpose::OneOff && one_offs >= MOST_ONE_OFFS {
+            return Err(OccasionalError::TooMany);
+        }
+        let name = self.occasionals.free_name(&what.named);
+        let sandbox = what.process.sandbox(&name, &self.app)?;
+        let (words, told) = watch::channel(Word::Wait);
+        self.occasionals.last_id += 1;
+        let id = DynoId(self.occasionals.last_id);
+        let entry = Entry {
+            id,
+            purpose: what.purpose,
+            release: what.release,
+            state: DynoState::Starting,
+            since: self.shared.clock.now(),
+            words: words.clone(),
+            meter: sandbox.meter(),
+        };
+        let mut command = what.process.command.clone();
+        for arg in &what.extra_args {
+            command.push(' ');
+            command.push_str(arg);
+        }
+        let task = Task {
+            id,
+            name: name.clone(),
+            release: what.release,
+            log: self.app.log.clone(),
+            words: told,
+            ready: self.ready.clone(),
+            boot_timeout: what.process.limits.boot_timeout,
+            stop_grace: what.process.limits.stop_grace,
+            command,
+        };
+        let (end_tx, end) = oneshot::channel();
+        let run = Run {
+            sandbox,
+            stdin: what.stdin,
+            output: what.output,
+            extra_args: what.extra_args,
+            purpose: what.purpose,
+        };
+        let handle =
+            self.occasionals
+                .tasks
+                .spawn(run_once(task, self.shared.cores.clone(), run, end_tx));
+        self.occasionals.names.insert(handle.id(), name.clone());
+        self.occasionals.entries.insert(name.clone(), entry);
+        words.send_replace(Word::Go);
+        Ok(Started { name, words, end })
+    }
+
+    pub(super) fn occasional_ended(&mut self, name: DynoName) {
+        self.occasionals.entries.remove(&name);
+    }
+
+    /// Starts what is due.
+    pub(super) fn fire(&mut self) {
+        let due = self.cron.due(self.shared.clock.now());
+        if due.is_empty() {
+            return;
+        }
+        for due in due {
+            match due {
+                Due::Missed { process, count, last } => self.remark(
+                    "scheduler",
+                    &format!(
+                        "{count} runs of `{process}` were missed while the host was down (the last was due at {last}); \
+                         they are not made up for"
+                    ),
+                ),
+                Due::Run { process, at } => self.start_scheduled(&process, at),
+            }
+        }
+        self.remember_cron();
+    }
+
+    fn start_scheduled(&mut self, process: &ProcessType, at: Timestamp) {
+        if let Some(running) = self.occasionals.of(process, Purpose::Scheduled) {
+            let message = format!(
+                "The run of `{process}` that was due at {at} is skipped: {running} is still running"
+            );
+            return self.remark("scheduler", &message);
+        }
+        let Some(release) = self.app.current.load_full() else {
+            return;
+        };
+        let Some(prepared) = release.processes.get(process).cloned() else {
+            return;
+        };
+        let occasional = Occasional {
+            purpose: Purpose::Scheduled,
+            named: process.clone(),
+            process: prepared,
+            release: release.release,
+            extra_args: Vec::new(),
+            stdin: Stdin::Ended,
+            output: Output::Log,
+        };
+        if let Err(error) = self.start_occasional(occasional) {
+            self.remark(
+                "scheduler",
+                &format!("`{process}`, due at {at}, could not be started: {error}"),
+            );
+        }
+    }
+
+    /// Writes down what a later host must know of the schedules, on a blocking thread. Of two
+    /// writes that meet, the older one gives way.
+    pub(super) fn remember_cron(&mut self) {
+        self.cron_version += 1;
+        let (app, memory, version) = (
+            Arc::clone(&self.app),
+            self.cron.memory().clone(),
+            self.cron_version,
+        );
+        tokio::task::spawn_blocking(move || {
+            let mut written = app
+                .cron_written
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if *written >= version {
+                return;
+            }
+            *written = version;
+            if let Err(error) = write_cron(&app.data, &memory) {
+                let message =
+                    format!("what was scheduled could not be written to {CRON_FILE}: {error}");
+                app.log.write(LogSource::Oarlock, "scheduler", &message);
+            }
+        });
+    }
+}
+
+/// Whole or not at all: written beside it and renamed.
+fn write_cron(data: &Dir, memory: &CronMemory) -> std::io::Result<()> {
+    let beside = format!("{CRON_FILE}.new");
+    data.write(&beside, serde_json::to_vec(memory)?)?;
+    data.rename(&beside, data, CRON_FILE)
+}
+
+/// What an earlier host wrote; nothing if there is nothing to be read.
+pub(crate) fn read_cron(data: &Dir) -> CronMemory {
+    data.read(CRON_FILE)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default()
+}
+
+struct Run {
+    sandbox: Sandbox,
+    stdin: Stdin,
+    output: Output,
+    extra_args: Vec<String>,
+    purpose: Purpose,
+}
+
+async fn run_once(mut task: Task, cores: Cores, run: Run, end: oneshot::Sender<RunEnd>) {
+    if !task.may_start().await {
+        return;
+    }
+    task.remark(&format!("Starting process with command `{}`", task.command));
+    let io = (run.stdin, run.output);
+    let limit = (run.purpose == Purpose::Release).then_some(RELEASE_PHASE_LIMIT);
+    let ended = match start_command(&cores, run.sandbox, io, run.extra_args).await {
+        Some(running) => task.supervise(running, limit).await,
+        None => RunEnd {
+            exit: Exit::Killed,
+            told: true,
+            settled: false,
+        },
+    };
+    let from = if ended.settled {
+        DynoState::Up
+    } else {
+        DynoState::Starting
+    };
+    let to = if ended.exit == Exit::Code(0) {
+        DynoState::Finished
+    } else {
+        DynoState::Crashed
+    };
+    task.remark(&format!(
+        "State changed from {} to {}",
+        from.as_str(),
+        to.as_str()
+    ));
+    // A caller that went away does not need to know.
+    drop(end.send(ended));
+}

@@ -1,0 +1,425 @@
+//! From a [`Desired`] to a release that can be started: components loaded and checked, add-ons
+//! bound, and for each process type everything that its dynos' grants have in common.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::try_join_all;
+use oarlock_sandbox::{
+    DynoLog, Egress, EgressRules, Folder, Grant, KvBucket, LoadError, Origin, OutputStream,
+    PrivateNetworks, Program, ProgramKind, Sandbox, StartError, Wasi,
+};
+use oarlock_spec::api::{Formation, LogSource};
+use oarlock_spec::limits::{Isolation, Limits};
+use oarlock_spec::manifest::{Manifest, Process};
+use oarlock_spec::names::{DynoName, ProcessType, ReleaseId};
+
+use super::app::{App, Shared};
+use super::table::{Generation, Plan, Role};
+use crate::addons::Binding;
+use crate::apply::{ApplyError, Component, Desired, Slug};
+use crate::logs::AppLog;
+
+/// The default number of requests at once of a dyno with an instance per request.
+const FRESH_CONCURRENCY: u32 = 50;
+/// The default number of requests at once of a WASI 0.3 instance.
+const LIVE_CONCURRENCY: u32 = 16;
+/// No instance serves less than one request, or WASI 0.2 more.
+const ONE_AT_A_TIME: u32 = 1;
+
+/// The SHA-like name of a component's bytes.
+type Digest = [u8; 32];
+
+/// How a process type's dynos are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Web, an instance per request.
+    WebFresh { capacity: u32 },
+    /// Web, one instance.
+    WebLive { capacity: u32 },
+    /// Kept running.
+    Command(Role),
+    /// Started by the clock, or in the release phase.
+    Occasional,
+}
+
+/// What the dynos of one process type have in common.
+pub(crate) struct Prepared {
+    pub(crate) release: ReleaseId,
+    pub(crate) manifest: Manifest,
+    pub(crate) processes: BTreeMap<ProcessType, PreparedProcess>,
+    pub(crate) compiled: usize,
+    pub(crate) cached: usize,
+    pub(crate) slug: Slug,
+    config: BTreeMap<String, String>,
+    formation: Formation,
+    programs: BTreeMap<Digest, Program>,
+}
+
+/// One process type of a release, ready to be started any number of times.
+#[derive(Clone)]
+pub(crate) struct PreparedProcess {
+    pub(crate) kind: Kind,
+    pub(crate) limits: Limits,
+    /// As the log shows it.
+    pub(crate) command: String,
+    pub(crate) program: Program,
+    args: Vec<String>,
+    env: BTreeMap<String, String>,
+    folders: Vec<Folder>,
+    egress: Arc<Egress>,
+    kv: BTreeMap<String, Arc<dyn KvBucket>>,
+}
+
+struct LogOf {
+    log: AppLog,
+    dyno: String,
+}
+
+impl DynoLog for LogOf {
+    fn line(&self, _stream: OutputStream, line: &str) {
+        self.log.write(LogSource::App, &self.dyno, line);
+    }
+    fn remark(&self, text: &str) {
+        self.log.write(LogSource::Oarlock, &self.dyno, text);
+    }
+}
+
+impl Prepared {
+    /// Loads, checks and binds; nothing is started.
+    pub(crate) async fn new(
+        desired: Desired,
+        app: &App,
+        shared: &Shared,
+    ) -> Result<Self, ApplyError> {
+        let loaded = load_all(&desired, app, shared).await?;
+        let bindings = app.addons.bind(&desired.manifest, &desired.config).await?;
+        let mut prepared = Self {
+            release: desired.release,
+            config: desired.config,
+            formation: desired.formation,
+            processes: BTreeMap::new(),
+            compiled: loaded.values().filter(|loaded| loaded.compiled).count(),
+            cached: loaded.values().filter(|loaded| !loaded.compiled).count(),
+            programs: loaded
+                .values()
+                .map(|loaded| (loaded.digest, loaded.program.clone()))
+                .collect(),
+            slug: desired.slug,
+            manifest: desired.manifest,
+        };
+        for (name, process) in &prepared.manifest.processes {
+            let Some(loaded) = loaded.get(&process.component) else {
+                continue;
+            };
+            let binding = bindings.get(name).cloned().unwrap_or_default();
+            let kind = kind_of(
+                name,
+                process,
+                &loaded.program,
+                &prepared.manifest.limits_of(name),
+            )?;
+            let ready = prepared.process(
+                name,
+                process,
+                kind,
+                (loaded.program.clone(), binding),
+                shared,
+            );
+            prepared.processes.insert(name.clone(), ready);
+        }
+        Ok(prepared)
+    }
+
+    fn process(
+        &self,
+        name: &ProcessType,
+        process: &Process,
+        kind: Kind,
+        (program, binding): (Program, Binding),
+        shared: &Shared,
+    ) -> PreparedProcess {
+        let mut env = binding.environment(&self.config);
+        env.insert("OARLOCK_APP".into(), self.manifest.app.to_string());
+        env.insert("OARLOCK_RELEASE".into(), self.release.to_string());
+        let rules = EgressRules {
+            endpoints: binding.endpoints,
+            allow: self.manifest.allow.clone(),
+            private: PrivateNetworks {
+                allowed: shared.config.policy.private_networks.clone(),
+                local_development: shared.config.local_development,
+            },
+            never: shared.router.addresses(),
+            never_ips: metadata_addresses(),
+        };
+        let app_folder = self.slug.files.as_ref().map(|dir| Folder {
+            guest_path: "/app".into(),
+            dir: Arc::clone(dir),
+            writable: false,
+        });
+        let mut args = vec![process.component.clone()];
+        args.extend(process.args.iter().cloned());
+        PreparedProcess {
+            kind,
+            limits: self.manifest.limits_of(name),
+            command: args.join(" "),
+            program,
+            args,
+            env,
+            folders: app_folder.into_iter().collect(),
+            egress: Arc::new(Egress::new(rules)),
+            kv: binding.kv,
+        }
+    }
+
+    /// What it wants of the formation.
+    pub(crate) fn plan(&self, generation: Generation) -> Plan {
+        let initial = self.manifest.initial_scale();
+        let types = self.processes.iter().filter_map(|(name, process)| {
+            let role = match process.kind {
+                Kind::WebFresh { .. } | Kind::WebLive { .. } => Role::Web,
+                Kind::Command(role) => role,
+                Kind::Occasional => return None,
+            };
+            let count = self
+                .formation
+                .get(name)
+                .or_else(|| initial.get(name))
+                .copied()
+                .unwrap_or(0);
+            let most = if role == Role::Singleton {
+                1
+            } else {
+                MOST_DYNOS
+            };
+            Some((name.clone(), (role, count.min(most))))
+        });
+        Plan {
+            generation,
+            release: self.release,
+            types: types.collect(),
+        }
+    }
+
+    /// A component that is no process type, for a one-off dyno: with the config vars and the
+    /// add-ons that every process has.
+    pub(crate) async fn other(
+        &self,
+        path: &str,
+        app: &App,
+        shared: &Shared,
+    ) -> Result<PreparedProcess, ApplyError> {
+        let name = one_off_type()?;
+        let loaded = load(&self.slug, &name, path, app, shared).await?;
+        let process = Process {
+            component: path.to_owned(),
+            args: Vec::new(),
+            singleton: false,
+            schedule: None,
+            line: 0,
+        };
+        let mut manifest = self.manifest.clone();
+        manifest.processes.insert(name.clone(), process.clone());
+        let binding = app
+            .addons
+            .bind(&manifest, &self.config)
+            .await?
+            .remove(&name)
+            .unwrap_or_default();
+        Ok(self.process(
+            &name,
+            &process,
+            Kind::Occasional,
+            (loaded.program, binding),
+            shared,
+        ))
+    }
+}
+
+/// The process type that one-off dynos are named after.
+pub(crate) fn one_off_type() -> Result<ProcessType, ApplyError> {
+    "run"
+        .parse()
+        .map_err(|error: oarlock_spec::names::NameError| ApplyError::Platform(error.to_string()))
+}
+
+/// Dynos of one process type: what a manifest's `[scale]` may say.
+pub(crate) const MOST_DYNOS: u32 = oarlock_spec::manifest::MAX_SCALE;
+
+impl PreparedProcess {
+    /// The sandbox of a dyno of this name.
+    pub(crate) fn sandbox(&self, dyno: &DynoName, app: &App) -> Result<Sandbox, StartError> {
+        let mut env = self.env.clone();
+        env.insert("DYNO".into(), dyno.to_string());
+        let grant = Grant {
+            env: env.into_iter().collect(),
+            args: self.args.clone(),
+            folders: self.folders.clone(),
+            tmp_root: Some(Arc::clone(&app.tmp_root)),
+            egress: Arc::clone(&self.egress),
+            http: app.http.clone(),
+            listen: None,
+            kv: self.kv.clone(),
+            log: Arc::new(LogOf {
+                log: app.log.clone(),
+                dyno: dyno.to_string(),
+            }),
+        };
+        Sandbox::new(&self.program, grant, &self.limits)
+    }
+}
+
+/// Where clouds hand out credentials: never granted, whatever the manifest or the policy says.
+fn metadata_addresses() -> Vec<IpAddr> {
+    vec![
+        IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
+        IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
+        IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+        IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    ]
+}
+
+struct Loaded {
+    digest: Digest,
+    program: Program,
+    compiled: bool,
+}
+
+/// Each component once, whatever number of process types name it.
+async fn load_all(
+    desired: &Desired,
+    app: &App,
+    shared: &Shared,
+) -> Result<BTreeMap<String, Loaded>, ApplyError> {
+    let mut first_use = BTreeMap::new();
+    for (name, process) in &desired.manifest.processes {
+        first_use.entry(process.component.as_str()).or_insert(name);
+    }
+    let loads = first_use.into_iter().map(|(path, process)| async move {
+        Ok::<_, ApplyError>((
+            path.to_owned(),
+            load(&desired.slug, process, path, app, shared).await?,
+        ))
+    });
+    Ok(try_join_all(loads).await?.into_iter().collect())
+}
+
+/// Reads and loads a component on a blocking thread, a bounded number at once.
+async fn load(
+    slug: &Slug,
+    process: &ProcessType,
+    path: &str,
+    app: &App,
+    shared: &Shared,
+) -> Result<Loaded, ApplyError> {
+    let unreadable = |source| ApplyError::Unreadable {
+        process: process.clone(),
+        path: path.to_owned(),
+        source,
+    };
+    let Some(component) = slug.components.get(path).cloned() else {
+        return Err(unreadable(std::io::ErrorKind::NotFound.into()));
+    };
+    let platform = |reason: String| ApplyError::Platform(reason);
+    let _turn = shared
+        .compilers
+        .acquire()
+        .await
+        .map_err(|_| platform("the host is shutting down".into()))?;
+    let known = app.current.load_full();
+    let (engine, name) = (shared.engine.clone(), path.to_owned());
+    let task = tokio::task::spawn_blocking(
+        move || -> Result<Result<Loaded, LoadError>, std::io::Error> {
+            let bytes = read(&component)?;
+            let digest = *blake3::hash(&bytes).as_bytes();
+            if let Some(program) = known
+                .as_ref()
+                .and_then(|release| release.programs.get(&digest))
+            {
+                return Ok(Ok(Loaded {
+                    digest,
+                    program: program.clone(),
+                    compiled: false,
+                }));
+            }
+            Ok(engine.load(&name, &bytes).map(|program| {
+                let compiled = matches!(program.origin(), Origin::Compiled(_));
+                Loaded {
+                    digest,
+                    program,
+                    compiled,
+                }
+            }))
+        },
+    );
+    let result = task
+        .await
+        .map_err(|e| platform(format!("loading {path} failed: {e}")))?;
+    Ok(result.map_err(unreadable)??)
+}
+
+fn read(component: &Component) -> std::io::Result<Bytes> {
+    match component {
+        Component::Bytes(bytes) => Ok(bytes.clone()),
+        Component::File { dir, path } => dir.read(path).map(Bytes::from),
+    }
+}
+
+/// Whether a component can be what its process type needs, and how it is then run.
+fn kind_of(
+    name: &ProcessType,
+    process: &Process,
+    program: &Program,
+    limits: &Limits,
+) -> Result<Kind, ApplyError> {
+    let wrong = |reason: String| ApplyError::WrongKind {
+        process: name.clone(),
+        reason,
+    };
+    let path = &process.component;
+    match program.kind() {
+        ProgramKind::Handler(wasi) if name.is_web() => {
+            let default = match wasi {
+                Wasi::P2 => Isolation::Request,
+                Wasi::P3 => Isolation::Dyno,
+            };
+            Ok(match (limits.isolation.unwrap_or(default), wasi) {
+                (Isolation::Request, _) => Kind::WebFresh {
+                    capacity: limits
+                        .concurrency
+                        .unwrap_or(FRESH_CONCURRENCY)
+                        .max(ONE_AT_A_TIME),
+                },
+                (Isolation::Dyno, Wasi::P3) => Kind::WebLive {
+                    capacity: limits
+                        .concurrency
+                        .unwrap_or(LIVE_CONCURRENCY)
+                        .max(ONE_AT_A_TIME),
+                },
+                (Isolation::Dyno, Wasi::P2) => Kind::WebLive {
+                    capacity: ONE_AT_A_TIME,
+                },
+            })
+        }
+        ProgramKind::Command(_) if name.is_web() => Err(wrong(format!(
+            "{path} is a command (`wasi:cli/run`), and this version routes requests to handlers only; export \
+             `wasi:http/incoming-handler@0.2` or `wasi:http/handler@0.3`, or name the process type otherwise"
+        ))),
+        ProgramKind::Command(_) if name.is_release() || process.schedule.is_some() => {
+            Ok(Kind::Occasional)
+        }
+        ProgramKind::Command(_) if process.singleton => Ok(Kind::Command(Role::Singleton)),
+        ProgramKind::Command(_) => Ok(Kind::Command(Role::Worker)),
+        ProgramKind::Handler(_) => Err(wrong(format!(
+            "{path} is an HTTP handler, which only `web` can be; a `{name}` process needs a component that exports \
+             `wasi:cli/run`"
+        ))),
+    }
+}
+
+/// How long the release phase may take.
+pub(crate) const RELEASE_PHASE_LIMIT: Duration = Duration::from_secs(60 * 60);

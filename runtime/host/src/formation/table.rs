@@ -1,0 +1,587 @@
+//! The table of an app's formation dynos, and every decision about them: pure, without a clock, a
+//! guest or a task. The dispatcher tells it what happened and carries out the [`Effect`]s it asks for.
+//!
+//! Rules it holds:
+//! - A slot is a place in the formation (`web.1`); at most one dyno of the current release is in it.
+//! - A dyno of a singleton starts only when no other dyno of its process type is alive, of whatever
+//!   release: the one place that starts dynos, [`Table::start_slot`] and [`super::rollout`], asks.
+//! - At most one change (a rollout or a restart) is under way; the dispatcher queues the others.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use oarlock_spec::api::{DynoState, Formation};
+use oarlock_spec::codes::DynoCode;
+use oarlock_spec::names::{DynoName, ProcessType, ReleaseId};
+
+use super::backoff::{Backoff, RestartPolicy};
+use super::rollout::Change;
+use crate::web::PoolState;
+
+/// One dyno's whole life; never used again, unlike its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct DynoId(pub(crate) u64);
+
+/// One attempt to bring a release up; two attempts at one release differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Generation(pub(crate) u64);
+
+/// How a process type's dynos are treated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Leased by the router.
+    Web,
+    /// Kept running.
+    Worker,
+    /// Kept running, never two at once.
+    Singleton,
+}
+
+/// What a release wants of the formation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub(crate) generation: Generation,
+    pub(crate) release: ReleaseId,
+    /// Release and scheduled types are not in it.
+    pub(crate) types: BTreeMap<ProcessType, (Role, u32)>,
+}
+
+impl Plan {
+    /// The names of its dynos.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (DynoName, Role)> + '_ {
+        self.types.iter().flat_map(|(process, (role, count))| {
+            (1..=*count).map(move |index| {
+                (
+                    DynoName {
+                        process: process.clone(),
+                        index,
+                    },
+                    *role,
+                )
+            })
+        })
+    }
+}
+
+/// How a dyno ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// It was told to.
+    Stopped,
+    /// It served as many requests as it was allowed to; another takes its place.
+    Retired,
+    /// By itself: a worker that exits is started again, whatever its code.
+    Exited {
+        /// 0, or what makes it a crash.
+        code: u8,
+        /// For an operator: what happened.
+        reason: String,
+    },
+    /// It was not ready within `boot_timeout` (R10), or could not be started.
+    NotStarted(String),
+}
+
+/// When something happened, by both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    pub(crate) mono: Instant,
+    pub(crate) wall: Timestamp,
+}
+
+/// What the dispatcher is to do, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Start a dyno of this generation.
+    Start {
+        id: DynoId,
+        name: DynoName,
+        generation: Generation,
+    },
+    /// Give it the stop signal, and `stop_grace` to end.
+    Stop { id: DynoId },
+    /// The web dynos that can be leased have changed.
+    Publish,
+    /// The formation of this generation is the current one now.
+    Current { generation: Generation },
+    /// Call [`Table::wake`] with this name after a while.
+    Wake {
+        name: DynoName,
+        timer: u64,
+        after: Duration,
+    },
+    /// A line of `oarlock[web.1]`.
+    Log { dyno: DynoName, message: String },
+    /// The change under way is done.
+    Done(Result<Vec<DynoName>, ChangeError>),
+}
+
+/// Why a change was not made; what was before goes on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ChangeError {
+    /// A dyno did not become ready.
+    #[error("{dyno} of {release} did not start: {reason}")]
+    Boot {
+        dyno: DynoName,
+        release: ReleaseId,
+        reason: String,
+    },
+    /// The app is being removed, or the host shuts down.
+    #[error("the app is being stopped")]
+    Closing,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Dyno {
+    pub(crate) name: DynoName,
+    pub(crate) generation: Generation,
+    pub(crate) release: ReleaseId,
+    pub(crate) role: Role,
+    pub(crate) state: DynoState,
+    pub(crate) since: Now,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    pub(crate) dyno: Option<DynoId>,
+    pub(crate) restarts: u64,
+    pub(crate) backoff: Backoff,
+    /// In crash back-off: its timer and since when.
+    pub(crate) waiting: Option<(u64, Timestamp)>,
+    /// A singleton that starts as soon as the dyno before it has ended.
+    pub(crate) blocked: bool,
+}
+
+/// A row of `ps`, as far as the table knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) id: Option<DynoId>,
+    pub(crate) name: DynoName,
+    pub(crate) state: DynoState,
+    pub(crate) release: ReleaseId,
+    pub(crate) since: Timestamp,
+    pub(crate) restarts: u64,
+}
+
+/// See the module.
+pub(crate) struct Table {
+    pub(crate) policy: RestartPolicy,
+    pub(crate) plan: Option<Plan>,
+    pub(crate) slots: BTreeMap<DynoName, Slot>,
+    pub(crate) dynos: BTreeMap<DynoId, Dyno>,
+    pub(crate) change: Option<Change>,
+    pub(crate) effects: Vec<Effect>,
+    closing: bool,
+    last_id: u64,
+    last_timer: u64,
+    random: fn() -> f64,
+}
+
+impl Table {
+    /// Empty. `random` gives numbers from 0 to 1 for the jitter.
+    pub(crate) fn new(policy: RestartPolicy, random: fn() -> f64) -> Self {
+        Self {
+            policy,
+            plan: None,
+            slots: BTreeMap::new(),
+            dynos: BTreeMap::new(),
+            change: None,
+            effects: Vec::new(),
+            closing: false,
+            last_id: 0,
+            last_timer: 0,
+            random,
+        }
+    }
+
+    /// What is to be done because of the calls since the last time.
+    pub(crate) fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Whether a rollout or restart is under way.
+    pub(crate) fn is_changing(&self) -> bool {
+        self.change.is_some()
+    }
+
+    /// Whether no dyno is alive.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.dynos.is_empty()
+    }
+
+    /// Whether a dyno of this generation is alive or may yet be started.
+    pub(crate) fn uses(&self, generation: Generation) -> bool {
+        self.plan
+            .as_ref()
+            .is_some_and(|plan| plan.generation == generation)
+            || self
+                .change
+                .as_ref()
+                .is_some_and(|change| change.generation() == Some(generation))
+            || self
+                .dynos
+                .values()
+                .any(|dyno| dyno.generation == generation)
+    }
+
+    /// How many of each type are wanted.
+    pub(crate) fn formation(&self) -> Formation {
+        let types = self.plan.as_ref().map(|plan| &plan.types);
+        types
+            .into_iter()
+            .flatten()
+            .map(|(process, (_, count))| (process.clone(), *count))
+            .collect()
+    }
+
+    /// The web dynos that can be leased, and what a request meets if there is none.
+    pub(crate) fn web(&self) -> (Vec<DynoId>, PoolState) {
+        let is_web = |name: &DynoName| matches!(self.role_of(&name.process), Some(Role::Web));
+        let slots: Vec<_> = self
+            .slots
+            .iter()
+            .filter(|(name, _)| is_web(name))
+            .map(|(_, slot)| slot)
+            .collect();
+        let up = |id: &DynoId| {
+            self.dynos
+                .get(id)
+                .is_some_and(|dyno| dyno.state == DynoState::Up)
+        };
+        let dynos = slots
+            .iter()
+            .filter_map(|slot| slot.dyno)
+            .filter(up)
+            .collect();
+        let state = if slots.is_empty() {
+            PoolState::NoDynos
+        } else if slots.iter().all(|slot| slot.waiting.is_some()) {
+            PoolState::Crashed
+        } else {
+            PoolState::Serving
+        };
+        (dynos, state)
+    }
+
+    /// The rows of `ps`, by name.
+    pub(crate) fn rows(&self) -> Vec<Row> {
+        let mut rows: Vec<Row> = self
+            .dynos
+            .iter()
+            .map(|(id, dyno)| Row {
+                id: Some(*id),
+                name: dyno.name.clone(),
+                state: dyno.state,
+                release: dyno.release,
+                since: dyno.since.wall,
+                restarts: self.slots.get(&dyno.name).map_or(0, |slot| slot.restarts),
+            })
+            .collect();
+        let release = self.plan.as_ref().map_or(ReleaseId(0), |plan| plan.release);
+        rows.extend(self.slots.iter().filter_map(|(name, slot)| {
+            let (_, since) = slot.waiting?;
+            let (name, restarts) = (name.clone(), slot.restarts);
+            Some(Row {
+                id: None,
+                name,
+                state: DynoState::Crashed,
+                release,
+                since,
+                restarts,
+            })
+        }));
+        rows.sort_by(|a, b| a.name.cmp(&b.name).then(a.release.cmp(&b.release)));
+        rows
+    }
+
+    /// Adds or ends exactly the difference, from the highest number down. The caller has checked
+    /// the types; those the plan does not have are ignored.
+    pub(crate) fn scale(&mut self, change: &Formation, now: Now) {
+        let Some(plan) = &mut self.plan else { return };
+        for (process, count) in change {
+            if let Some((_, wanted)) = plan.types.get_mut(process) {
+                *wanted = *count;
+            }
+        }
+        let wanted: Vec<DynoName> = plan.names().map(|(name, _)| name).collect();
+        let surplus: Vec<DynoName> = self
+            .slots
+            .keys()
+            .filter(|name| !wanted.contains(name))
+            .rev()
+            .cloned()
+            .collect();
+        let web_leaves = surplus
+            .iter()
+            .any(|name| matches!(self.role_of(&name.process), Some(Role::Web)));
+        let ended: Vec<DynoId> = surplus
+            .iter()
+            .filter_map(|name| self.slots.remove(name))
+            .filter_map(|slot| slot.dyno)
+            .collect();
+        let mut added = false;
+        for name in wanted {
+            if !self.slots.contains_key(&name) {
+                self.slots.insert(name.clone(), Slot::default());
+                self.start_slot(&name, now);
+                added = true;
+            }
+        }
+        if web_leaves || added {
+            // First out of the pool, then stopped.
+            self.effects.push(Effect::Publish);
+        }
+        for id in ended {
+            self.stop(id, now);
+        }
+    }
+
+    /// A dyno is ready.
+    pub(crate) fn ready(&mut self, id: DynoId, now: Now) {
+        let Some(dyno) = self
+            .dynos
+            .get_mut(&id)
+            .filter(|dyno| dyno.state == DynoState::Starting)
+        else {
+            return;
+        };
+        (dyno.state, dyno.since) = (DynoState::Up, now);
+        let (name, role) = (dyno.name.clone(), dyno.role);
+        self.log_state(&name, DynoState::Starting, DynoState::Up);
+        if !self.change_ready(id, now) && role == Role::Web {
+            self.effects.push(Effect::Publish);
+        }
+    }
+
+    /// A dyno's guest is gone: nothing of it runs any more.
+    pub(crate) fn ended(&mut self, id: DynoId, how: &Ended, now: Now) {
+        let Some(dyno) = self.dynos.remove(&id) else {
+            return;
+        };
+        let by_itself = dyno.state != DynoState::Stopping;
+        let to = if by_itself && *how != Ended::Retired {
+            DynoState::Crashed
+        } else {
+            DynoState::Finished
+        };
+        self.log_state(&dyno.name, dyno.state, to);
+        if !self.change_ended(id, how, now) && by_itself {
+            self.slot_ended(id, &dyno, how, now);
+        }
+        self.start_unblocked(now);
+        self.advance(now);
+    }
+
+    /// A timer asked for by [`Effect::Wake`] is over.
+    pub(crate) fn wake(&mut self, name: &DynoName, timer: u64, now: Now) {
+        if self
+            .slots
+            .get(name)
+            .and_then(|slot| slot.waiting)
+            .is_some_and(|(waiting, _)| waiting == timer)
+        {
+            self.start_slot(name, now);
+        }
+    }
+
+    /// Ends the web dynos, or with `All` every dyno, for good.
+    pub(crate) fn close(&mut self, which: Closing, now: Now) {
+        self.closing = true;
+        if self.change.take().is_some() {
+            self.effects.push(Effect::Done(Err(ChangeError::Closing)));
+        }
+        self.slots.clear();
+        self.effects.push(Effect::Publish);
+        let ids: Vec<DynoId> = self
+            .dynos
+            .iter()
+            .filter(|(_, dyno)| which == Closing::All || dyno.role == Role::Web)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            self.stop(id, now);
+        }
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    /// Whether a web dyno is alive.
+    pub(crate) fn has_web(&self) -> bool {
+        self.dynos.values().any(|dyno| dyno.role == Role::Web)
+    }
+
+    // What the rollout and the methods above share.
+
+    pub(crate) fn role_of(&self, process: &ProcessType) -> Option<Role> {
+        self.plan
+            .as_ref()?
+            .types
+            .get(process)
+            .map(|(role, _)| *role)
+    }
+
+    /// Whether a dyno of this type is alive, of whatever release.
+    pub(crate) fn is_alive(&self, process: &ProcessType) -> bool {
+        self.dynos
+            .values()
+            .any(|dyno| dyno.name.process == *process)
+    }
+
+    /// Starts a dyno that is in no slot yet.
+    pub(crate) fn start(
+        &mut self,
+        name: &DynoName,
+        role: Role,
+        of: (Generation, ReleaseId),
+        now: Now,
+    ) -> DynoId {
+        debug_assert!(
+            role != Role::Singleton || !self.is_alive(&name.process),
+            "{name} would overlap itself"
+        );
+        self.last_id += 1;
+        let id = DynoId(self.last_id);
+        let (generation, release) = of;
+        let dyno = Dyno {
+            name: name.clone(),
+            generation,
+            release,
+            role,
+            state: DynoState::Starting,
+            since: now,
+        };
+        self.dynos.insert(id, dyno);
+        self.effects.push(Effect::Start {
+            id,
+            name: name.clone(),
+            generation,
+        });
+        id
+    }
+
+    /// Starts a slot's dyno of the current release, now or, for a singleton, as soon as no other is alive.
+    pub(crate) fn start_slot(&mut self, name: &DynoName, now: Now) {
+        let Some((plan, role)) = self.plan.as_ref().zip(self.role_of(&name.process)) else {
+            return;
+        };
+        let of = (plan.generation, plan.release);
+        let blocked = role == Role::Singleton && self.is_alive(&name.process);
+        let Some(slot) = self.slots.get_mut(name) else {
+            return;
+        };
+        let had_crashed = slot.waiting.is_some();
+        (slot.waiting, slot.blocked) = (None, blocked);
+        if blocked {
+            return;
+        }
+        if had_crashed {
+            self.log_state(name, DynoState::Crashed, DynoState::Starting);
+        }
+        let id = self.start(name, role, of, now);
+        if let Some(slot) = self.slots.get_mut(name) {
+            slot.dyno = Some(id);
+        }
+    }
+
+    /// Gives the stop signal, once.
+    pub(crate) fn stop(&mut self, id: DynoId, now: Now) {
+        let Some(dyno) = self
+            .dynos
+            .get_mut(&id)
+            .filter(|dyno| dyno.state != DynoState::Stopping)
+        else {
+            return;
+        };
+        let from = std::mem::replace(&mut dyno.state, DynoState::Stopping);
+        dyno.since = now;
+        let name = dyno.name.clone();
+        self.log_state(&name, from, DynoState::Stopping);
+        self.effects.push(Effect::Stop { id });
+    }
+
+    /// The dyno in a slot ended by itself: it is started again, at once or after a while.
+    pub(crate) fn slot_ended(&mut self, id: DynoId, dyno: &Dyno, how: &Ended, now: Now) {
+        if self.closing {
+            return;
+        }
+        let Some(slot) = self
+            .slots
+            .get_mut(&dyno.name)
+            .filter(|slot| slot.dyno == Some(id))
+        else {
+            return;
+        };
+        slot.dyno = None;
+        slot.restarts += 1;
+        let up_since = (dyno.state == DynoState::Up).then_some(dyno.since.mono);
+        let wait = match how {
+            Ended::Retired => Duration::ZERO,
+            Ended::Stopped | Ended::Exited { .. } | Ended::NotStarted(_) => {
+                slot.backoff
+                    .crashed(&self.policy, up_since, now.mono, (self.random)())
+            }
+        };
+        if wait.is_zero() {
+            let from = if *how == Ended::Retired {
+                DynoState::Finished
+            } else {
+                DynoState::Crashed
+            };
+            self.log_state(&dyno.name, from, DynoState::Starting);
+            self.start_slot(&dyno.name, now);
+        } else {
+            self.last_timer += 1;
+            slot.waiting = Some((self.last_timer, now.wall));
+            let (name, timer) = (dyno.name.clone(), self.last_timer);
+            let message = format!("Restarting in {} ms", wait.as_millis());
+            self.effects.push(Effect::Log {
+                dyno: name.clone(),
+                message,
+            });
+            self.effects.push(Effect::Wake {
+                name,
+                timer,
+                after: wait,
+            });
+        }
+        if dyno.role == Role::Web {
+            self.effects.push(Effect::Publish);
+        }
+    }
+
+    fn start_unblocked(&mut self, now: Now) {
+        let blocked: Vec<DynoName> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| slot.blocked)
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in blocked {
+            self.start_slot(&name, now);
+        }
+    }
+
+    fn log_state(&mut self, dyno: &DynoName, from: DynoState, to: DynoState) {
+        let message = format!("State changed from {} to {}", from.as_str(), to.as_str());
+        self.effects.push(Effect::Log {
+            dyno: dyno.clone(),
+            message,
+        });
+    }
+}
+
+/// What [`Table::close`] ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Closing {
+    /// The web dynos; the others are not started again when they end.
+    Web,
+    /// All.
+    All,
+}
+
+/// `Error R12 (Exit timeout)`, as the log prints a dyno code.
+pub(crate) fn error_line(code: DynoCode) -> String {
+    format!("Error {code} ({})", code.description())
+}

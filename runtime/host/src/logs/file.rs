@@ -1,0 +1,209 @@
+//! The files of one log: `app.log`, and `app.log.1` with what came before it.
+
+use std::io::{Read, Seek, SeekFrom, Write};
+
+use cap_std::fs::{Dir, File, OpenOptions};
+use jiff::Timestamp;
+use oarlock_spec::api::{LogLine, LogSource};
+
+use super::LogFilter;
+use super::ring::Entry;
+
+const CURRENT: &str = "app.log";
+const OLDER: &str = "app.log.1";
+
+/// `2026-11-22T10:00:00.123456+00:00`
+const STAMP_BYTES: usize = 32;
+
+/// What became of an [`Files::append`].
+pub(super) enum Appended {
+    /// All lines are in the file.
+    Saved,
+    /// They are not, and it was the first time.
+    Failed(std::io::Error),
+    /// They are not, like those before them: the disk may be full for a long time.
+    FailedAgain,
+}
+
+pub(super) struct Files {
+    dir: Dir,
+    /// Of one of the two.
+    limit: u64,
+    current: Option<(File, u64)>,
+    failing: bool,
+    buffer: Vec<u8>,
+    stamp: Stamp,
+}
+
+impl Files {
+    /// Opens nothing yet.
+    pub(super) fn new(dir: Dir, limit: u64) -> Self {
+        Self {
+            dir,
+            limit,
+            current: None,
+            failing: false,
+            buffer: Vec::new(),
+            stamp: Stamp::default(),
+        }
+    }
+
+    pub(super) fn append(&mut self, entries: &[Entry]) -> Appended {
+        match self.try_append(entries) {
+            Ok(()) => {
+                self.failing = false;
+                Appended::Saved
+            }
+            Err(error) => {
+                self.buffer.clear();
+                // What was written of the batch is cut off again, so that no line is there by half.
+                if let Some((file, size)) = self.current.take() {
+                    let _ = file.set_len(size);
+                }
+                if std::mem::replace(&mut self.failing, true) {
+                    Appended::FailedAgain
+                } else {
+                    Appended::Failed(error)
+                }
+            }
+        }
+    }
+
+    fn try_append(&mut self, entries: &[Entry]) -> std::io::Result<()> {
+        let mut size = match &self.current {
+            Some((_, size)) => *size,
+            None => self.open_current()?,
+        };
+        for entry in entries {
+            let start = self.buffer.len();
+            self.stamp.write(entry.micros, &mut self.buffer);
+            let (source, dyno, message) = (entry.source.as_str(), entry.dyno(), entry.message());
+            writeln!(self.buffer, " {source}[{dyno}]: {message}")?;
+            let line = (self.buffer.len() - start) as u64;
+            if size > 0 && size + line > self.limit {
+                let last = self.buffer.split_off(start);
+                self.flush()?;
+                self.rotate()?;
+                self.buffer = last;
+                size = 0;
+            }
+            size += line;
+        }
+        self.flush()
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        let Some((file, size)) = &mut self.current else {
+            return Err(std::io::ErrorKind::NotFound.into());
+        };
+        file.write_all(&self.buffer)?;
+        *size += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    fn open_current(&mut self) -> std::io::Result<u64> {
+        let mut file = self.dir.open_with(
+            CURRENT,
+            OpenOptions::new().read(true).append(true).create(true),
+        )?;
+        let mut size = file.metadata()?.len();
+        if size > 0 {
+            // A host that was killed may have left half a line: ours must not be glued to it.
+            let mut last = [0];
+            file.seek(SeekFrom::End(-1))?;
+            file.read_exact(&mut last)?;
+            if last != *b"\n" {
+                file.write_all(b"\n")?;
+                size += 1;
+            }
+        }
+        self.current = Some((file, size));
+        Ok(size)
+    }
+
+    fn rotate(&mut self) -> std::io::Result<()> {
+        self.current = None;
+        self.dir.rename(CURRENT, &self.dir, OLDER)?;
+        self.open_current().map(drop)
+    }
+
+    /// Waits until what was written is on the disk.
+    pub(super) fn sync(&self) {
+        if let Some((file, _)) = &self.current
+            && let Err(error) = file.sync_all()
+        {
+            tracing::warn!(%error, "a log file could not be synced");
+        }
+    }
+
+    /// The last `n` lines that match, oldest first, without the newest `skip` lines of the files
+    /// (which the caller has). A file that cannot be read has no lines.
+    pub(super) fn tail(&self, n: usize, skip: usize, filter: &LogFilter) -> Vec<LogLine> {
+        let mut skip = skip;
+        let mut newest_first = Vec::new();
+        for name in [CURRENT, OLDER] {
+            let mut bytes = Vec::new();
+            let read = self
+                .dir
+                .open(name)
+                .and_then(|file| file.take(2 * self.limit).read_to_end(&mut bytes));
+            if read.is_err() || bytes.is_empty() {
+                continue;
+            }
+            let text = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+            for line in text.rsplit(|byte| *byte == b'\n') {
+                if newest_first.len() >= n {
+                    break;
+                }
+                if skip > 0 {
+                    skip -= 1;
+                    continue;
+                }
+                let found = parse(line).filter(|line| filter.matches(line.source, &line.dyno));
+                newest_first.extend(found);
+            }
+        }
+        newest_first.reverse();
+        newest_first
+    }
+}
+
+/// A line of the file; `None` for half a line.
+fn parse(line: &[u8]) -> Option<LogLine> {
+    let line = String::from_utf8_lossy(line);
+    let time: Timestamp = line.get(..STAMP_BYTES)?.parse().ok()?;
+    let (head, message) = line.get(STAMP_BYTES + 1..)?.split_once("]: ")?;
+    let (source, dyno) = head.split_once('[')?;
+    let source = [LogSource::App, LogSource::Oarlock]
+        .into_iter()
+        .find(|known| known.as_str() == source)?;
+    Some(LogLine {
+        time,
+        source,
+        dyno: dyno.to_owned(),
+        message: message.to_owned(),
+    })
+}
+
+/// Writes times, and formats the calendar's part only once a second.
+#[derive(Default)]
+struct Stamp {
+    second: Option<i64>,
+    text: String,
+}
+
+impl Stamp {
+    fn write(&mut self, micros: i64, out: &mut Vec<u8>) {
+        let second = micros.div_euclid(1_000_000);
+        if self.second != Some(second) {
+            self.second = Some(second);
+            let time = Timestamp::from_second(second).unwrap_or_default();
+            self.text = time.strftime("%Y-%m-%dT%H:%M:%S").to_string();
+        }
+        out.extend_from_slice(self.text.as_bytes());
+        let fraction = micros.rem_euclid(1_000_000);
+        // Writing to a Vec cannot fail.
+        let _ = write!(out, ".{fraction:06}+00:00");
+    }
+}

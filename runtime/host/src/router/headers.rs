@@ -1,0 +1,253 @@
+//! The heads of requests and responses on their way through.
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+};
+use http::request::Parts;
+use http::uri::{Authority, Scheme, Uri};
+use http::{Method, Version};
+
+use super::rescue::Failure;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_REQUEST_START: HeaderName = HeaderName::from_static("x-request-start");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// RFC 9110 7.6.1, and what the router has answered for itself.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    TE,
+    PROXY_AUTHORIZATION,
+    PROXY_AUTHENTICATE,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    HTTP2_SETTINGS,
+];
+
+/// What a header costs beside its text, as HTTP/2 counts it less its padding: `: ` and the line's end.
+const PER_HEADER: usize = 4;
+
+/// Contract 2: such ids of the client's are kept.
+const REQUEST_ID_LENGTH: std::ops::RangeInclusive<usize> = 20..=200;
+
+/// Where the request is addressed to. `fallback` is for HTTP/1.0, which needs no `Host`.
+pub(super) fn authority(parts: &Parts, fallback: &Authority) -> Result<Authority, Failure> {
+    let authority = match parts.uri.authority() {
+        Some(authority) => authority.clone(),
+        None => {
+            let mut hosts = parts.headers.get_all(HOST).iter();
+            match (hosts.next(), hosts.next()) {
+                (Some(host), None) => Authority::try_from(host.as_bytes()).map_err(|_| {
+                    Failure::BadRequest("The `Host` header is not a host name and port.\n")
+                })?,
+                (None, _) if parts.version <= Version::HTTP_10 => fallback.clone(),
+                (None, _) => return Err(Failure::BadRequest("The `Host` header is missing.\n")),
+                (Some(_), Some(_)) => {
+                    return Err(Failure::BadRequest(
+                        "There is more than one `Host` header.\n",
+                    ));
+                }
+            }
+        }
+    };
+    if authority.as_str().contains('@') || authority.host().is_empty() {
+        return Err(Failure::BadRequest(
+            "The request's host is not a host name and port.\n",
+        ));
+    }
+    Ok(authority)
+}
+
+/// Refuses what no handler can serve, before anything is done for it.
+pub(super) fn check(parts: &Parts, header: u64, request_body: u64) -> Result<(), Failure> {
+    let lengths = parts
+        .headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + PER_HEADER);
+    let line = parts
+        .uri
+        .path_and_query()
+        .map_or(0, |path| path.as_str().len());
+    if (line + lengths.sum::<usize>()) as u64 > header {
+        return Err(Failure::HeadTooLarge);
+    }
+    if parts.method == Method::CONNECT || wants_upgrade(&parts.headers) {
+        return Err(Failure::Upgrade);
+    }
+    if !parts
+        .uri
+        .path_and_query()
+        .is_some_and(|path| path.as_str().starts_with('/'))
+    {
+        return Err(Failure::BadRequest("The request's target is not a path.\n"));
+    }
+    if declared_length(&parts.headers).is_some_and(|length| length > request_body) {
+        return Err(Failure::BodyTooLarge);
+    }
+    Ok(())
+}
+
+/// An upgrade to h2c is an offer that may be ignored (RFC 9113 3.2), and curl makes it; others want an answer.
+fn wants_upgrade(headers: &HeaderMap) -> bool {
+    headers
+        .get(UPGRADE)
+        .is_some_and(|protocol| !protocol.as_bytes().eq_ignore_ascii_case(b"h2c"))
+        && headers
+            .get_all(CONNECTION)
+            .iter()
+            .flat_map(tokens)
+            .any(|token| token.eq_ignore_ascii_case("upgrade"))
+}
+
+/// What `Content-Length` says.
+pub(super) fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// What the router sets, ready for a connection.
+pub(super) struct Forwarded {
+    /// The client's address.
+    pub(super) client: HeaderValue,
+    /// The port that it connected to.
+    pub(super) port: HeaderValue,
+    /// Milliseconds since 1970.
+    pub(super) start: u64,
+}
+
+/// What the log needs to know of the rewritten head.
+#[derive(Clone)]
+pub(super) struct Identity {
+    pub(super) request_id: HeaderValue,
+    pub(super) forwarded_for: HeaderValue,
+}
+
+/// Contract 2, "HTTP in".
+pub(super) fn to_guest(
+    parts: &mut Parts,
+    authority: Authority,
+    forwarded: &Forwarded,
+) -> Result<Identity, Failure> {
+    let headers = &mut parts.headers;
+    let trailers = headers
+        .get_all(TE)
+        .iter()
+        .flat_map(tokens)
+        .any(|token| token.eq_ignore_ascii_case("trailers"));
+    remove_hop_by_hop(headers);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    let request_id = match headers.get(X_REQUEST_ID) {
+        Some(id) if is_request_id(id.as_bytes()) => id.clone(),
+        _ => new_request_id(),
+    };
+    let forwarded_for = append(headers, &X_FORWARDED_FOR, &forwarded.client);
+    headers.insert(X_REQUEST_ID, request_id.clone());
+    headers.insert(X_FORWARDED_FOR, forwarded_for.clone());
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(X_FORWARDED_PORT, forwarded.port.clone());
+    headers.insert(X_REQUEST_START, HeaderValue::from(forwarded.start));
+    let via = if parts.version == Version::HTTP_2 {
+        "2.0 oarlock"
+    } else {
+        "1.1 oarlock"
+    };
+    headers.insert(VIA, HeaderValue::from_static(via));
+    // An absolute target, or HTTP/2's `:authority`, wins over `Host` (RFC 9112 3.2.2).
+    if headers
+        .get(HOST)
+        .is_none_or(|host| host.as_bytes() != authority.as_str().as_bytes())
+    {
+        let host = HeaderValue::from_str(authority.as_str());
+        headers.insert(
+            HOST,
+            host.map_err(|_| Failure::BadRequest("The request's host is not valid.\n"))?,
+        );
+    }
+    let mut target = std::mem::take(&mut parts.uri).into_parts();
+    target.scheme = Some(Scheme::HTTP);
+    target.authority = Some(authority);
+    parts.uri = Uri::from_parts(target)
+        .map_err(|_| Failure::BadRequest("The request's target is not valid.\n"))?;
+    Ok(Identity {
+        request_id,
+        forwarded_for,
+    })
+}
+
+/// Takes out what concerns one connection only, and what `Connection` names.
+pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        return;
+    }
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(tokens)
+        .filter_map(|token| token.parse().ok())
+        // These are for all on the way, whatever `Connection` says.
+        .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
+    value
+        .to_str()
+        .unwrap_or_default()
+        .split(',')
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+}
+
+/// What the client said of earlier hops, and then this one.
+fn append(headers: &HeaderMap, name: &HeaderName, last: &HeaderValue) -> HeaderValue {
+    let mut values = headers
+        .get_all(name)
+        .iter()
+        .filter(|value| !value.is_empty())
+        .peekable();
+    if values.peek().is_none() {
+        return last.clone();
+    }
+    let mut all = Vec::new();
+    for value in values.chain([last]) {
+        if !all.is_empty() {
+            all.extend_from_slice(b", ");
+        }
+        all.extend_from_slice(value.as_bytes());
+    }
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(all)).unwrap_or_else(|_| last.clone())
+}
+
+fn is_request_id(id: &[u8]) -> bool {
+    REQUEST_ID_LENGTH.contains(&id.len())
+        && id
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}
+
+/// A random UUID's form.
+fn new_request_id() -> HeaderValue {
+    const HEX: [u8; 16] = *b"0123456789abcdef";
+    let mut random: u128 = rand::random();
+    let mut text = [b'-'; 36];
+    for (at, place) in text.iter_mut().enumerate() {
+        if matches!(at, 8 | 13 | 18 | 23) {
+            continue;
+        }
+        *place = HEX.get((random & 15) as usize).copied().unwrap_or(b'0');
+        random >>= 4;
+    }
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("-"))
+}

@@ -1,0 +1,163 @@
+//! What the router answers when the app did not: the only place that writes an error's status.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+use oarlock_spec::codes::{ERROR_HEADER, RouterCode};
+
+use super::body::ResponseBody;
+
+/// Why there is no answer of the app's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The app, its dynos or its client failed.
+    Code(RouterCode),
+    /// No app has this host name.
+    UnknownHost,
+    /// The request is not valid HTTP for us; why.
+    BadRequest(&'static str),
+    /// The request's head is larger than `header`.
+    HeadTooLarge,
+    /// The request's body is larger than `request_body`.
+    BodyTooLarge,
+    /// CONNECT, or an upgrade: handlers cannot.
+    Upgrade,
+}
+
+impl From<RouterCode> for Failure {
+    fn from(code: RouterCode) -> Self {
+        Self::Code(code)
+    }
+}
+
+struct Rescue {
+    status: StatusCode,
+    /// The value of `oarlock-error`.
+    error: &'static str,
+    text: &'static str,
+}
+
+/// The client went away: nobody reads this status but the log (nginx's convention).
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+impl Failure {
+    pub(super) fn status(self) -> StatusCode {
+        self.rescue().status
+    }
+
+    fn rescue(self) -> Rescue {
+        let (status, error, text) = match self {
+            Self::Code(code) => return of_code(code),
+            Self::UnknownHost => (
+                StatusCode::NOT_FOUND,
+                "unknown-host",
+                "No app is served under this host name. Check the name; apps are at <app>.<domain>.\n",
+            ),
+            Self::BadRequest(why) => (StatusCode::BAD_REQUEST, "bad-request", why),
+            Self::HeadTooLarge => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "header-too-large",
+                "The request's head is larger than this app accepts (`header` in its limits).\n",
+            ),
+            Self::BodyTooLarge => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body-too-large",
+                "The request's body is larger than this app accepts (`request_body` in its limits).\n",
+            ),
+            Self::Upgrade => (
+                StatusCode::NOT_IMPLEMENTED,
+                "upgrade-unsupported",
+                "This app is an HTTP handler: it takes neither CONNECT nor protocol upgrades (WebSockets).\n",
+            ),
+        };
+        Rescue {
+            status,
+            error,
+            text,
+        }
+    }
+}
+
+fn of_code(code: RouterCode) -> Rescue {
+    let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+    let (status, text) = match code {
+        RouterCode::H10 => (
+            unavailable,
+            "The app has crashed and is being restarted. Try again later.\n",
+        ),
+        RouterCode::H11 => (
+            unavailable,
+            "The app has too many requests waiting. Try again later.\n",
+        ),
+        RouterCode::H12 => (unavailable, "The app did not answer in time.\n"),
+        RouterCode::H13 => (
+            unavailable,
+            "The app ended this request without an answer.\n",
+        ),
+        RouterCode::H14 => (unavailable, "The app has no web dynos running.\n"),
+        RouterCode::H15 => (unavailable, "Nothing was sent or received for too long.\n"),
+        RouterCode::H18 => (unavailable, "The server interrupted this request.\n"),
+        RouterCode::H20 => (
+            unavailable,
+            "The app did not start in time. Try again later.\n",
+        ),
+        RouterCode::H27 => (
+            StatusCode::from_u16(CLIENT_CLOSED_REQUEST).unwrap_or(StatusCode::BAD_REQUEST),
+            "The client interrupted this request.\n",
+        ),
+        RouterCode::H80 => (unavailable, "The app is in maintenance. Try again later.\n"),
+    };
+    Rescue {
+        status,
+        error: code.as_str(),
+        text,
+    }
+}
+
+/// The response, and how long its body is.
+pub(super) fn rescue(failure: Failure) -> (Response<ResponseBody>, u64) {
+    let Rescue {
+        status,
+        error,
+        text,
+    } = failure.rescue();
+    let body = Bytes::from_static(text.as_bytes());
+    let length = body.len() as u64;
+    let mut response = Response::new(ResponseBody::text(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    headers.insert(
+        HeaderName::from_static(ERROR_HEADER),
+        HeaderValue::from_static(error),
+    );
+    (response, length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_as_promised() {
+        for code in RouterCode::ALL {
+            let (response, _) = rescue((*code).into());
+            let expected = if *code == RouterCode::H27 { 499 } else { 503 };
+            assert_eq!(response.status().as_u16(), expected);
+            assert_eq!(response.headers()[ERROR_HEADER], code.as_str());
+        }
+        let others = [
+            (Failure::UnknownHost, 404),
+            (Failure::BadRequest("x"), 400),
+            (Failure::HeadTooLarge, 431),
+            (Failure::BodyTooLarge, 413),
+            (Failure::Upgrade, 501),
+        ];
+        for (failure, status) in others {
+            assert_eq!(rescue(failure).0.status().as_u16(), status);
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! One request, from its head to the head of its answer.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::header::CONTENT_LENGTH;
+use http::request::Parts;
+use http::uri::Authority;
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use oarlock_sandbox::{Body, CallError, StartError};
+use oarlock_spec::codes::RouterCode;
+use tokio::time::Instant;
+
+use super::body::{self, ResponseBody, Streaming, Upload, Watched};
+use super::connection::{Busy, Connection};
+use super::exchange::Exchange;
+use super::headers;
+use super::rescue::{Failure, rescue};
+use crate::web::{Backend, Lease, RequestLimits, WebPool};
+
+/// Never fails: what goes wrong is answered by [`rescue`].
+pub(super) async fn handle(
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let busy = Busy::new(connection);
+    let (parts, incoming) = request.into_parts();
+    let (authority, pool) = match route(busy.connection(), &parts) {
+        Ok(routed) => routed,
+        // Nobody's log is theirs.
+        Err(failure) => return Ok(rescue(failure).0),
+    };
+    let mut exchange = Exchange::new(busy, pool, &parts, authority.clone());
+    match answer(&mut exchange, parts, incoming, authority).await {
+        Ok(answer) => Ok(respond(exchange, answer)),
+        Err(failure) => {
+            let (response, length) = rescue(failure);
+            exchange.rescued(
+                failure,
+                if exchange.method() == Method::HEAD {
+                    0
+                } else {
+                    length
+                },
+            );
+            Ok(response)
+        }
+    }
+}
+
+fn route(connection: &Connection, parts: &Parts) -> Result<(Authority, Arc<WebPool>), Failure> {
+    let authority = headers::authority(parts, &connection.local)?;
+    let table = connection.router.table.load();
+    let pool = table.route(authority.host()).ok_or(Failure::UnknownHost)?;
+    Ok((authority, pool.clone()))
+}
+
+/// What a guest said, and what is still to be watched.
+struct Answer {
+    response: Response<Body>,
+    upload: Option<Arc<Upload>>,
+    limits: Arc<RequestLimits>,
+}
+
+async fn answer(
+    exchange: &mut Exchange,
+    mut parts: Parts,
+    incoming: Incoming,
+    authority: Authority,
+) -> Result<Answer, Failure> {
+    let limits = exchange.pool().limits();
+    let connection = exchange.connection().clone();
+    connection.set_idle_timeout(limits.idle_timeout);
+    let checked = headers::check(&parts, limits.header, limits.request_body);
+    let forwarded = headers::Forwarded {
+        client: connection.client().clone(),
+        port: connection.port.clone(),
+        start: milliseconds_since_1970(),
+    };
+    // Refused requests have an id in the log as well.
+    let identity = headers::to_guest(&mut parts, authority, &forwarded);
+    if let Ok(identity) = identity.as_ref() {
+        exchange.identified(identity.clone());
+    }
+    checked?;
+    identity?;
+    let lease = lease(exchange.pool(), &connection).await?;
+    let dyno = lease.dyno().clone();
+    exchange.leased(lease);
+    let (body, upload) = body::request(incoming, limits.request_body);
+    let request = Request::from_parts(parts, body);
+    let mut response = call(&dyno.backend, request, upload.as_deref(), limits.timeout)
+        .await
+        .map_err(|failed| {
+            if failed == Failed::DynoEnded {
+                // Formation hears of it too, but the next request may be quicker.
+                dyno.close();
+            }
+            Failure::from(failed)
+        })?;
+    check_response(&mut response, &limits)?;
+    Ok(Answer {
+        response,
+        upload,
+        limits,
+    })
+}
+
+/// A slot of a dyno whose instance is alive, as far as can be seen.
+async fn lease(pool: &Arc<WebPool>, connection: &Connection) -> Result<Lease, RouterCode> {
+    loop {
+        let lease = pool.lease(Some(connection.core)).await?;
+        if !has_ended(&lease.dyno().backend) {
+            return Ok(lease);
+        }
+        // Each turn closes a dyno, so this ends.
+        lease.dyno().close();
+    }
+}
+
+fn has_ended(backend: &Backend) -> bool {
+    match backend {
+        Backend::Fresh(_) => false,
+        Backend::Live { instance, .. } => {
+            futures::FutureExt::now_or_never(instance.ended()).is_some()
+        }
+        #[cfg(test)]
+        Backend::Fake { .. } => false,
+    }
+}
+
+/// Why a dyno's call brought no head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failed {
+    /// As it says.
+    Answer(Failure),
+    /// H13, and its instance takes no more calls.
+    DynoEnded,
+}
+
+impl From<Failed> for Failure {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Answer(failure) => failure,
+            Failed::DynoEnded => Self::Code(RouterCode::H13),
+        }
+    }
+}
+
+async fn call(
+    backend: &Backend,
+    request: Request<Body>,
+    upload: Option<&Upload>,
+    timeout: Duration,
+) -> Result<Response<Body>, Failed> {
+    let live = !matches!(backend, Backend::Fresh(_));
+    let called = async {
+        match backend {
+            Backend::Fresh(sandbox) => sandbox.call(request).await,
+            Backend::Live { instance, .. } => instance.call(request).await,
+            #[cfg(test)]
+            Backend::Fake { answer, .. } => answer(request).await,
+        }
+    };
+    let result = match upload {
+        None => tokio::time::timeout(timeout, called)
+            .await
+            .map_err(|_| Failure::Code(RouterCode::H12)),
+        Some(upload) => within(called, upload, timeout).await,
+    };
+    let result = result.map_err(Failed::Answer)?;
+    // A guest that got half a body may have said anything; the truth is what happened to the body.
+    if let Some(failure) = upload.and_then(Upload::failure) {
+        return Err(Failed::Answer(failure));
+    }
+    result.map_err(|error| failure_of(&error, live))
+}
+
+/// Waits for the head. The time for it begins anew with each piece of the body that the guest
+/// takes: an upload may take longer than an answer. A drop of `called` ends the guest's call.
+async fn within<T>(
+    called: impl Future<Output = T>,
+    upload: &Upload,
+    timeout: Duration,
+) -> Result<T, Failure> {
+    let mut called = std::pin::pin!(called);
+    let mut failed = std::pin::pin!(upload.failed());
+    let mut deadline = Instant::now() + timeout;
+    loop {
+        tokio::select! {
+            biased;
+            failure = &mut failed => return Err(failure),
+            result = &mut called => return Ok(result),
+            () = tokio::time::sleep_until(deadline) => {
+                let later = upload.last() + timeout;
+                if later <= Instant::now() {
+                    return Err(Failure::Code(RouterCode::H12));
+                }
+                deadline = later;
+            }
+        }
+    }
+}
+
+fn failure_of(error: &CallError, live: bool) -> Failed {
+    match error {
+        CallError::Trap(_) | CallError::Memory { .. } | CallError::Ended(_) if live => {
+            Failed::DynoEnded
+        }
+        // All places of the host's are taken: it is the host that is too busy.
+        CallError::Start(StartError::Pool { .. }) => Failed::Answer(Failure::Code(RouterCode::H11)),
+        CallError::Start(StartError::Platform(reason)) => {
+            tracing::error!(reason, "an instance could not be started");
+            Failed::Answer(Failure::Code(RouterCode::H13))
+        }
+        CallError::Trap(_)
+        | CallError::Memory { .. }
+        | CallError::Ended(_)
+        | CallError::NoResponse(_)
+        | CallError::Start(StartError::Trap(_) | StartError::Memory { .. }) => {
+            Failed::Answer(Failure::Code(RouterCode::H13))
+        }
+    }
+}
+
+/// Makes a guest's head one that may be sent.
+fn check_response(response: &mut Response<Body>, limits: &RequestLimits) -> Result<(), Failure> {
+    let status = response.status();
+    let length: usize = response
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    // 1xx is not an answer, and above 599 nothing is defined.
+    if status.is_informational() || status.as_u16() > 599 || length as u64 > limits.header {
+        return Err(Failure::Code(RouterCode::H13));
+    }
+    headers::remove_hop_by_hop(response.headers_mut());
+    if status == StatusCode::NO_CONTENT {
+        response.headers_mut().remove(CONTENT_LENGTH);
+    }
+    Ok(())
+}
+
+fn respond(mut exchange: Box<Exchange>, answer: Answer) -> Response<ResponseBody> {
+    let Answer {
+        response,
+        upload,
+        limits,
+    } = answer;
+    let (parts, body) = response.into_parts();
+    exchange.answered(parts.status);
+    let bodiless = exchange.method() == Method::HEAD
+        || matches!(
+            parts.status,
+            StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
+        );
+    let http2 = exchange.version() == Version::HTTP_2;
+    let declared = headers::declared_length(&parts.headers);
+    let streaming = Streaming::new(
+        body,
+        exchange,
+        declared,
+        upload,
+        (limits.idle_timeout, limits.timeout),
+    );
+    let body = if bodiless {
+        ResponseBody::left(streaming)
+    } else if http2 {
+        ResponseBody::Watched(Watched::new(streaming))
+    } else {
+        ResponseBody::Guest(streaming)
+    };
+    Response::from_parts(parts, body)
+}
+
+fn milliseconds_since_1970() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,289 @@
+use super::*;
+
+#[tokio::test]
+async fn bodies_stream_both_ways_at_once() {
+    let bench =
+        Bench::new(|request: Request<Body>| async move { Ok(Response::new(request.into_body())) })
+            .await;
+    let mut stream = bench.connect().await;
+    let head =
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    for piece in ["one", "two", "six"] {
+        stream
+            .write_all(format!("3\r\n{piece}\r\n").as_bytes())
+            .await
+            .unwrap();
+        read_until(&mut stream, piece).await;
+    }
+    stream.write_all(b"0\r\n\r\n").await.unwrap();
+    let (rest, _) = read_to_end(&mut stream).await;
+    assert!(rest.ends_with("0\r\n\r\n"), "{rest:?}");
+    let line = bench.line().await;
+    assert!(
+        line.contains("at=info") && line.contains(" bytes=9 "),
+        "{line}"
+    );
+}
+
+#[tokio::test]
+async fn large_bodies_arrive_whole() {
+    let bench = Bench::new(|request: Request<Body>| async move {
+        let all = request.into_body().collect().await.unwrap().to_bytes();
+        Ok(Response::new(Body::new(
+            Full::new(all).map_err(|never| match never {}),
+        )))
+    })
+    .await;
+    let size = 3_000_000;
+    let mut stream = bench.connect().await;
+    let head = format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let content: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
+    let (mut read, mut write) = stream.into_split();
+    let sent = content.clone();
+    let writing = tokio::spawn(async move { write.write_all(&sent).await.map(|()| write) });
+    let mut all = Vec::new();
+    tokio::time::timeout(SOON, read.read_to_end(&mut all))
+        .await
+        .unwrap()
+        .unwrap();
+    writing.await.unwrap().unwrap();
+    assert!(all.ends_with(&content));
+    assert!(bench.line().await.contains(&format!(" bytes={size} ")));
+}
+
+#[tokio::test]
+async fn too_large_bodies_are_refused_before_or_while_they_come() {
+    let limits = RequestLimits {
+        request_body: 10,
+        ..limits()
+    };
+    let bench = Bench::with(limits, vec![fake::dyno("web.1", 10, None, echo)]).await;
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n";
+    for (body, status) in [
+        ("Content-Length: 10\r\n\r\n0123456789", 200),
+        ("Content-Length: 11\r\n\r\n0123456789a", 413),
+        (
+            "Transfer-Encoding: chunked\r\n\r\n6\r\nabcdef\r\n4\r\nghij\r\n0\r\n\r\n",
+            200,
+        ),
+        (
+            "Transfer-Encoding: chunked\r\n\r\n6\r\nabcdef\r\n5\r\nghijk\r\n0\r\n\r\n",
+            413,
+        ),
+        (
+            "Transfer-Encoding: chunked\r\n\r\n6\r\nabcdef\r\nzz\r\n",
+            400,
+        ),
+    ] {
+        let (text, _) = bench.raw(&format!("{head}{body}")).await;
+        assert!(
+            text.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{body}: {text}"
+        );
+    }
+    assert!(
+        bench
+            .lines(5)
+            .await
+            .iter()
+            .all(|line| line.contains("at=info"))
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_100_gets_it_when_the_guest_reads() {
+    let bench = Bench::new(echo).await;
+    let mut stream = bench.connect().await;
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let interim = read_until(&mut stream, "\r\n\r\n").await;
+    assert_eq!(interim, "HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"ok").await.unwrap();
+    let (text, _) = read_to_end(&mut stream).await;
+    assert!(
+        text.starts_with("HTTP/1.1 200 OK") && text.ends_with("ok"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn trailers_pass_both_ways() {
+    let bench = Bench::new(|request: Request<Body>| async move {
+        let trailers = request
+            .into_body()
+            .collect()
+            .await
+            .unwrap()
+            .trailers()
+            .cloned()
+            .unwrap();
+        let (mut frames, body) = channel();
+        tokio::spawn(async move {
+            send(&mut frames, "text").await;
+            frames.send(Ok(Frame::trailers(trailers))).await.unwrap();
+        });
+        Ok(Response::builder()
+            .header("trailer", "x-sum")
+            .body(body)
+            .unwrap())
+    })
+    .await;
+    let request = "POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\
+        Connection: close\r\n\r\n1\r\na\r\n0\r\nx-sum: 7\r\n\r\n";
+    let (text, _) = bench.raw(request).await;
+    assert!(
+        text.ends_with("4\r\ntext\r\n0\r\nx-sum: 7\r\n\r\n"),
+        "{text:?}"
+    );
+    assert!(bench.line().await.contains("at=info"));
+}
+
+#[tokio::test]
+async fn a_cut_body_never_looks_whole() {
+    // Fails after some bytes; says too little; says too much.
+    for (length, pieces, fails) in [
+        (None, 1, true),
+        (Some(9), 1, true),
+        (Some(9), 1, false),
+        (Some(3), 2, false),
+    ] {
+        for version in ["1.1", "1.0"] {
+            let bench = Bench::new(move |_| async move {
+                let (mut frames, body) = channel();
+                tokio::spawn(async move {
+                    for _ in 0..pieces {
+                        send(&mut frames, "half").await;
+                    }
+                    if fails {
+                        frames
+                            .send(Err(BodyError::ConnectionTerminated))
+                            .await
+                            .unwrap();
+                    }
+                });
+                let mut response = Response::new(body);
+                if let Some(length) = length {
+                    response
+                        .headers_mut()
+                        .insert("content-length", http::HeaderValue::from(length));
+                }
+                Ok(response)
+            })
+            .await;
+            let (text, reset) = bench
+                .raw(&format!("GET / HTTP/{version}\r\nHost: a\r\n\r\n"))
+                .await;
+            assert!(!text.ends_with("0\r\n\r\n"), "{text:?}");
+            // Where the end of the connection is the end of the body, only a reset tells.
+            assert!(version == "1.1" || reset, "{text:?}");
+            let body = text.split("\r\n\r\n").nth(1).unwrap_or_default();
+            assert!(length.is_none_or(|length| length > body.len()), "{text:?}");
+            let line = bench.line().await;
+            assert!(
+                line.starts_with("at=error code=H18 desc=\"Server request interrupted\""),
+                "{line}"
+            );
+            assert!(line.contains(" status=503 "), "{line}");
+            bench.pool.publish(Vec::new(), PoolState::NoDynos, limits());
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_idle_answer_is_cut() {
+    let limits = RequestLimits {
+        idle_timeout: Duration::from_millis(200),
+        ..limits()
+    };
+    let dyno = fake::dyno("web.1", 1, None, |_| async {
+        let (mut frames, body) = channel();
+        tokio::spawn(async move {
+            for _ in 0..5 {
+                send(&mut frames, "tick").await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            // Then nothing, for longer than anybody waits.
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            drop(frames);
+        });
+        Ok(Response::new(body))
+    });
+    let bench = Bench::with(limits, vec![dyno.clone()]).await;
+    let (text, _) = bench.raw("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(text.matches("tick").count(), 5, "{text}");
+    assert!(!text.ends_with("0\r\n\r\n"), "{text}");
+    let line = bench.line().await;
+    assert!(
+        line.starts_with("at=error code=H15 desc=\"Idle connection\"") && line.contains("bytes=20"),
+        "{line}"
+    );
+    dyno.drained().await;
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_cut() {
+    let limits = RequestLimits {
+        idle_timeout: Duration::from_millis(200),
+        ..limits()
+    };
+    let dyno = fake::dyno("web.1", 1, None, |_| async {
+        let piece = Bytes::from(vec![b'x'; 65_536]);
+        let endless = futures::stream::repeat_with(move || Ok(Frame::data(piece.clone())));
+        Ok(Response::new(Body::new(StreamBody::new(endless))))
+    });
+    let bench = Bench::with(limits, vec![dyno.clone()]).await;
+    let mut stream = bench.connect().await;
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
+        .unwrap();
+    let line = bench.line().await;
+    assert!(line.starts_with("at=error code=H15"), "{line}");
+    dyno.drained().await;
+}
+
+#[tokio::test]
+async fn a_guest_may_finish_after_the_declared_length() {
+    let finished = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let seen = finished.clone();
+    let bench = Bench::new(move |_| {
+        let seen = seen.clone();
+        async move {
+            let (mut frames, body) = channel();
+            tokio::spawn(async move {
+                send(&mut frames, "hello").await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                // Still wanted: the end of the body, not a closed channel.
+                if !frames.is_closed() {
+                    seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                }
+            });
+            Ok(Response::builder()
+                .header("content-length", 5)
+                .body(body)
+                .unwrap())
+        }
+    })
+    .await;
+    let mut stream = bench.connect().await;
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
+        .unwrap();
+    read_until(&mut stream, "hello").await;
+    stream
+        .write_all(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
+        .unwrap();
+    read_until(&mut stream, "\r\n\r\n").await;
+    let lines = bench.lines(2).await;
+    assert!(
+        lines[0].contains("bytes=5") && lines.iter().all(|line| line.contains("at=info")),
+        "{lines:?}"
+    );
+    assert_eq!(finished.load(std::sync::atomic::Ordering::SeqCst), 2);
+}

@@ -1,0 +1,128 @@
+//! The list of an app's web dynos at one moment, and the choice among them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use oarlock_spec::codes::RouterCode;
+use tokio::time::Instant;
+
+use super::{PoolState, RequestLimits, WebDyno};
+use crate::cores::CoreId;
+
+pub(super) struct Snapshot {
+    all: Box<[Arc<WebDyno>]>,
+    /// By core: those bound to it and those of every core.
+    by_core: Box<[Box<[Arc<WebDyno>]>]>,
+    /// Those of every core.
+    anywhere: Box<[Arc<WebDyno>]>,
+    state: PoolState,
+    pub(super) limits: Arc<RequestLimits>,
+    /// Since when there has been a dyno without a break.
+    ready_since: Option<Instant>,
+}
+
+impl Snapshot {
+    pub(super) fn new(dynos: Vec<Arc<WebDyno>>, state: PoolState, limits: RequestLimits) -> Self {
+        let cores = dynos
+            .iter()
+            .filter_map(|dyno| dyno.backend.core())
+            .map(|core| core.0 + 1)
+            .max()
+            .unwrap_or(0);
+        let of = |wanted: Option<CoreId>| -> Box<[Arc<WebDyno>]> {
+            let mine =
+                |dyno: &&Arc<WebDyno>| dyno.backend.core().is_none_or(|core| Some(core) == wanted);
+            dynos.iter().filter(mine).cloned().collect()
+        };
+        Self {
+            by_core: (0..cores).map(|core| of(Some(CoreId(core)))).collect(),
+            anywhere: of(None),
+            ready_since: (!dynos.is_empty()).then(Instant::now),
+            all: dynos.into(),
+            state,
+            limits: Arc::new(limits),
+        }
+    }
+
+    /// This one, as the successor of `old`.
+    pub(super) fn after(mut self, old: &Self) -> Self {
+        if self.ready_since.is_some() {
+            self.ready_since = old.ready_since.or(self.ready_since);
+        }
+        self
+    }
+
+    pub(super) fn dynos(&self) -> &[Arc<WebDyno>] {
+        &self.all
+    }
+
+    /// Why there is nothing to wait for, if there is not.
+    pub(super) fn refusal(&self) -> Option<RouterCode> {
+        match self.state {
+            PoolState::Serving => None,
+            PoolState::NoDynos => Some(RouterCode::H14),
+            PoolState::Crashed => Some(RouterCode::H10),
+        }
+    }
+
+    /// Takes a slot, if one is free.
+    pub(super) fn choose(&self, core: Option<CoreId>) -> Option<Arc<WebDyno>> {
+        if self.state != PoolState::Serving {
+            return None;
+        }
+        let near = match core {
+            Some(core) => self.by_core.get(core.0).unwrap_or(&self.anywhere),
+            None => &self.all,
+        };
+        let dyno = take_from(near).or_else(|| {
+            if near.len() < self.all.len() {
+                take_from(&self.all)
+            } else {
+                None
+            }
+        });
+        dyno.cloned()
+    }
+
+    /// Until when a request that came at `arrived` may wait, as things are now, and what it is told then.
+    pub(super) fn deadline(&self, arrived: Instant) -> (Instant, RouterCode) {
+        match self.ready_since {
+            None => (arrived + self.limits.boot_timeout, RouterCode::H20),
+            Some(ready) => (arrived.max(ready) + self.limits.timeout, RouterCode::H11),
+        }
+    }
+
+    /// No deadline can be nearer than this, whatever changes.
+    pub(super) fn shortest_wait(&self) -> Duration {
+        self.limits
+            .timeout
+            .min(self.limits.boot_timeout)
+            .max(Duration::from_millis(1))
+    }
+}
+
+/// The less busy of two at random, or whichever has a slot.
+fn take_from(dynos: &[Arc<WebDyno>]) -> Option<&Arc<WebDyno>> {
+    match dynos {
+        [] => None,
+        [only] => only.take().then_some(only),
+        _ => {
+            let start = rand::random_range(0..dynos.len());
+            let (after, before) = (dynos.iter().skip(start), dynos.iter().take(start));
+            let mut turn = after.chain(before);
+            let (first, second) = (turn.next()?, turn.next()?);
+            let load = |dyno: &WebDyno| {
+                u64::from(dyno.in_flight()) * u64::from(u32::MAX) / u64::from(dyno.capacity)
+            };
+            let (less, more) = if load(second) < load(first) {
+                (second, first)
+            } else {
+                (first, second)
+            };
+            [less, more]
+                .into_iter()
+                .chain(turn)
+                .find(|dyno| dyno.take())
+        }
+    }
+}

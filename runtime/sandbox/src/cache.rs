@@ -1,0 +1,341 @@
+//! The code cache: machine code of components compiled before.
+//!
+//! wasmtime trusts the code it is given, and one flipped byte of it ends the host. So an entry is loaded
+//! only after a keyed digest over its name and every byte of it matches; anything else is compiled
+//! again, and replaced. The key lies in the cache's folder, which must be the user's own: whoever
+//! can write there could as well replace the host.
+//!
+//! An entry's name is the component's digest and a digest of all that wasmtime's code depends on
+//! (version, target, settings). Its content is the keyed digest, then the code. The folder is
+//! bounded: beyond [`CACHE_BYTES`] the entries that were written first go.
+
+use std::collections::HashMap;
+use std::hash::{Hash as _, Hasher};
+use std::io::{self, Read as _, Write as _};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
+
+use blake3::{Hash, KEY_LEN, OUT_LEN};
+use cap_std::ambient_authority;
+use cap_std::fs::{Dir, MetadataExt as _, OpenOptions, OpenOptionsExt as _};
+use rustix::fs::{Mode, OFlags};
+use wasmtime::component::Component;
+
+use crate::engine::EngineError;
+use crate::program::Origin;
+
+/// All entries together; beyond, the oldest are removed.
+const CACHE_BYTES: u64 = 4 << 30;
+/// The key of the digests.
+const KEY_FILE: &str = "key";
+/// What entries end with.
+const SUFFIX: &str = ".cwasm";
+
+/// Compiles components, each once, and keeps their code on disk if it has a folder.
+pub(crate) struct CodeCache {
+    disk: Option<Disk>,
+    /// Components by their digest. The inner lock is held while one is compiled, so that others who
+    /// want the same wait for it; the weak reference lets them share it as long as anyone uses it.
+    loaded: Mutex<HashMap<Hash, Arc<Mutex<Weak<Component>>>>>,
+}
+
+struct Disk {
+    folder: Dir,
+    key: [u8; KEY_LEN],
+    compatibility: String,
+    next: AtomicU64,
+}
+
+impl CodeCache {
+    /// Opens the cache, making its folder and key if there are none.
+    pub(crate) fn open(
+        path: Option<PathBuf>,
+        engine: &wasmtime::Engine,
+    ) -> Result<Self, EngineError> {
+        let disk = path.map(|path| Disk::open(path, engine)).transpose()?;
+        Ok(Self {
+            disk,
+            loaded: Mutex::default(),
+        })
+    }
+
+    /// The component's code: from memory, from disk, or compiled now.
+    pub(crate) fn load(
+        &self,
+        engine: &wasmtime::Engine,
+        wasm: &[u8],
+    ) -> wasmtime::Result<(Arc<Component>, Origin)> {
+        let digest = blake3::hash(wasm);
+        let cell = self.cell(digest);
+        let mut cell = lock(&cell);
+        if let Some(component) = cell.upgrade() {
+            return Ok((component, Origin::Cached));
+        }
+        let (component, origin) = self.load_or_compile(engine, wasm, digest)?;
+        let component = Arc::new(component);
+        *cell = Arc::downgrade(&component);
+        Ok((component, origin))
+    }
+
+    /// The component's cell; those of components that nobody has any more are forgotten.
+    fn cell(&self, digest: Hash) -> Arc<Mutex<Weak<Component>>> {
+        let mut loaded = lock(&self.loaded);
+        loaded.retain(|_, cell| {
+            Arc::strong_count(cell) > 1 || cell.try_lock().is_ok_and(|weak| weak.strong_count() > 0)
+        });
+        loaded.entry(digest).or_default().clone()
+    }
+
+    fn load_or_compile(
+        &self,
+        engine: &wasmtime::Engine,
+        wasm: &[u8],
+        digest: Hash,
+    ) -> wasmtime::Result<(Component, Origin)> {
+        if let Some(disk) = &self.disk
+            && let Some(component) = disk.read(engine, digest)
+        {
+            return Ok((component, Origin::Cached));
+        }
+        let started = Instant::now();
+        let component = Component::from_binary(engine, wasm)?;
+        let took = started.elapsed();
+        if let Some(disk) = &self.disk
+            && let Err(error) = disk.write(digest, &component)
+        {
+            // The app runs all the same; the next start compiles again.
+            tracing::warn!(%error, "compiled code could not be written to the code cache");
+        }
+        Ok((component, Origin::Compiled(took)))
+    }
+}
+
+impl Disk {
+    fn open(path: PathBuf, engine: &wasmtime::Engine) -> Result<Self, EngineError> {
+        let refused = |reason: String| EngineError::CodeCache {
+            path: path.clone(),
+            reason,
+        };
+        let folder = open_own_folder(&path).map_err(refused)?;
+        let key = read_or_make_key(&folder).map_err(refused)?;
+        let mut hasher = Digest(blake3::Hasher::new());
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+        let compatibility = hasher
+            .0
+            .finalize()
+            .to_hex()
+            .as_str()
+            .chars()
+            .take(16)
+            .collect();
+        Ok(Self {
+            folder,
+            key,
+            compatibility,
+            next: AtomicU64::new(0),
+        })
+    }
+
+    fn name(&self, digest: Hash) -> String {
+        format!("{}-{}{SUFFIX}", digest.to_hex(), self.compatibility)
+    }
+
+    /// Binds the code to the entry's name, so that entries cannot change places.
+    fn seal(&self, name: &str, code: &[u8]) -> Hash {
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
+        hasher.update(name.as_bytes());
+        hasher.update(code);
+        hasher.finalize()
+    }
+
+    /// The entry's code, if there is one and every byte of it is as it was written.
+    fn read(&self, engine: &wasmtime::Engine, digest: Hash) -> Option<Component> {
+        let name = self.name(digest);
+        let bytes = match self.folder.read(&name) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::warn!(entry = name, %error, "an entry of the code cache cannot be read; compiling");
+                return None;
+            }
+        };
+        let intact = bytes
+            .split_first_chunk::<OUT_LEN>()
+            .filter(|(seal, code)| self.seal(&name, code) == Hash::from_bytes(**seal));
+        let Some((_, code)) = intact else {
+            tracing::warn!(
+                entry = name,
+                "an entry of the code cache is damaged; compiling again"
+            );
+            return None;
+        };
+        // SAFETY: `deserialize` trusts that these bytes came from wasmtime's own compiler. The keyed
+        // digest over every one of them says that this user's host wrote them, with a key that only
+        // this user can read; they are in our memory, so nobody changes them after the check.
+        match unsafe { Component::deserialize(engine, code) } {
+            Ok(component) => Some(component),
+            Err(error) => {
+                tracing::warn!(entry = name, %error, "an entry of the code cache does not fit; compiling again");
+                None
+            }
+        }
+    }
+
+    /// Writes an entry so that it is there whole or not at all.
+    fn write(&self, digest: Hash, component: &Component) -> wasmtime::Result<()> {
+        let name = self.name(digest);
+        let code = component.serialize()?;
+        let temporary = format!(
+            "{}-{}.new",
+            std::process::id(),
+            self.next.fetch_add(1, Ordering::Relaxed)
+        );
+        let written = self.write_file(&temporary, &[self.seal(&name, &code).as_bytes(), &code]);
+        let renamed = written.and_then(|()| self.folder.rename(&temporary, &self.folder, &name));
+        if let Err(error) = renamed {
+            drop(self.folder.remove_file(&temporary));
+            return Err(error.into());
+        }
+        self.shrink(&name)?;
+        Ok(())
+    }
+
+    fn write_file(&self, name: &str, parts: &[&[u8]]) -> io::Result<()> {
+        let mut file = self.folder.open_with(
+            name,
+            OpenOptions::new().write(true).create_new(true).mode(0o600),
+        )?;
+        for part in parts {
+            file.write_all(part)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the oldest entries, and temporary files of hosts that were killed, while the folder is
+    /// too large. `newest` stays.
+    fn shrink(&self, newest: &str) -> io::Result<()> {
+        let mut entries = Vec::new();
+        for entry in self.folder.entries()? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
+            if name != KEY_FILE && name != newest {
+                entries.push((metadata.modified().ok(), metadata.len(), name));
+            }
+        }
+        entries.sort();
+        let mut total: u64 = entries.iter().map(|(_, size, _)| size).sum();
+        for (_, size, name) in entries {
+            if total <= CACHE_BYTES {
+                break;
+            }
+            self.folder.remove_file(&name)?;
+            total -= size;
+        }
+        Ok(())
+    }
+}
+
+/// The folder, made if it is missing; only if it is the user's and nobody else's.
+fn open_own_folder(path: &PathBuf) -> Result<Dir, String> {
+    let failed = |error: io::Error| format!("{error}; give a folder that this user may write to");
+    if let Some(parent) = path.parent() {
+        Dir::create_ambient_dir_all(parent, ambient_authority()).map_err(failed)?;
+    }
+    match rustix::fs::mkdir(path, Mode::RWXU) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(error) => return Err(failed(error.into())),
+    }
+    // No symlink: it could lead into a folder that someone else writes to.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| match error {
+        rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR => {
+            "it is not a folder (or a symlink); remove it or give another".to_owned()
+        }
+        error => failed(error.into()),
+    })?;
+    let folder = Dir::from_std_file(folder.into());
+    let metadata = folder.dir_metadata().map_err(failed)?;
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err("it belongs to another user; give a folder of your own".to_owned());
+    }
+    if metadata.mode() & 0o077 != 0 {
+        return Err(format!(
+            "others may access it (mode {:03o}), and it holds machine code; `chmod 700` it or give another",
+            metadata.mode() & 0o777
+        ));
+    }
+    Ok(folder)
+}
+
+/// The key, made on first use. Two hosts that start at once agree: the first link wins.
+fn read_or_make_key(folder: &Dir) -> Result<[u8; KEY_LEN], String> {
+    let failed = |error: io::Error| format!("its key cannot be used: {error}; remove the folder");
+    if let Some(key) = read_key(folder).map_err(failed)? {
+        return Ok(key);
+    }
+    let key: [u8; KEY_LEN] = rand::random();
+    let temporary = format!(
+        "key-{}-{:016x}.new",
+        std::process::id(),
+        rand::random::<u64>()
+    );
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    let made = folder
+        .open_with(&temporary, &options)
+        .and_then(|mut file| file.write_all(&key).and_then(|()| file.sync_all()))
+        .and_then(|()| match folder.hard_link(&temporary, folder, KEY_FILE) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            result => result,
+        });
+    drop(folder.remove_file(&temporary));
+    made.map_err(failed)?;
+    match read_key(folder).map_err(failed)? {
+        Some(key) => Ok(key),
+        // There, but of the wrong length or open to others: start anew, all entries with it.
+        None => {
+            folder.remove_file(KEY_FILE).map_err(failed)?;
+            Err("its key was damaged and has been removed; start again".to_owned())
+        }
+    }
+}
+
+/// The key, if there is a whole one that only the user can read.
+fn read_key(folder: &Dir) -> io::Result<Option<[u8; KEY_LEN]>> {
+    let file = match folder.open(KEY_FILE) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::with_capacity(KEY_LEN);
+    (&file).take(KEY_LEN as u64 + 1).read_to_end(&mut bytes)?;
+    let private = file.metadata()?.mode() & 0o077 == 0;
+    Ok(<[u8; KEY_LEN]>::try_from(bytes).ok().filter(|_| private))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // A compiler that panicked leaves nothing half-done in here.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Feeds std's hashing into blake3.
+struct Digest(blake3::Hasher);
+
+impl Hasher for Digest {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        let digest = self.0.finalize();
+        digest
+            .as_bytes()
+            .first_chunk()
+            .map_or(0, |first| u64::from_le_bytes(*first))
+    }
+}

@@ -1,0 +1,170 @@
+//! Isolation `request`: a fresh instance for one call, in a task of its own on the caller's runtime.
+
+use std::future::{pending, poll_fn};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinHandle;
+use wasmtime::{AsContextMut as _, Store};
+use wasmtime_wasi_http::WasiHttpView as _;
+use wasmtime_wasi_http::handler::{Prepared, Proxy, ProxyPre};
+
+use crate::Body;
+use crate::exchange::{Caller, Ending, Exchange, Head, Owner, with_authority};
+use crate::instance::CallError;
+use crate::meter::Metered;
+use crate::program::{Entry, Wasi};
+use crate::sandbox::{SandboxInner, StartError};
+use crate::state::State;
+use crate::trap::Failure;
+
+/// One call in an instance of its own.
+pub(crate) async fn call(
+    sandbox: &Arc<SandboxInner>,
+    request: Request<Body>,
+) -> Result<Response<Body>, CallError> {
+    let wasi = handler(sandbox)?.1;
+    let place = sandbox.place().await?;
+    sandbox.count_request();
+    let exchange = Exchange::new(wasi);
+    let (head, answer) = futures::channel::oneshot::channel();
+    let guest = serve(
+        sandbox.clone(),
+        place,
+        with_authority(request),
+        head,
+        exchange.clone(),
+    );
+    let task = tokio::spawn(Metered::new(guest, sandbox.meter.clone()));
+    let owner = FreshTask {
+        task: Some(task),
+        patience: sandbox.limits.timeout,
+    };
+    Caller::new(exchange, owner).response(answer).await
+}
+
+/// The sandbox's handler, and whose it is.
+pub(crate) fn handler(sandbox: &SandboxInner) -> Result<(&ProxyPre<State>, Wasi), StartError> {
+    match sandbox.program.entry() {
+        Entry::Handler(pre @ ProxyPre::P2(_)) => Ok((pre, Wasi::P2)),
+        Entry::Handler(pre @ ProxyPre::P3(_)) => Ok((pre, Wasi::P3)),
+        Entry::CommandP2(_) | Entry::CommandP3(_) => Err(StartError::Platform(format!(
+            "{} is a command, not a handler",
+            sandbox.program.name()
+        ))),
+    }
+}
+
+/// The task of a fresh instance, held by its only caller.
+struct FreshTask {
+    task: Option<JoinHandle<()>>,
+    /// How long the guest may go on when the caller has its answer.
+    patience: Duration,
+}
+
+impl Owner for FreshTask {
+    fn completed(&mut self) {
+        let Some(task) = self.task.take() else { return };
+        if task.is_finished() {
+            return;
+        }
+        // A body may be read to its end outside of any runtime; then nobody can wait for the guest.
+        let abort = task.abort_handle();
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => {
+                let patience = self.patience;
+                drop(runtime.spawn(async move {
+                    if tokio::time::timeout(patience, task).await.is_err() {
+                        abort.abort();
+                    }
+                }));
+            }
+            Err(_) => abort.abort(),
+        }
+    }
+
+    fn abandoned(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+    }
+}
+
+/// Says that the instance was killed, unless something else was said before. It must be dropped before
+/// the store, which closes the response's body.
+struct EndOnDrop<'a>(&'a Exchange);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.end(Ending::Killed);
+    }
+}
+
+async fn serve(
+    sandbox: Arc<SandboxInner>,
+    // Lives longer than the store: the place is free only when the store is gone.
+    _place: OwnedSemaphorePermit,
+    request: Request<Body>,
+    head: Head,
+    exchange: Arc<Exchange>,
+) {
+    let mut store = sandbox.handler_store(None);
+    let end = EndOnDrop(&exchange);
+    let pre = match handler(&sandbox) {
+        Ok((pre, _)) => pre,
+        Err(error) => return exchange.end(Ending::NotStarted(error)),
+    };
+    let proxy = match pre.instantiate_async(&mut store).await {
+        Ok(proxy) => proxy,
+        Err(error) => return exchange.end(Ending::NotStarted(sandbox.start_error(&error, &store))),
+    };
+    let ending = match handle(&mut store, &proxy, request, head, &exchange).await {
+        Ok(()) => Ending::Finished,
+        Err(error) => ending(&sandbox, &error, &store),
+    };
+    exchange.end(ending);
+    drop(end);
+}
+
+/// Calls the guest, and stays until it needs the store no more.
+async fn handle(
+    store: &mut Store<State>,
+    proxy: &Proxy,
+    request: Request<Body>,
+    head: Head,
+    exchange: &Exchange,
+) -> wasmtime::Result<()> {
+    store
+        .run_concurrent(async |accessor| {
+            let prepared = accessor.with(|mut store| {
+                Prepared::new(store.as_context_mut(), proxy, request, State::http, head)
+            })?;
+            prepared.run(accessor, pending()).await?;
+            exchange.set_returned();
+            if matches!(proxy, Proxy::P3(_)) {
+                // The body may come straight from the host, through the store.
+                exchange.until_closed().await;
+            }
+            poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
+            Ok(())
+        })
+        .await
+        .flatten()
+}
+
+/// What an error that came out of a handler's store means for its calls.
+pub(crate) fn ending(
+    sandbox: &SandboxInner,
+    error: &wasmtime::Error,
+    store: &Store<State>,
+) -> Ending {
+    match sandbox.failure(error, store) {
+        Failure::Exit(code) => Ending::Trap(format!("it exited with code {code}")),
+        Failure::Memory => Ending::Memory {
+            limit: sandbox.limits.memory,
+        },
+        Failure::Trap(text) => Ending::Trap(text),
+    }
+}

@@ -1,0 +1,66 @@
+//! `wasi:cli/environment`: exactly the grant's variables and arguments, shared by all instances of a
+//! sandbox, so that starting one copies nothing.
+
+use std::sync::Arc;
+
+use wasmtime::component::{HasData, Linker};
+use wasmtime_wasi::{p2, p3};
+
+use crate::state::State;
+
+/// Variables and arguments of a dyno.
+#[derive(Debug, Default)]
+pub(crate) struct Environment {
+    pub(crate) variables: Vec<(String, String)>,
+    pub(crate) arguments: Vec<String>,
+}
+
+/// What the bindings call.
+pub(crate) struct EnvironmentView<'a>(&'a Arc<Environment>);
+
+/// The key under which bindings find [`EnvironmentView`].
+struct HasEnvironment;
+
+impl HasData for HasEnvironment {
+    type Data<'a> = EnvironmentView<'a>;
+}
+
+/// Where a guest's relative paths start, as far as its libc asks.
+const INITIAL_DIRECTORY: &str = "/";
+
+impl p2::bindings::cli::environment::Host for EnvironmentView<'_> {
+    fn get_environment(&mut self) -> wasmtime::Result<Vec<(String, String)>> {
+        Ok(self.0.variables.clone())
+    }
+
+    fn get_arguments(&mut self) -> wasmtime::Result<Vec<String>> {
+        Ok(self.0.arguments.clone())
+    }
+
+    fn initial_cwd(&mut self) -> wasmtime::Result<Option<String>> {
+        Ok(Some(INITIAL_DIRECTORY.to_owned()))
+    }
+}
+
+impl p3::bindings::cli::environment::Host for EnvironmentView<'_> {
+    fn get_environment(&mut self) -> wasmtime::Result<Vec<(String, String)>> {
+        Ok(self.0.variables.clone())
+    }
+
+    fn get_arguments(&mut self) -> wasmtime::Result<Vec<String>> {
+        Ok(self.0.arguments.clone())
+    }
+
+    fn get_initial_cwd(&mut self) -> wasmtime::Result<Option<String>> {
+        Ok(Some(INITIAL_DIRECTORY.to_owned()))
+    }
+}
+
+/// Links `wasi:cli/environment` for 0.2 and 0.3.
+pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    fn view(state: &mut State) -> EnvironmentView<'_> {
+        EnvironmentView(&state.environment)
+    }
+    p2::bindings::cli::environment::add_to_linker::<State, HasEnvironment>(linker, view)?;
+    p3::bindings::cli::environment::add_to_linker::<State, HasEnvironment>(linker, view)
+}

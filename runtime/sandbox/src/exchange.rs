@@ -1,0 +1,353 @@
+//! What the caller's side and the guest's side of one call know of each other, and the body that
+//! hands a response out.
+//!
+//! wasmtime-wasi-http ends a response's body cleanly when its store is dropped. So the body asks here
+//! why it ended: the side that ends an instance says so before the store goes.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::channel::oneshot;
+use futures::task::AtomicWaker;
+use http::{HeaderValue, Request, Response, header};
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use tokio::sync::Notify;
+
+use crate::instance::CallError;
+use crate::program::Wasi;
+use crate::sandbox::StartError;
+use crate::{Body, BodyError, trap};
+
+/// Where a guest puts the head of its response.
+pub(crate) type Head = oneshot::Sender<Result<Response<Body>, wasmtime::Error>>;
+
+/// How the instance of a call came to its end.
+#[derive(Debug, Clone)]
+pub(crate) enum Ending {
+    /// As it should.
+    Finished,
+    Trap(String),
+    Memory {
+        limit: u64,
+    },
+    Killed,
+    NotStarted(StartError),
+    /// The request could not be handed to the guest; its instance lives on.
+    Refused(String),
+}
+
+/// One call, seen from both sides.
+pub(crate) struct Exchange {
+    wasi: Wasi,
+    /// The guest's function returned.
+    returned: AtomicBool,
+    /// The caller has all it wanted, or went away.
+    closed: AtomicBool,
+    /// The caller went away before it had all.
+    abandoned: AtomicBool,
+    ending: OnceLock<Ending>,
+    /// Tells either side of a change.
+    changed: Notify,
+    /// Wakes the guest when it reads a request whose caller has gone.
+    reader: AtomicWaker,
+}
+
+impl Exchange {
+    pub(crate) fn new(wasi: Wasi) -> Arc<Self> {
+        Arc::new(Self {
+            wasi,
+            returned: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
+            ending: OnceLock::new(),
+            changed: Notify::new(),
+            reader: AtomicWaker::new(),
+        })
+    }
+
+    /// The guest's function returned.
+    pub(crate) fn set_returned(&self) {
+        self.returned.store(true, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    /// The call's instance ended; to be said before its store is dropped. The first word counts.
+    pub(crate) fn end(&self, ending: Ending) {
+        drop(self.ending.set(ending));
+        self.changed.notify_waiters();
+    }
+
+    /// The caller is done with the call.
+    fn close(&self, abandoned: bool) {
+        self.abandoned.store(abandoned, Ordering::Release);
+        self.closed.store(true, Ordering::Release);
+        self.changed.notify_waiters();
+        self.reader.wake();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
+    /// Whether the call needs its instance no more. What a 0.2 guest wrote is the host's when it
+    /// returns; what a 0.3 guest returned may still stream out of its store.
+    pub(crate) fn is_done(&self) -> bool {
+        let returned = self.returned.load(Ordering::Acquire);
+        match self.wasi {
+            Wasi::P2 => returned,
+            Wasi::P3 => returned && self.is_closed(),
+        }
+    }
+
+    /// Waits until the caller is done with the call.
+    pub(crate) async fn until_closed(&self) {
+        self.until(Self::is_closed).await;
+    }
+
+    async fn until(&self, reached: impl Fn(&Self) -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if reached(self) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits until it is known why there was no response. A trap closes the head's channel before the
+    /// side that runs the guest can say that it was one.
+    async fn verdict(&self, error: Option<wasmtime::Error>) -> CallError {
+        self.until(|call| call.ending.get().is_some() || call.returned.load(Ordering::Acquire))
+            .await;
+        match self.ending.get() {
+            None | Some(Ending::Finished) => CallError::NoResponse(error.map_or_else(
+                || "it returned without one".to_owned(),
+                |error| trap::describe(&error),
+            )),
+            Some(Ending::Trap(text)) => CallError::Trap(text.clone()),
+            Some(Ending::Memory { limit }) => CallError::Memory { limit: *limit },
+            Some(Ending::Killed) => CallError::Ended("it was ended by the host".to_owned()),
+            Some(Ending::NotStarted(error)) => CallError::Start(error.clone()),
+            Some(Ending::Refused(text)) => CallError::NoResponse(text.clone()),
+        }
+    }
+
+    /// A request whose body fails when the caller has gone, so that a guest that goes on reads no more.
+    pub(crate) fn guard(self: Arc<Self>, request: Request<Body>) -> Request<Body> {
+        request.map(|body| {
+            RequestBody {
+                body,
+                exchange: self,
+            }
+            .boxed_unsync()
+        })
+    }
+
+    /// Why a body that ended by itself is not whole, if it is not.
+    fn cut(&self) -> Option<BodyError> {
+        let text = match self.ending.get()? {
+            Ending::Finished | Ending::Refused(_) => return None,
+            // All of a 0.2 response is the host's once the guest has returned.
+            _ if self.wasi == Wasi::P2 && self.returned.load(Ordering::Acquire) => return None,
+            Ending::Trap(text) => format!("the component trapped: {text}"),
+            Ending::Memory { limit } => {
+                format!("the component reached its memory limit of {limit} bytes")
+            }
+            Ending::Killed | Ending::NotStarted(_) => "the instance was ended".to_owned(),
+        };
+        Some(BodyError::InternalError(Some(text)))
+    }
+}
+
+/// What is done when a caller is done with its call.
+pub(crate) trait Owner: Send + Unpin + 'static {
+    /// The caller has all it wanted.
+    fn completed(&mut self);
+    /// The caller went away.
+    fn abandoned(&mut self);
+}
+
+/// The caller's hold on its call: dropping it abandons the call.
+pub(crate) struct Caller<O: Owner> {
+    exchange: Arc<Exchange>,
+    owner: O,
+    done: bool,
+}
+
+impl<O: Owner> Caller<O> {
+    pub(crate) fn new(exchange: Arc<Exchange>, owner: O) -> Self {
+        Self {
+            exchange,
+            owner,
+            done: false,
+        }
+    }
+
+    fn complete(&mut self) {
+        if !std::mem::replace(&mut self.done, true) {
+            self.exchange.close(false);
+            self.owner.completed();
+        }
+    }
+
+    /// Waits for the head, and hands out the response.
+    pub(crate) async fn response(
+        mut self,
+        head: oneshot::Receiver<Result<Response<Body>, wasmtime::Error>>,
+    ) -> Result<Response<Body>, CallError> {
+        let error = match head.await {
+            Ok(Ok(response)) => return Ok(self.stream(response)),
+            Ok(Err(error)) if is_answer(&error) => CallError::NoResponse(trap::describe(&error)),
+            Ok(Err(error)) => self.exchange.verdict(Some(error)).await,
+            Err(oneshot::Canceled) => self.exchange.verdict(None).await,
+        };
+        self.complete();
+        Err(error)
+    }
+
+    fn stream(self, response: Response<Body>) -> Response<Body> {
+        let length = response.headers().get(header::CONTENT_LENGTH);
+        let remaining = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        response.map(|body| {
+            ResponseBody {
+                body,
+                caller: self,
+                remaining,
+                ended: false,
+            }
+            .boxed_unsync()
+        })
+    }
+}
+
+impl<O: Owner> Drop for Caller<O> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.exchange.close(true);
+            self.owner.abandoned();
+        }
+    }
+}
+
+/// Whether the guest itself answered with an error code.
+fn is_answer(error: &wasmtime::Error) -> bool {
+    error.is::<wasmtime_wasi_http::p2::bindings::http::types::ErrorCode>()
+        || error.is::<wasmtime_wasi_http::p3::bindings::http::types::ErrorCode>()
+}
+
+/// A response's body: dropped early, it abandons the call; cut short by the guest's end, it fails.
+struct ResponseBody<O: Owner> {
+    body: Body,
+    caller: Caller<O>,
+    /// What `content-length` promises still.
+    remaining: Option<u64>,
+    ended: bool,
+}
+
+impl<O: Owner> http_body::Body for ResponseBody<O> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame {
+            if let (Some(remaining), Some(data)) = (&mut this.remaining, frame.data_ref()) {
+                *remaining = remaining.saturating_sub(data.len() as u64);
+            }
+        } else {
+            this.ended = true;
+        }
+        match frame {
+            Some(Ok(frame)) => {
+                // hyper asks no further when it has all that was promised.
+                if this.remaining == Some(0) {
+                    this.caller.complete();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                // A trap says more than the channel that it closed.
+                Poll::Ready(Some(Err(this.caller.exchange.cut().unwrap_or(error))))
+            }
+            None => match this.caller.exchange.cut() {
+                Some(error) if this.remaining != Some(0) => Poll::Ready(Some(Err(error))),
+                _ => {
+                    this.caller.complete();
+                    Poll::Ready(None)
+                }
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.remaining {
+            Some(remaining) => SizeHint::with_exact(remaining),
+            None => self.body.size_hint(),
+        }
+    }
+}
+
+/// The body of a request to a shared instance.
+struct RequestBody {
+    body: Body,
+    exchange: Arc<Exchange>,
+}
+
+impl http_body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        // First registered, then asked: a caller that goes away in between is not missed.
+        self.exchange.reader.register(cx.waker());
+        if self.exchange.is_abandoned() {
+            return Poll::Ready(Some(Err(BodyError::ConnectionTerminated)));
+        }
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A request as `wasi:http` 0.2 demands it: with an authority that is text.
+pub(crate) fn with_authority(mut request: Request<Body>) -> Request<Body> {
+    let readable = |host: &HeaderValue| host.to_str().is_ok();
+    if request.uri().authority().is_none()
+        && !request.headers().get(header::HOST).is_some_and(readable)
+    {
+        request
+            .headers_mut()
+            .insert(header::HOST, HeaderValue::from_static("localhost"));
+    }
+    request
+}

@@ -1,0 +1,123 @@
+//! `wasi:filesystem/preopens`: the grant's folders, opened once per sandbox, and `/tmp`, which is made
+//! when the guest first asks what folders there are (libc does so on the first use of a path).
+//!
+//! What a guest does below these folders is wasmtime-wasi's. The limits `tmp` and `files` belong
+//! here too: nothing enforces them yet; its host traits are where they will be wrapped.
+
+use std::io;
+use std::sync::Arc;
+
+use cap_std::fs::Dir;
+use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
+use wasmtime_wasi::filesystem::{Descriptor, Dir as WasiDir};
+use wasmtime_wasi::{FsPerms, OpenMode, p2, p3};
+
+use crate::grant::Folder;
+use crate::state::State;
+use crate::tmp::TmpDir;
+
+/// The grant's folders as the guest will see them.
+pub(crate) struct Folders {
+    opened: Vec<(WasiDir, String)>,
+    tmp_root: Option<Arc<Dir>>,
+}
+
+impl Folders {
+    /// Takes hold of the grant's folders, once for all instances of a sandbox.
+    pub(crate) fn open(folders: &[Folder], tmp_root: Option<Arc<Dir>>) -> io::Result<Self> {
+        let opened = folders
+            .iter()
+            .map(|folder| {
+                Ok((
+                    wasi_dir(&folder.dir, folder.writable)?,
+                    folder.guest_path.clone(),
+                ))
+            })
+            .collect::<io::Result<_>>()?;
+        Ok(Self { opened, tmp_root })
+    }
+}
+
+fn wasi_dir(dir: &Dir, writable: bool) -> io::Result<WasiDir> {
+    let (perms, mode) = if writable {
+        (FsPerms::ReadWrite, OpenMode::READ | OpenMode::WRITE)
+    } else {
+        (FsPerms::ReadOnly, OpenMode::READ)
+    };
+    // File work runs on blocking threads, never on the core's own.
+    Ok(WasiDir::new(
+        dir.try_clone()?.into_std_file(),
+        perms,
+        mode,
+        false,
+    ))
+}
+
+/// The folders of one instance.
+pub(crate) struct Files {
+    folders: Arc<Folders>,
+    /// Removed with the instance.
+    tmp: Option<TmpDir>,
+}
+
+impl Files {
+    pub(crate) fn new(folders: Arc<Folders>) -> Self {
+        Self { folders, tmp: None }
+    }
+}
+
+/// What the bindings call.
+pub(crate) struct FilesView<'a> {
+    files: &'a mut Files,
+    table: &'a mut ResourceTable,
+}
+
+impl FilesView<'_> {
+    fn directories(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {
+        let mut result = Vec::with_capacity(self.files.folders.opened.len() + 1);
+        for (dir, path) in &self.files.folders.opened {
+            result.push((self.table.push(Descriptor::Dir(dir.clone()))?, path.clone()));
+        }
+        if let Some(root) = &self.files.folders.tmp_root {
+            if self.files.tmp.is_none() {
+                self.files.tmp = Some(TmpDir::create(root)?);
+            }
+            if let Some(tmp) = &self.files.tmp {
+                let dir = wasi_dir(tmp.dir(), true)?;
+                result.push((self.table.push(Descriptor::Dir(dir))?, "/tmp".to_owned()));
+            }
+        }
+        Ok(result)
+    }
+}
+
+/// The key under which bindings find [`FilesView`].
+struct HasFiles;
+
+impl HasData for HasFiles {
+    type Data<'a> = FilesView<'a>;
+}
+
+impl p2::bindings::filesystem::preopens::Host for FilesView<'_> {
+    fn get_directories(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {
+        self.directories()
+    }
+}
+
+impl p3::bindings::filesystem::preopens::Host for FilesView<'_> {
+    fn get_directories(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {
+        self.directories()
+    }
+}
+
+/// Links `wasi:filesystem/preopens` for 0.2 and 0.3.
+pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    fn view(state: &mut State) -> FilesView<'_> {
+        FilesView {
+            files: &mut state.files,
+            table: &mut state.table,
+        }
+    }
+    p2::bindings::filesystem::preopens::add_to_linker::<State, HasFiles>(linker, view)?;
+    p3::bindings::filesystem::preopens::add_to_linker::<State, HasFiles>(linker, view)
+}

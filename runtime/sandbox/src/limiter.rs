@@ -1,0 +1,129 @@
+//! Memory of one instance: linear memories and tables together, kept under `limits.memory`.
+//!
+//! wasmtime asks per memory and per table; this sums over the store. It answers at once: an async
+//! limiter would freeze everything else that runs in the store (wasmtime #11869).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use wasmtime::ResourceLimiter;
+
+use crate::meter::Meter;
+
+/// Bytes that one table element takes.
+const TABLE_ELEMENT: u64 = size_of::<usize>() as u64;
+
+/// Core instances, memories and tables of one store. Components of real toolchains need a dozen;
+/// the memory limit is what bounds them.
+const ITEMS: usize = 1_000;
+
+/// Sums and limits the memory of one store, and reports it to the dyno's meter.
+pub(crate) struct MemoryLimiter {
+    limit: u64,
+    used: u64,
+    /// Whether an allocation was refused: a trap after this is a memory error.
+    refused: bool,
+    meter: Arc<Meter>,
+}
+
+impl MemoryLimiter {
+    pub(crate) fn new(limit: u64, meter: Arc<Meter>) -> Self {
+        Self {
+            limit,
+            used: 0,
+            refused: false,
+            meter,
+        }
+    }
+
+    /// Whether the guest was refused memory at any time.
+    pub(crate) fn refused(&self) -> bool {
+        self.refused
+    }
+
+    fn grow(&mut self, current: u64, desired: u64) -> bool {
+        let more = desired.saturating_sub(current);
+        let total = self.used.saturating_add(more);
+        if total > self.limit {
+            self.refused = true;
+            return false;
+        }
+        self.used = total;
+        self.meter.memory_bytes.fetch_add(more, Relaxed);
+        true
+    }
+}
+
+impl ResourceLimiter for MemoryLimiter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        // The component's own maximum is no fault of the limit's.
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        Ok(self.grow(current as u64, desired as u64))
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        Ok(self.grow(
+            current as u64 * TABLE_ELEMENT,
+            desired as u64 * TABLE_ELEMENT,
+        ))
+    }
+
+    fn instances(&self) -> usize {
+        ITEMS
+    }
+
+    fn tables(&self) -> usize {
+        ITEMS
+    }
+
+    fn memories(&self) -> usize {
+        ITEMS
+    }
+}
+
+impl Drop for MemoryLimiter {
+    fn drop(&mut self) {
+        self.meter.memory_bytes.fetch_sub(self.used, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memories_and_tables_are_summed_and_returned() {
+        let meter = Arc::new(Meter::default());
+        let mut limiter = MemoryLimiter::new(1_000, meter.clone());
+        assert!(limiter.memory_growing(0, 600, None).unwrap());
+        assert!(limiter.table_growing(0, 50, None).unwrap());
+        assert_eq!(meter.memory_bytes(), 1_000);
+        assert!(!limiter.refused());
+        assert!(!limiter.memory_growing(600, 601, None).unwrap());
+        assert!(limiter.refused());
+        drop(limiter);
+        assert_eq!(meter.memory_bytes(), 0);
+    }
+
+    #[test]
+    fn a_components_own_maximum_is_no_memory_error() {
+        let mut limiter = MemoryLimiter::new(1_000, Arc::default());
+        assert!(!limiter.memory_growing(0, 600, Some(500)).unwrap());
+        assert!(!limiter.refused());
+    }
+}

@@ -1,0 +1,293 @@
+//! A program joined with its grant and limits: what every instance of it is made from.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use http::{Request, Response};
+use oarlock_spec::limits::Limits;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+use wasmtime::component::ResourceTable;
+use wasmtime::{Store, UpdateDeadline};
+use wasmtime_wasi::WasiCtx;
+use wasmtime_wasi_http::WasiHttpCtx;
+
+use crate::Body;
+use crate::egress::HttpHooks;
+use crate::environment::Environment;
+use crate::files::{Files, Folders};
+use crate::grant::{Grant, OutputStream};
+use crate::instance::{CallError, Instance};
+use crate::limiter::MemoryLimiter;
+use crate::meter::Meter;
+use crate::program::Program;
+use crate::run::{Output, Run, Stdin};
+use crate::sockets::{NetCtx, NetGrant, udp_check};
+use crate::state::State;
+use crate::stdio::{ChannelOutput, LogOutput, UntilStop};
+use crate::trap::{self, Failure};
+
+/// Bytes that one call may copy from the guest into the host (lists, strings); wasmtime's own 128 MiB
+/// would let a small guest make its host large.
+const HOSTCALL_BYTES: usize = 16 << 20;
+
+/// wasmtime counts a header set's in-memory size, which is more than its size on the wire.
+const HEADER_OVERHEAD: u64 = 2;
+
+/// Epochs until a running guest lets others run.
+const EPOCHS: u64 = 1;
+
+/// A program joined with its grant and limits: everything an instance needs, prepared once.
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Sandbox {
+    pub(crate) inner: Arc<SandboxInner>,
+}
+
+pub(crate) struct SandboxInner {
+    pub(crate) program: Program,
+    pub(crate) grant: Grant,
+    pub(crate) limits: Limits,
+    pub(crate) meter: Arc<Meter>,
+    environment: Arc<Environment>,
+    folders: Arc<Folders>,
+    kv: crate::kv::KvCtx,
+    net: Arc<NetGrant>,
+    /// Never fires: what instances have that are not told to stop.
+    never: CancellationToken,
+}
+
+/// Why an instance could not be started.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StartError {
+    /// The guest's fault: it trapped while it was instantiated.
+    #[error("the component trapped while it started: {0}")]
+    Trap(String),
+    /// The guest needs more memory than its limit to start (R14).
+    #[error(
+        "the component needs more memory to start than its limit of {limit} bytes; raise `memory` in `[limits]`"
+    )]
+    Memory {
+        /// The limit.
+        limit: u64,
+    },
+    /// No place in the instance pool within the boot timeout; the platform's fault.
+    #[error("no free place for an instance: all {limit} are taken; raise the engine's `instances`")]
+    Pool {
+        /// The pool's size.
+        limit: u32,
+    },
+    /// Something else of the platform's.
+    #[error("the instance could not be started: {0}")]
+    Platform(String),
+}
+
+/// The streams of a new instance.
+pub(crate) struct Streams {
+    pub(crate) stdin: Stdin,
+    pub(crate) output: Output,
+}
+
+impl Sandbox {
+    /// Prepares a program to be started with this grant and these limits.
+    ///
+    /// # Errors
+    ///
+    /// If a folder of the grant cannot be taken hold of, or the memory limit is above the engine's.
+    pub fn new(program: &Program, grant: Grant, limits: &Limits) -> Result<Self, StartError> {
+        let most = program.engine().inner.max_memory;
+        if limits.memory > most {
+            return Err(StartError::Platform(format!(
+                "its memory limit of {} bytes is above the engine's {most}; raise the engine's `max_memory`",
+                limits.memory
+            )));
+        }
+        let folders = Folders::open(&grant.folders, grant.tmp_root.clone())
+            .map_err(|error| StartError::Platform(format!("a folder cannot be opened: {error}")))?;
+        let environment = Environment {
+            variables: grant.env.clone(),
+            arguments: grant.args.clone(),
+        };
+        let net = NetGrant::new(&grant, limits);
+        Ok(Self {
+            inner: Arc::new(SandboxInner {
+                program: program.clone(),
+                kv: crate::kv::KvCtx::new(&grant),
+                net,
+                grant,
+                limits: limits.clone(),
+                meter: Arc::default(),
+                environment: Arc::new(environment),
+                folders: Arc::new(folders),
+                never: CancellationToken::new(),
+            }),
+        })
+    }
+
+    /// What its instances have used.
+    pub fn meter(&self) -> Arc<Meter> {
+        self.inner.meter.clone()
+    }
+
+    /// The program.
+    pub fn program(&self) -> &Program {
+        &self.inner.program
+    }
+
+    /// Isolation `request`: one call in an instance of its own, on the runtime of the caller. The
+    /// head comes back as soon as the guest gives it; the body streams. Dropping this future or the
+    /// response's body ends the instance. A trap after the head ends the body with an error.
+    /// After the body is complete the guest may go on (post-return work) for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// If the instance cannot be started, or ends without a response; see [`CallError`].
+    pub async fn call(&self, request: Request<Body>) -> Result<Response<Body>, CallError> {
+        crate::call::call(&self.inner, request).await
+    }
+
+    /// Isolation `dyno`: one instance that serves many calls, its task spawned on the caller's runtime.
+    ///
+    /// # Errors
+    ///
+    /// If there is no place for it, or it traps while it is instantiated.
+    pub async fn start(&self) -> Result<Instance, StartError> {
+        crate::instance::start(&self.inner).await
+    }
+
+    /// One run of a command, with `extra_args` after the grant's; its task is spawned on the
+    /// caller's runtime. Never fails at once: [`Run::wait`] says what became of it.
+    pub fn run(&self, stdin: Stdin, output: Output, extra_args: &[String]) -> Run {
+        crate::run::start(&self.inner, Streams { stdin, output }, extra_args)
+    }
+}
+
+impl SandboxInner {
+    /// Waits for room for an instance, at most for the boot timeout.
+    pub(crate) async fn place(&self) -> Result<OwnedSemaphorePermit, StartError> {
+        self.program
+            .engine()
+            .place(self.program.places(), self.limits.boot_timeout)
+            .await
+    }
+
+    /// A store for an instance that is told nothing and hears nothing: stdin ended, output to the log.
+    pub(crate) fn handler_store(&self, stopping: Option<CancellationToken>) -> Store<State> {
+        let mut wasi = WasiCtx::builder();
+        let log = &self.grant.log;
+        wasi.stdout(LogOutput::new(log.clone(), OutputStream::Stdout));
+        wasi.stderr(LogOutput::new(log.clone(), OutputStream::Stderr));
+        let stopping = stopping.unwrap_or_else(|| self.never.clone());
+        self.store(wasi, self.environment.clone(), stopping)
+    }
+
+    /// A store for one run of a command.
+    pub(crate) fn command_store(
+        &self,
+        streams: Streams,
+        extra_args: &[String],
+        stopping: CancellationToken,
+    ) -> Store<State> {
+        let mut wasi = WasiCtx::builder();
+        match streams.stdin {
+            Stdin::OpenUntilStop => wasi.stdin(UntilStop(stopping.clone())),
+            Stdin::Ended => &mut wasi,
+            Stdin::From(source) => wasi.stdin(wasmtime_wasi::cli::AsyncStdinStream::new(source)),
+        };
+        match streams.output {
+            Output::Log => {
+                wasi.stdout(LogOutput::new(self.grant.log.clone(), OutputStream::Stdout));
+                wasi.stderr(LogOutput::new(self.grant.log.clone(), OutputStream::Stderr));
+            }
+            Output::To { stdout, stderr } => {
+                wasi.stdout(ChannelOutput::new(stdout));
+                wasi.stderr(ChannelOutput::new(stderr));
+            }
+        }
+        let environment = if extra_args.is_empty() {
+            self.environment.clone()
+        } else {
+            let arguments = self
+                .environment
+                .arguments
+                .iter()
+                .chain(extra_args)
+                .cloned()
+                .collect();
+            Arc::new(Environment {
+                variables: self.environment.variables.clone(),
+                arguments,
+            })
+        };
+        self.store(wasi, environment, stopping)
+    }
+
+    fn store(
+        &self,
+        mut wasi: wasmtime_wasi::WasiCtxBuilder,
+        environment: Arc<Environment>,
+        stopping: CancellationToken,
+    ) -> Store<State> {
+        let limits = &self.limits;
+        wasi.max_random_size(limits.random);
+        // TCP and name look-ups are ours.
+        wasi.allow_tcp(false).allow_ip_name_lookup(false);
+        wasi.allow_udp(true);
+        wasi.socket_addr_check(udp_check(self.net.clone()));
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(limits.resources as usize);
+        let mut http = WasiHttpCtx::new();
+        let fields = limits.header.saturating_mul(HEADER_OVERHEAD);
+        http.set_field_size_limit(usize::try_from(fields).unwrap_or(usize::MAX));
+        let state = State {
+            wasi: wasi.build(),
+            table,
+            http,
+            hooks: HttpHooks::new(self.net.clone()),
+            net: NetCtx::new(self.net.clone(), stopping.clone()),
+            kv: self.kv.clone(),
+            environment,
+            files: Files::new(self.folders.clone()),
+            stopping,
+            limiter: MemoryLimiter::new(limits.memory, self.meter.clone()),
+        };
+        let mut store = Store::new(&self.program.engine().inner.wasm, state);
+        store.limiter(|state| &mut state.limiter);
+        store.set_hostcall_fuel(HOSTCALL_BYTES);
+        store.set_max_component_handles(limits.handles as usize);
+        store.set_epoch_deadline(EPOCHS);
+        // tokio wakes who yields like this only after its next turn of the driver, so that I/O and
+        // timers of the core's other guests come first. Here is also where a guest over its `cpu`
+        // limit will be made to wait.
+        store.epoch_deadline_callback(|_| {
+            Ok(UpdateDeadline::YieldCustom(
+                EPOCHS,
+                Box::pin(tokio::task::yield_now()),
+            ))
+        });
+        store
+    }
+
+    /// What an error that came out of a store means.
+    pub(crate) fn failure(&self, error: &wasmtime::Error, store: &Store<State>) -> Failure {
+        trap::classify(error, store.data().limiter.refused())
+    }
+
+    /// What an error of instantiation means.
+    pub(crate) fn start_error(&self, error: &wasmtime::Error, store: &Store<State>) -> StartError {
+        match self.failure(error, store) {
+            Failure::Memory => StartError::Memory {
+                limit: self.limits.memory,
+            },
+            Failure::Exit(code) => StartError::Trap(format!("it exited with code {code}")),
+            Failure::Trap(_) if error.is::<wasmtime::PoolConcurrencyLimitError>() => {
+                StartError::Platform(trap::describe(error))
+            }
+            Failure::Trap(text) => StartError::Trap(text),
+        }
+    }
+
+    pub(crate) fn count_request(&self) {
+        self.meter.requests.fetch_add(1, Ordering::Relaxed);
+    }
+}

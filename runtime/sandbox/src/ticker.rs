@@ -1,0 +1,47 @@
+//! The epoch ticker: one OS thread per engine, which interrupts running guests so that others on
+//! their core may run. A thread and not a task: a task would wait behind the guests it is to interrupt.
+
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Ticks until it is dropped; dropping it joins the thread.
+pub(crate) struct Ticker {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ticker {
+    /// Raises the engine's epoch every `tick`.
+    pub(crate) fn start(engine: &wasmtime::Engine, tick: Duration) -> std::io::Result<Self> {
+        let (stop, stopped) = channel::<()>();
+        // Weak, so that the thread never keeps the engine alive.
+        let engine = engine.weak();
+        let thread = std::thread::Builder::new()
+            .name("oarlock-ticker".to_owned())
+            .spawn(move || {
+                while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
+                    match engine.upgrade() {
+                        Some(engine) => engine.increment_epoch(),
+                        None => break,
+                    }
+                }
+            })?;
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        // Wakes the thread at once, instead of at its next tick.
+        self.stop.take();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the epoch ticker panicked");
+        }
+    }
+}

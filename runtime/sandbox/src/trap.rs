@@ -1,0 +1,67 @@
+//! What an error that ended a guest means, in words for a log.
+
+use wasmtime_wasi::I32Exit;
+
+/// Why a guest ended before its time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// It called `exit`, with this code.
+    Exit(u8),
+    /// It trapped after it was refused memory.
+    Memory,
+    /// It trapped, or a host function ended it.
+    Trap(String),
+}
+
+/// Sorts an error that came out of a store.
+pub(crate) fn classify(error: &wasmtime::Error, memory_refused: bool) -> Failure {
+    if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
+        return Failure::Exit(u8::try_from(*code).unwrap_or(1));
+    }
+    if memory_refused {
+        return Failure::Memory;
+    }
+    Failure::Trap(describe(error))
+}
+
+/// The error's causes on one line, without wasmtime's own prefixes and without repetitions.
+pub(crate) fn describe(error: &wasmtime::Error) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        let text = text.strip_prefix("wasm trap: ").unwrap_or(&text);
+        let text = text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect::<Vec<_>>()
+            .join(" ");
+        if !text.is_empty() && !parts.iter().any(|part| part.contains(&text)) {
+            parts.push(text);
+        }
+    }
+    if parts.is_empty() {
+        "unknown error".to_owned()
+    } else {
+        parts.join(": ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exits_traps_and_memory_are_told_apart() {
+        assert_eq!(
+            classify(&wasmtime::Error::new(I32Exit(3)), true),
+            Failure::Exit(3)
+        );
+        let trap = wasmtime::Error::new(wasmtime::Trap::UnreachableCodeReached);
+        assert_eq!(classify(&trap, true), Failure::Memory);
+        let Failure::Trap(text) = classify(&trap, false) else {
+            panic!()
+        };
+        assert_eq!(text, "wasm `unreachable` instruction executed");
+    }
+}

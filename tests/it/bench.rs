@@ -1,0 +1,140 @@
+//! Sandboxes without a host: one engine for all tests, and dynos with the binding of a manifest.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use oarlock_host::{AppAddons, Binding};
+use oarlock_sandbox::{
+    DynoLog, Egress, EgressRules, Engine, EngineConfig, Exit, Grant, HttpClient, Output, OutputStream, PrivateNetworks,
+    Program, Sandbox, Stdin,
+};
+use oarlock_spec::limits::Limits;
+use oarlock_spec::manifest::{Addon, Manifest, Process};
+
+fn engine() -> &'static Engine {
+    static ENGINE: OnceLock<Engine> = OnceLock::new();
+    ENGINE.get_or_init(|| {
+        let config = EngineConfig {
+            instances: 16,
+            max_memory: 256 << 20,
+            tick: Duration::from_millis(1),
+            code_cache: None,
+        };
+        Engine::new(config).unwrap()
+    })
+}
+
+/// A test guest, compiled once.
+pub(crate) fn program(guest: &str) -> Program {
+    static PROGRAMS: Mutex<BTreeMap<String, Program>> = Mutex::new(BTreeMap::new());
+    let mut programs = PROGRAMS.lock().unwrap();
+    let load = || engine().load(guest, &std::fs::read(oarlock_tests::guest(guest)).unwrap()).unwrap();
+    programs.entry(guest.to_owned()).or_insert_with(load).clone()
+}
+
+/// An add-on of a manifest.
+pub(crate) fn addon(provider: &str) -> Addon {
+    Addon {
+        provider: provider.to_owned(),
+        plan: None,
+        processes: None,
+        prefix: None,
+        mount: None,
+        size: None,
+        url_from: None,
+        line: 1,
+    }
+}
+
+/// An app with the processes `web` and `worker` and these add-ons.
+pub(crate) fn manifest(addons: &[(&str, Addon)]) -> Manifest {
+    let process = Process { component: "x.wasm".into(), args: Vec::new(), singleton: false, schedule: None, line: 1 };
+    Manifest {
+        app: "test".parse().unwrap(),
+        processes: ["web", "worker"].map(|name| (name.parse().unwrap(), process.clone())).into(),
+        scale: BTreeMap::new(),
+        addons: addons.iter().map(|(name, addon)| (name.parse().unwrap(), addon.clone())).collect(),
+        config: BTreeMap::new(),
+        allow: Vec::new(),
+        limits: BTreeMap::new(),
+        build: None,
+        files: Vec::new(),
+    }
+}
+
+/// The add-ons of an app, in this folder.
+pub(crate) struct App(Arc<AppAddons>);
+
+impl App {
+    pub(crate) fn new(data: &Path) -> Self {
+        Self(AppAddons::new(data))
+    }
+
+    /// A release: what `process` gets.
+    pub(crate) async fn release(
+        &self,
+        addons: &[(&str, Addon)],
+        config: &[(&str, &str)],
+        process: &str,
+    ) -> (Binding, BTreeMap<String, String>) {
+        let config = config.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let binding = self.0.bind(&manifest(addons), &config).await.unwrap().remove(process).unwrap();
+        let env = binding.environment(&config);
+        (binding, env)
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Log(Mutex<Vec<String>>);
+
+impl Log {
+    pub(crate) fn text(&self) -> String {
+        self.0.lock().unwrap().join("\n")
+    }
+}
+
+impl DynoLog for Log {
+    fn line(&self, _: OutputStream, line: &str) {
+        self.0.lock().unwrap().push(line.to_owned());
+    }
+    fn remark(&self, text: &str) {
+        self.0.lock().unwrap().push(format!("oarlock: {text}"));
+    }
+}
+
+/// A sandbox of a guest with this binding, and its log.
+pub(crate) fn sandbox(guest: &str, binding: &Binding, env: &BTreeMap<String, String>) -> (Sandbox, Arc<Log>) {
+    let log = Arc::new(Log::default());
+    let rules = EgressRules {
+        endpoints: binding.endpoints.clone(),
+        private: PrivateNetworks::default(),
+        ..EgressRules::default()
+    };
+    let grant = Grant {
+        env: env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        args: vec![guest.to_owned()],
+        folders: Vec::new(),
+        tmp_root: None,
+        egress: Arc::new(Egress::new(rules)),
+        http: HttpClient::new(&[]),
+        listen: None,
+        kv: binding.kv.clone(),
+        log: log.clone(),
+    };
+    (Sandbox::new(&program(guest), grant, &Limits::default()).unwrap(), log)
+}
+
+/// Runs a command to its end; its exit and its log.
+pub(crate) async fn run(
+    guest: &str,
+    args: &[&str],
+    binding: &Binding,
+    env: &BTreeMap<String, String>,
+) -> (Exit, String) {
+    let (sandbox, log) = sandbox(guest, binding, env);
+    let args: Vec<_> = args.iter().map(|arg| (*arg).to_owned()).collect();
+    let exit = sandbox.run(Stdin::Ended, Output::Log, &args).wait().await;
+    (exit, log.text())
+}

@@ -1,0 +1,696 @@
+//! Formation over the in-process host and real guests.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use oarlock_host::logs::LogFilter;
+use oarlock_host::{
+    Applied, ApplyError, Component, Desired, Host, HostConfig, OneOffError, OneOffExit,
+    OneOffRequest, ReleasePhase, Slug,
+};
+use oarlock_spec::api::{DynoState, Formation, LogSource};
+use oarlock_spec::manifest;
+use oarlock_spec::names::{AppName, ReleaseId};
+
+/// What takes longer than this has failed.
+const LIMIT: Duration = Duration::from_secs(60);
+
+struct TestHost {
+    host: Host,
+    url: String,
+    app: AppName,
+    manifest: String,
+    release: u64,
+    config: BTreeMap<String, String>,
+    formation: Formation,
+    _data: tempfile::TempDir,
+}
+
+impl TestHost {
+    /// A host that listens, with nothing on it.
+    async fn empty(processes: &str) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let host = Host::start(config_in(data.path())).unwrap();
+        let address = host.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        Self {
+            host,
+            url: format!("http://{address}"),
+            app: "shop".parse().unwrap(),
+            manifest: format!("app = \"shop\"\n{processes}"),
+            release: 0,
+            config: BTreeMap::new(),
+            formation: Formation::new(),
+            _data: data,
+        }
+    }
+
+    /// With the first release up.
+    async fn new(processes: &str) -> Self {
+        let mut test = Self::empty(processes).await;
+        test.release().await.unwrap();
+        test
+    }
+
+    async fn release(&mut self) -> Result<Applied, ApplyError> {
+        self.release += 1;
+        let desired = self.desired();
+        let applied = self.host.apply(desired).await;
+        if applied.is_ok() {
+            self.formation = self.host.formation(&self.app).await.unwrap();
+        }
+        applied
+    }
+
+    fn desired(&self) -> Desired {
+        let manifest = manifest::parse(&self.manifest, &manifest::Options::default()).unwrap();
+        let mut formation = manifest.initial_scale();
+        formation.extend(self.formation.clone());
+        Desired {
+            release: ReleaseId(self.release),
+            slug: slug(),
+            config: self.config.clone(),
+            formation,
+            release_phase: ReleasePhase::Run,
+            manifest,
+        }
+    }
+
+    async fn scale(&mut self, process: &str, count: u32) {
+        let change = Formation::from([(process.parse().unwrap(), count)]);
+        self.formation = self.host.scale(&self.app, change).await.unwrap().unwrap();
+    }
+
+    async fn get(&self, path: &str) -> (u16, Option<String>, String) {
+        get(&format!("{}{path}", self.url)).await
+    }
+
+    /// The dynos that are up, as `web.1`.
+    async fn up(&self) -> Vec<String> {
+        let rows = self.host.dynos(&self.app).await.unwrap();
+        rows.iter()
+            .filter(|row| row.state == DynoState::Up)
+            .map(|row| row.dyno.to_string())
+            .collect()
+    }
+
+    async fn until_up(&self, dynos: &[&str]) {
+        self.until(&format!("{dynos:?} are all dynos"), async || {
+            let rows = self.host.dynos(&self.app).await.unwrap();
+            rows.len() == dynos.len() && self.up().await == dynos
+        })
+        .await;
+    }
+
+    async fn until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+        let start = Instant::now();
+        while !holds().await {
+            assert!(
+                start.elapsed() < LIMIT,
+                "{what}: not within {LIMIT:?}\n{}",
+                self.log_text()
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Lines of a source about a dyno or type.
+    fn lines(&self, source: LogSource, dyno: &str) -> Vec<String> {
+        let filter = LogFilter {
+            dyno: Some(dyno.into()),
+            source: Some(source),
+        };
+        self.host
+            .log(&self.app)
+            .tail(10_000, &filter)
+            .into_iter()
+            .map(|line| line.message)
+            .collect()
+    }
+
+    fn log_text(&self) -> String {
+        let lines = self.host.log(&self.app).tail(200, &LogFilter::default());
+        lines.iter().map(|line| format!("{line}\n")).collect()
+    }
+
+    async fn run(
+        &self,
+        command: &str,
+        args: &[&str],
+        stdin: &'static [u8],
+    ) -> Result<(OneOffExit, String, String), OneOffError> {
+        let (stdout, mut out) = tokio::sync::mpsc::channel::<Bytes>(16);
+        let (stderr, mut err) = tokio::sync::mpsc::channel::<Bytes>(16);
+        let args = args.iter().map(ToString::to_string).collect();
+        let request = OneOffRequest {
+            command: command.into(),
+            args,
+            stdin: Box::pin(stdin),
+            stdout,
+            stderr,
+        };
+        let one_off = self.host.run(&self.app, request).await?;
+        assert_eq!(one_off.dyno.process.as_str(), "run");
+        let collect = async |from: &mut tokio::sync::mpsc::Receiver<Bytes>| {
+            let mut text = Vec::new();
+            while let Some(bytes) = from.recv().await {
+                text.extend_from_slice(&bytes);
+            }
+            String::from_utf8(text).unwrap()
+        };
+        let all = async { tokio::join!(one_off.wait(), collect(&mut out), collect(&mut err)) };
+        Ok(tokio::time::timeout(LIMIT, all).await.unwrap())
+    }
+}
+
+fn config_in(data: &std::path::Path) -> HostConfig {
+    HostConfig {
+        cores: Some(2),
+        data: data.to_owned(),
+        code_cache: None,
+        policy: oarlock_spec::policy::Policy::default(),
+        local_development: false,
+        instances: Some(100),
+        domain: "localhost".into(),
+    }
+}
+
+fn slug() -> Slug {
+    let component =
+        |name: &str| Component::Bytes(std::fs::read(oarlock_tests::guest(name)).unwrap().into());
+    let components = BTreeMap::from([
+        ("web.wasm".to_owned(), component("formation-web")),
+        ("worker.wasm".to_owned(), component("formation-worker")),
+    ]);
+    Slug {
+        id: "0".repeat(64).parse().unwrap(),
+        components,
+        files: None,
+    }
+}
+
+async fn get(url: &str) -> (u16, Option<String>, String) {
+    let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
+        .build_http::<Empty<Bytes>>();
+    let answer = tokio::time::timeout(LIMIT, client.get(url.parse().unwrap()))
+        .await
+        .unwrap()
+        .unwrap();
+    let status = answer.status().as_u16();
+    let code = answer
+        .headers()
+        .get("oarlock-error")
+        .map(|code| code.to_str().unwrap().to_owned());
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    (status, code, String::from_utf8(body.to_vec()).unwrap())
+}
+
+const WEB: &str = "[processes]\nweb = \"web.wasm\"\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_web_dynos_answer_as_three_and_scale_ends_exactly_one() {
+    let mut t = TestHost::new(&format!(
+        "{WEB}[scale]\nweb = 3\n[limits.web]\nisolation = \"dyno\"\n"
+    ))
+    .await;
+    t.until_up(&["web.1", "web.2", "web.3"]).await;
+    let mut seen: BTreeMap<String, u32> = BTreeMap::new();
+    for _ in 0..200 {
+        let (status, _, text) = t.get("/").await;
+        assert_eq!(status, 200);
+        let words: Vec<&str> = text.split(' ').collect();
+        // Each keeps its own counter in memory.
+        let count = seen.entry(words[0].to_owned()).or_default();
+        *count += 1;
+        assert_eq!((words[1], words[2]), ("v1", count.to_string().as_str()));
+    }
+    assert_eq!(
+        seen.keys().map(String::as_str).collect::<Vec<_>>(),
+        ["web.1", "web.2", "web.3"]
+    );
+    t.scale("web", 2).await;
+    t.until_up(&["web.1", "web.2"]).await;
+    t.scale("web", 4).await;
+    t.until_up(&["web.1", "web.2", "web.3", "web.4"]).await;
+    // The first ones are still those that were there.
+    let mut counts = BTreeSet::new();
+    for _ in 0..8 {
+        counts.insert(t.get("/").await.2);
+    }
+    assert!(
+        counts
+            .iter()
+            .any(|text| text.split(' ').next_back().unwrap().parse::<u32>().unwrap() > 20),
+        "{counts:?}"
+    );
+    t.host.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn web_0_answers_h14_and_web_1_serves_again() {
+    let mut t = TestHost::new(WEB).await;
+    assert_eq!(t.get("/").await.2, "web.1 v1 1");
+    assert_eq!(
+        t.get("/").await.2,
+        "web.1 v1 1",
+        "a fresh instance per request"
+    );
+    t.scale("web", 0).await;
+    let (status, code, _) = t.get("/").await;
+    assert_eq!((status, code.as_deref()), (503, Some("H14")));
+    t.scale("web", 1).await;
+    assert_eq!(t.get("/").await.0, 200);
+    let wrong = t
+        .host
+        .scale(&t.app, Formation::from([("nothing".parse().unwrap(), 1)]))
+        .await
+        .unwrap();
+    assert!(wrong.unwrap_err().contains("it has: web"));
+    t.host.shutdown().await;
+    t.host.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_environment_is_what_was_given_and_nothing_else() {
+    let mut t = TestHost::empty(WEB).await;
+    t.config.insert("GREETING".into(), "hello".into());
+    t.release().await.unwrap();
+    let (_, _, text) = t.get("/env").await;
+    let vars: BTreeSet<&str> = text.lines().collect();
+    assert_eq!(
+        vars,
+        BTreeSet::from([
+            "DYNO=web.1",
+            "GREETING=hello",
+            "OARLOCK_APP=shop",
+            "OARLOCK_RELEASE=v1"
+        ])
+    );
+    t.host.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trapped_instance_is_replaced_at_once() {
+    let t = TestHost::new(&format!("{WEB}[limits.web]\nisolation = \"dyno\"\n")).await;
+    let (status, code, _) = t.get("/trap").await;
+    assert_eq!((status, code.as_deref()), (503, Some("H13")));
+    assert_eq!(t.get("/").await, (200, None, "web.1 v1 1".into()));
+    let log = t.lines(LogSource::Oarlock, "web.1");
+    assert!(
+        log.contains(&"State changed from up to crashed".to_owned()),
+        "{log:?}"
+    );
+    assert!(
+        log.contains(&"Process exited with status 134".to_owned()),
+        "{log:?}"
+    );
+    t.host.shutdown().await;
+}
+
+const WORKERS: &str = "[processes]\nweb = \"web.wasm\"\nworker = \"worker.wasm\"\n\
+    clock = { run = \"worker.wasm\", singleton = true }\n";
+
+/// `begin` and `end` lines of the singleton, in the order of their own clocks: none overlaps.
+fn assert_no_overlap(lines: &[String]) -> usize {
+    let mut events: Vec<(u128, bool)> = lines
+        .iter()
+        .map(|line| {
+            let words: Vec<&str> = line.split(' ').collect();
+            (words[1].parse().unwrap(), words[0] == "begin")
+        })
+        .collect();
+    events.sort_unstable();
+    for pair in events.windows(2) {
+        assert_ne!(
+            pair[0].1, pair[1].1,
+            "two at once, or one without an end: {events:?}"
+        );
+    }
+    events.iter().filter(|(_, begin)| *begin).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_singleton_never_overlaps_across_restarts_and_releases() {
+    let mut t = TestHost::new(WORKERS).await;
+    for round in 0..20 {
+        if round % 2 == 0 {
+            let restarted = t
+                .host
+                .restart(&t.app, Some("clock"))
+                .await
+                .unwrap()
+                .unwrap();
+            assert_eq!(
+                restarted
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>(),
+                ["clock.1"]
+            );
+        } else {
+            t.release().await.unwrap();
+        }
+    }
+    t.until_up(&["clock.1", "web.1", "worker.1"]).await;
+    let lines = t.lines(LogSource::App, "clock.1");
+    assert_eq!(assert_no_overlap(&lines), 21, "{lines:?}");
+    // The worker went on beside its successor: it was told to stop, and ended well.
+    assert!(
+        t.lines(LogSource::App, "worker.1")
+            .iter()
+            .filter(|line| line.starts_with("end"))
+            .count()
+            >= 10
+    );
+    t.host.shutdown().await;
+    assert!(!t.log_text().contains("R12"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_ignores_stopping_is_ended_with_r12() {
+    let mut t = TestHost::new(
+        "[processes]\nworker = \"worker.wasm ignore\"\n[limits.default]\nstop_grace = \"200ms\"\n",
+    )
+    .await;
+    t.until_up(&["worker.1"]).await;
+    let start = Instant::now();
+    t.scale("worker", 0).await;
+    t.until_up(&[]).await;
+    assert!(start.elapsed() < Duration::from_secs(2));
+    let log = t.lines(LogSource::Oarlock, "worker.1");
+    assert!(
+        log.iter()
+            .any(|line| line.starts_with("Error R12 (Exit timeout)")),
+        "{log:?}"
+    );
+    t.host.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_exits_is_started_again() {
+    let t = TestHost::new("[processes]\nworker = \"worker.wasm later 1\"\n").await;
+    t.until("it was restarted twice", async || {
+        let rows = t.host.dynos(&t.app).await.unwrap();
+        rows.iter().any(|row| row.restarts >= 2)
+    })
+    .await;
+    t.until("it waits in state crashed", async || {
+        let rows = t.host.dynos(&t.app).await.unwrap();
+        rows.iter().any(|row| row.state == DynoState::Crashed)
+    })
+    .await;
+    let log = t.lines(LogSource::Oarlock, "worker.1");
+    assert!(
+        log.contains(&"Starting process with command `worker.wasm later 1`".to_owned()),
+        "{log:?}"
+    );
+    assert!(
+        log.contains(&"State changed from starting to up".to_owned()),
+        "{log:?}"
+    );
+    assert!(
+        log.contains(&"Process exited with status 1".to_owned()),
+        "{log:?}"
+    );
+    t.host.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_phase_that_fails_keeps_the_old_release() {
+    let mut t =
+        TestHost::new("[processes]\nweb = \"web.wasm\"\nrelease = \"worker.wasm args migrated\"\n")
+            .await;
+    assert!(
+        t.lines(LogSource::App, "release")
+            .contains(&"migrated".to_owned())
+    );
+    t.manifest = t.manifest.replace("args migrated", "exit 1");
+    let failed = t.release().await.unwrap_err();
+    assert!(
+        matches!(&failed, ApplyError::ReleasePhase { code: Some(1), .. }),
+        "{failed}"
+    );
+    assert_eq!(t.get("/").await.2, "web.1 v1 1");
+    t.manifest = t.manifest.replace("exit 1", "trap");
+    let failed = t.release().await.unwrap_err();
+    assert!(
+        matches!(&failed, ApplyError::ReleasePhase { code: None, .. }),
+        "{failed}"
+    );
+    t.manifest = t.manifest.replace("trap", "args again");
+    t.release().await.unwrap();
+    assert_eq!(t.get("/").await.2, "web.1 v4 1");
+    t.host.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_that_does_not_boot_keeps_the_old_one_singletons_included() {
+    let mut t = TestHost::new(WORKERS).await;
+    let good = t.manifest.clone();
+    for process in ["run = \"worker.wasm", "worker = \"worker.wasm"] {
+        t.manifest = good.replace(process, &format!("{process} trap"));
+        let failed = t.release().await.unwrap_err();
+        assert!(matches!(&failed, ApplyError::Boot { .. }), "{failed}");
+        t.until_up(&["clock.1", "web.1", "worker.1"]).await;
+        let rows = t.host.dynos(&t.app).await.unwrap();
+        assert!(
+            rows.iter().all(|row| row.release == ReleaseId(1)),
+            "{rows:?}"
+        );
+        assert_eq!(t.get("/").await.2, "web.1 v1 1");
+    }
+    t.host.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wrong_kind_of_component_is_refused() {
+    let mut t = TestHost::empty("[processes]\nweb = \"worker.wasm\"\n").await;
+    assert!(
+        matches!(t.release().await.unwrap_err(), ApplyError::WrongKind { process, .. } if process.is_web())
+    );
+    t.manifest = "app = \"shop\"\n[processes]\nworker = \"web.wasm\"\n".into();
+    assert!(
+        matches!(t.release().await.unwrap_err(), ApplyError::WrongKind { process, .. } if process.as_str() == "worker")
+    );
+    t.manifest = "app = \"shop\"\n[processes]\nworker = \"none.wasm\"\n".into();
+    assert!(matches!(
+        t.release().await.unwrap_err(),
+        ApplyError::Unreadable { .. }
+    ));
+    t.host.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn components_are_loaded_once() {
+    let mut t = TestHost::empty(WORKERS).await;
+    let first = t.release().await.unwrap();
+    assert_eq!((first.compiled, first.cached), (2, 0));
+    let second = t.release().await.unwrap();
+    assert_eq!(
+        (second.release, second.compiled, second.cached),
+        (ReleaseId(2), 0, 2)
+    );
+    t.host.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_off_dynos_have_streams_and_codes_of_their_own() {
+    let t = TestHost::new(WORKERS).await;
+    let exit = |code| OneOffExit {
+        code,
+        message: String::new(),
+    };
+    let (end, out, err) = t.run("worker.wasm", &["cat"], b"one two").await.unwrap();
+    assert_eq!(
+        (end, out.as_str(), err.as_str()),
+        (exit(0), "one two", "7 bytes\n")
+    );
+    let (end, out, _) = t.run("worker", &["args", "a", "b"], b"").await.unwrap();
+    assert_eq!((end, out.as_str()), (exit(0), "a,b\n"));
+    assert_eq!(
+        t.run("worker", &["exit", "1"], b"").await.unwrap().0,
+        exit(1)
+    );
+    let (end, ..) = t.run("worker", &["trap"], b"").await.unwrap();
+    assert_eq!(end.code, 134);
+    assert!(matches!(
+        t.run("web", &[], b"").await,
+        Err(OneOffError::NotACommand { .. })
+    ));
+    assert!(
+        matches!(t.run("nothing", &[], b"").await, Err(OneOffError::UnknownCommand { known, .. }) if known.len() == 5)
+    );
+    t.host.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_one_off_ends() {
+    let t = TestHost::new(
+        "[processes]\nworker = \"worker.wasm ignore\"\n[limits.default]\nstop_grace = \"100ms\"\n",
+    )
+    .await;
+    let (stdout, _out) = tokio::sync::mpsc::channel(16);
+    let (stderr, _err) = tokio::sync::mpsc::channel(16);
+    let stdin = Box::pin(tokio::io::empty());
+    let request = OneOffRequest {
+        command: "worker".into(),
+        args: vec![],
+        stdin,
+        stdout,
+        stderr,
+    };
+    let one_off = t.host.run(&t.app, request).await.unwrap();
+    let name = one_off.dyno.to_string();
+    t.until("it is shown", async || t.up().await.contains(&name))
+        .await;
+    drop(one_off);
+    t.until("it is gone", async || t.up().await == ["worker.1"])
+        .await;
+    t.host.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_applies_at_once_run_one_after_the_other() {
+    let mut t = TestHost::new(WORKERS).await;
+    t.release = 2;
+    let second = t.desired();
+    t.release = 3;
+    let third = t.desired();
+    let (a, b) = tokio::join!(t.host.apply(second), t.host.apply(third));
+    assert_eq!(
+        (a.unwrap().release, b.unwrap().release),
+        (ReleaseId(2), ReleaseId(3))
+    );
+    t.until_up(&["clock.1", "web.1", "worker.1"]).await;
+    // A future that is dropped does not leave half a release.
+    t.release = 4;
+    let dropped = tokio::time::timeout(Duration::from_millis(20), t.host.apply(t.desired())).await;
+    drop(dropped);
+    t.until("the work goes on", async || {
+        t.get("/").await.2 == "web.1 v4 1"
+    })
+    .await;
+    t.until_up(&["clock.1", "web.1", "worker.1"]).await;
+    assert_no_overlap(&t.lines(LogSource::App, "clock.1"));
+    t.host.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_app_is_gone_and_may_come_back() {
+    let mut t = TestHost::new(WORKERS).await;
+    t.host.remove(&t.app).await;
+    assert!(t.host.dynos(&t.app).await.is_none());
+    t.release().await.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(t.get("/").await.2, "web.1 v2 1");
+    t.host.shutdown().await;
+}
+
+/// A clock that stands still until a test moves it.
+struct StoppedClock {
+    now: tokio::sync::watch::Sender<jiff::Timestamp>,
+}
+
+impl oarlock_host::Clock for StoppedClock {
+    fn now(&self) -> jiff::Timestamp {
+        *self.now.borrow()
+    }
+    fn sleep_until(
+        &self,
+        deadline: jiff::Timestamp,
+    ) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        let mut now = self.now.subscribe();
+        Box::pin(async move {
+            now.wait_for(|now| *now >= deadline).await.unwrap();
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scheduled_processes_go_by_the_clock_across_a_daylight_saving_change() {
+    let data = tempfile::tempdir().unwrap();
+    // Berlin skips 02:00 to 03:00 on 28 March 2027, at 01:00 UTC.
+    let start: jiff::Timestamp = "2027-03-28T00:00:00Z".parse().unwrap();
+    let clock = Arc::new(StoppedClock {
+        now: tokio::sync::watch::Sender::new(start),
+    });
+    let host = Host::start_with_clock(config_in(data.path()), clock.clone()).unwrap();
+    let app: AppName = "shop".parse().unwrap();
+    let manifest = manifest::parse(
+        "app = \"shop\"\n[processes]\n\
+         nightly = { run = \"worker.wasm args ran\", schedule = \"30 2 * * *\", timezone = \"Europe/Berlin\" }\n\
+         slow = { run = \"worker.wasm ignore\", schedule = \"*/20 3 * * *\", timezone = \"Europe/Berlin\" }\n\
+         [limits.slow]\nstop_grace = \"100ms\"\n",
+        &manifest::Options::default(),
+    )
+    .unwrap();
+    let desired = Desired {
+        release: ReleaseId(1),
+        slug: slug(),
+        config: BTreeMap::new(),
+        formation: Formation::new(),
+        release_phase: ReleasePhase::Done,
+        manifest,
+    };
+    host.apply(desired.clone()).await.unwrap();
+    let log = host.log(&app);
+    let lines = |dyno: &str, text: &str| {
+        let filter = LogFilter {
+            dyno: Some(dyno.into()),
+            source: None,
+        };
+        log.tail(10_000, &filter)
+            .iter()
+            .filter(|line| line.message.contains(text))
+            .count()
+    };
+    let until = async |what: &str, dyno: &str, text: &str, count: usize| {
+        let start = Instant::now();
+        while lines(dyno, text) != count {
+            assert!(
+                start.elapsed() < LIMIT,
+                "{what}: {:?}",
+                log.tail(100, &LogFilter::default())
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let at = |text: &str| drop(clock.now.send_replace(text.parse().unwrap()));
+    at("2027-03-28T00:59:59Z");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(lines("nightly", "ran"), 0);
+    at("2027-03-28T01:00:00Z");
+    until("the skipped hour runs right after it", "nightly", "ran", 1).await;
+    until("and so does 03:00", "slow", "begin", 1).await;
+    at("2027-03-28T01:20:00Z");
+    until(
+        "a run still going makes the next be skipped",
+        "scheduler",
+        "skipped",
+        1,
+    )
+    .await;
+    assert_eq!(lines("slow", "begin"), 1);
+    host.shutdown().await;
+    assert_eq!(lines("slow", "R12"), 1);
+    // A later host tells what was missed, and does not run it.
+    at("2027-03-30T12:00:00Z");
+    let host = Host::start_with_clock(config_in(data.path()), clock.clone()).unwrap();
+    host.apply(desired).await.unwrap();
+    let log = host.log(&app);
+    let start = Instant::now();
+    while !log
+        .tail(100, &LogFilter::default())
+        .iter()
+        .any(|line| line.message.starts_with("2 runs of `nightly` were missed"))
+    {
+        assert!(
+            start.elapsed() < LIMIT,
+            "{:?}",
+            log.tail(100, &LogFilter::default())
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    host.shutdown().await;
+}
