@@ -6,4 +6,5 @@ mod external;
 mod formation;
 mod guests;
 mod kv;
+mod platform;
 mod sandbox;

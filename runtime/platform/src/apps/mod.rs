@@ -90,9 +90,13 @@ impl Shared {
     /// Removes the slugs that no release wants any more; one that cannot be removed stays for the next time.
     pub(crate) async fn sweep(&self) {
         let swept = async {
-            let wanted = wanted_slugs(&*self.store).await.map_err(|error| error.to_string())?;
+            let wanted = wanted_slugs(&*self.store)
+                .await
+                .map_err(|error| error.to_string())?;
             let slugs = self.slugs.clone();
-            worker::blocking(move || slugs.sweep(&wanted)).await.map_err(|error| error.to_string())
+            worker::blocking(move || slugs.sweep(&wanted))
+                .await
+                .map_err(|error| error.to_string())
         };
         if let Err(error) = swept.await {
             tracing::warn!(%error, "old slugs stay for now");

@@ -14,9 +14,7 @@ use super::{Shared, Shown, lock};
 use crate::control::{ApiError, words};
 use crate::env_file::refuse_name;
 use crate::platform::Event;
-use crate::releases::{
-    Draft, ReleaseError, Releases, Step, Stored, change_vars, find_current,
-};
+use crate::releases::{Draft, ReleaseError, Releases, Step, Stored, change_vars, find_current};
 use crate::slug::{SlugError, StoredSlug};
 
 /// What the task is asked to do.

@@ -154,7 +154,10 @@ impl Core {
         self.apps.clear();
         self.server.shutdown().await;
         self.workers.close();
-        if tokio::time::timeout(WORKERS_END, self.workers.wait()).await.is_err() {
+        if tokio::time::timeout(WORKERS_END, self.workers.wait())
+            .await
+            .is_err()
+        {
             tracing::warn!("a release was still being applied at the end; it is pending");
         }
     }

@@ -280,11 +280,16 @@ fn open_data(source: &Source, policy: &Policy) -> Result<DataDir, StartError> {
                     format!("{}: there is no such folder", dir.display()),
                 ));
             }
-            let Some(data) = data else { return Ok(DataDir::open(&dir.join(DATA_NAME))?) };
+            let Some(data) = data else {
+                return Ok(DataDir::open(&dir.join(DATA_NAME))?);
+            };
             // The operator's own choice: it may be made here, and may be reached by a link.
             let made = std::fs::create_dir_all(data).and_then(|()| data.canonicalize());
             let data = made.map_err(|error| {
-                StartError::new(exit::FAILURE, format!("{}: {}", data.display(), explain_io(&error)))
+                StartError::new(
+                    exit::FAILURE,
+                    format!("{}: {}", data.display(), explain_io(&error)),
+                )
             })?;
             Ok(DataDir::open(&data)?)
         }

@@ -80,7 +80,8 @@ impl Place {
         source: Source,
         building: Building,
     ) -> Result<Running, StartError> {
-        self.start_in(self.root.path(), runtime, source, building).await
+        self.start_in(self.root.path(), runtime, source, building)
+            .await
     }
 
     async fn start_in(
@@ -901,7 +902,9 @@ async fn a_path_of_400_characters_works() {
 #[tokio::test]
 #[ignore = "run by another test, as a process of its own"]
 async fn release_until_killed() {
-    let Some(root) = std::env::var_os("OARLOCK_TEST_APP") else { return };
+    let Some(root) = std::env::var_os("OARLOCK_TEST_APP") else {
+        return;
+    };
     let runtime = FakeRuntime::new();
     let mut place = Place::app();
     place.store = None;
@@ -909,9 +912,20 @@ async fn release_until_killed() {
         // Not the app's own folder, whose guard would remove it.
         let app = PathBuf::from(&root);
         write(&app, "web.wasm", &n.to_string());
-        let source = Source::App { dir: app.clone(), scale: Formation::new(), watch: false };
-        let running = place.start_in(&app, &runtime, source, Building::No).await.unwrap();
-        running.client.change_config(&name(), &change(&[("N", Some(&n.to_string()))])).await.unwrap();
+        let source = Source::App {
+            dir: app.clone(),
+            scale: Formation::new(),
+            watch: false,
+        };
+        let running = place
+            .start_in(&app, &runtime, source, Building::No)
+            .await
+            .unwrap();
+        running
+            .client
+            .change_config(&name(), &change(&[("N", Some(&n.to_string()))]))
+            .await
+            .unwrap();
         running.stop().await;
     }
 }
@@ -923,7 +937,11 @@ async fn a_host_killed_at_any_moment_starts_again() {
     let mut releases = 0;
     for round in 0..10u64 {
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "platform::core::tests::release_until_killed", "--ignored"])
+            .args([
+                "--exact",
+                "platform::core::tests::release_until_killed",
+                "--ignored",
+            ])
             .env("OARLOCK_TEST_APP", place.root.path())
             .stdout(std::process::Stdio::null())
             .spawn()
@@ -933,13 +951,27 @@ async fn a_host_killed_at_any_moment_starts_again() {
         child.wait().unwrap();
         let running = place.up(&FakeRuntime::new()).await.unwrap();
         let rows = running.rows().await;
-        assert_eq!(rows.iter().filter(|row| row.1 == ReleaseStatus::Current).count(), 1);
-        assert!(rows.iter().all(|row| row.1 != ReleaseStatus::Pending), "{rows:?}");
+        assert_eq!(
+            rows.iter()
+                .filter(|row| row.1 == ReleaseStatus::Current)
+                .count(),
+            1
+        );
+        assert!(
+            rows.iter().all(|row| row.1 != ReleaseStatus::Pending),
+            "{rows:?}"
+        );
         assert!(rows.len() >= releases, "no release is lost");
         releases = rows.len();
-        let left = std::fs::read_dir(place.root.path().join(".oarlock/tmp")).unwrap().count();
+        let left = std::fs::read_dir(place.root.path().join(".oarlock/tmp"))
+            .unwrap()
+            .count();
         assert_eq!(left, 0, "nothing half-written stays");
-        running.client.change_config(&name(), &change(&[("R", Some(&round.to_string()))])).await.unwrap();
+        running
+            .client
+            .change_config(&name(), &change(&[("R", Some(&round.to_string()))]))
+            .await
+            .unwrap();
         running.stop().await;
     }
 }
