@@ -17,5 +17,6 @@ mod formation;
 mod guests;
 mod kv;
 mod net;
+mod platform;
 mod sandbox;
 mod sdk;
