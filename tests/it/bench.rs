@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use oarlock_host::{AppAddons, Binding};
 use oarlock_sandbox::{
-    DynoLog, Egress, EgressRules, Engine, EngineConfig, Exit, Grant, HttpClient, Output, OutputStream, PrivateNetworks,
-    Program, Sandbox, Stdin,
+    DynoLog, Egress, EgressRules, Engine, EngineConfig, Exit, Grant, HttpClient, Output,
+    OutputStream, PrivateNetworks, Program, Sandbox, Stdin,
 };
 use oarlock_spec::limits::Limits;
 use oarlock_spec::manifest::{Addon, Manifest, Process};
@@ -56,12 +56,23 @@ pub(crate) fn addon(provider: &str) -> Addon {
 
 /// An app with the processes `web` and `worker` and these add-ons.
 pub(crate) fn manifest(addons: &[(&str, Addon)]) -> Manifest {
-    let process = Process { component: "x.wasm".into(), args: Vec::new(), singleton: false, schedule: None, line: 1 };
+    let process = Process {
+        component: "x.wasm".into(),
+        args: Vec::new(),
+        singleton: false,
+        schedule: None,
+        line: 1,
+    };
     Manifest {
         app: "test".parse().unwrap(),
-        processes: ["web", "worker"].map(|name| (name.parse().unwrap(), process.clone())).into(),
+        processes: ["web", "worker"]
+            .map(|name| (name.parse().unwrap(), process.clone()))
+            .into(),
         scale: BTreeMap::new(),
-        addons: addons.iter().map(|(name, addon)| (name.parse().unwrap(), addon.clone())).collect(),
+        addons: addons
+            .iter()
+            .map(|(name, addon)| (name.parse().unwrap(), addon.clone()))
+            .collect(),
         config: BTreeMap::new(),
         allow: Vec::new(),
         limits: BTreeMap::new(),
@@ -85,8 +96,17 @@ impl App {
         config: &[(&str, &str)],
         process: &str,
     ) -> (Binding, BTreeMap<String, String>) {
-        let config = config.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let binding = self.0.bind(&manifest(addons), &config).await.unwrap().remove(process).unwrap();
+        let config = config
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let binding = self
+            .0
+            .bind(&manifest(addons), &config)
+            .await
+            .unwrap()
+            .remove(process)
+            .unwrap();
         let env = binding.environment(&config);
         (binding, env)
     }

@@ -10,13 +10,22 @@ use oarlock_tests::servers::{Postgres, Redis};
 use crate::bench::{App, addon, run, sandbox};
 
 fn for_process(process: &str) -> Addon {
-    Addon { processes: Some(vec![process.parse().unwrap()]), ..addon("external") }
+    Addon {
+        processes: Some(vec![process.parse().unwrap()]),
+        ..addon("external")
+    }
 }
 
-async fn get(binding: &Binding, env: &std::collections::BTreeMap<String, String>, path: &str) -> (String, String) {
+async fn get(
+    binding: &Binding,
+    env: &std::collections::BTreeMap<String, String>,
+    path: &str,
+) -> (String, String) {
     let (sandbox, log) = sandbox("pg-web", binding, env);
     let body = Body::new(Empty::new().map_err(|never: std::convert::Infallible| match never {}));
-    let request = Request::get(format!("http://test.localhost{path}")).body(body).unwrap();
+    let request = Request::get(format!("http://test.localhost{path}"))
+        .body(body)
+        .unwrap();
     let answer = sandbox.call(request).await.unwrap();
     let body = answer.into_body().collect().await.unwrap().to_bytes();
     (String::from_utf8(body.to_vec()).unwrap(), log.text())
@@ -36,21 +45,42 @@ async fn a_worker_with_the_redis_crate_reaches_its_server_and_nothing_else() {
     let forbidden = other.address().to_string();
     let (exit, log) = run("redis-worker", &["20", &forbidden], &worker, &env).await;
     assert_eq!(exit, Exit::Code(0), "{log}");
-    assert!(log.contains("20 jobs done") && log.contains(&format!("{forbidden}: PermissionDenied")), "{log}");
+    assert!(
+        log.contains("20 jobs done") && log.contains(&format!("{forbidden}: PermissionDenied")),
+        "{log}"
+    );
     assert_eq!(redis.command(&["LLEN", "answers"]), ":20");
     assert!(!log.contains("opensesame"), "{log}");
 
     // The web has neither the variable nor the socket.
     let (web, env) = app.release(&addons, &config, "web").await;
-    let (exit, log) = run("redis-worker", &["1", &redis.address().to_string()], &web, &env).await;
+    let (exit, log) = run(
+        "redis-worker",
+        &["1", &redis.address().to_string()],
+        &web,
+        &env,
+    )
+    .await;
     assert_eq!(exit, Exit::Code(1), "{log}");
-    assert!(log.contains("PermissionDenied") && log.contains("no JOBS_URL"), "{log}");
+    assert!(
+        log.contains("PermissionDenied") && log.contains("no JOBS_URL"),
+        "{log}"
+    );
 
     // Nor has anyone in the release after the add-on was removed; the config var alone opens nothing.
     let (worker, env) = app.release(&[], &config, "worker").await;
-    let (exit, log) = run("redis-worker", &["1", &redis.address().to_string()], &worker, &env).await;
+    let (exit, log) = run(
+        "redis-worker",
+        &["1", &redis.address().to_string()],
+        &worker,
+        &env,
+    )
+    .await;
     assert_eq!(exit, Exit::Code(1), "{log}");
-    assert!(log.contains("PermissionDenied") && log.contains("cannot connect"), "{log}");
+    assert!(
+        log.contains("PermissionDenied") && log.contains("cannot connect"),
+        "{log}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,8 +15,14 @@ async fn both_drafts_do_what_they_promise() {
     for guest in ["kv-draft", "kv-draft2"] {
         for scenario in ["basics", "pages"] {
             let data = tempfile::tempdir().unwrap();
-            let (binding, env) = App::new(data.path()).release(&[("store", addon("kv"))], &[], "worker").await;
-            assert_eq!(is_ok(run(guest, &[scenario], &binding, &env).await), "ok", "{guest} {scenario}");
+            let (binding, env) = App::new(data.path())
+                .release(&[("store", addon("kv"))], &[], "worker")
+                .await;
+            assert_eq!(
+                is_ok(run(guest, &[scenario], &binding, &env).await),
+                "ok",
+                "{guest} {scenario}"
+            );
         }
     }
 }
@@ -47,12 +53,21 @@ async fn only_the_processs_own_add_ons_open() {
     let (web, env) = app.release(&addons, &[], "web").await;
     let (worker, _) = app.release(&addons, &[], "worker").await;
     for guest in ["kv-draft", "kv-draft2"] {
-        assert_eq!(is_ok(run(guest, &["open", "default"], &web, &env).await), "Ok(())");
-        assert_eq!(is_ok(run(guest, &["open", "private"], &worker, &env).await), "Ok(())");
+        assert_eq!(
+            is_ok(run(guest, &["open", "default"], &web, &env).await),
+            "Ok(())"
+        );
+        assert_eq!(
+            is_ok(run(guest, &["open", "private"], &worker, &env).await),
+            "Ok(())"
+        );
         for (binding, name) in [(&web, "private"), (&worker, "default"), (&worker, "other")] {
             let log = is_ok(run(guest, &["open", name], binding, &env).await);
             assert!(log.contains("Err(Error::AccessDenied)"), "{log}");
-            assert!(log.contains(&format!("oarlock: wasi:keyvalue open(\"{name}\") denied")), "{log}");
+            assert!(
+                log.contains(&format!("oarlock: wasi:keyvalue open(\"{name}\") denied")),
+                "{log}"
+            );
         }
     }
 }
@@ -65,10 +80,19 @@ async fn apps_do_not_share_and_a_removed_add_on_is_gone_and_comes_back() {
     let (binding, env) = app.release(&with, &[], "web").await;
     is_ok(run("kv-draft", &["set", "store", "k", "mine"], &binding, &env).await);
     let (binding, env) = other.release(&with, &[], "web").await;
-    assert_eq!(is_ok(run("kv-draft", &["get", "store", "k"], &binding, &env).await), "None");
+    assert_eq!(
+        is_ok(run("kv-draft", &["get", "store", "k"], &binding, &env).await),
+        "None"
+    );
     let (binding, env) = app.release(&[], &[], "web").await;
     let log = is_ok(run("kv-draft", &["open", "store"], &binding, &env).await);
-    assert!(log.contains("AccessDenied") && log.contains("this process has no kv add-on"), "{log}");
+    assert!(
+        log.contains("AccessDenied") && log.contains("this process has no kv add-on"),
+        "{log}"
+    );
     let (binding, env) = app.release(&with, &[], "web").await;
-    assert_eq!(is_ok(run("kv-draft", &["get", "store", "k"], &binding, &env).await), r#"Some("mine")"#);
+    assert_eq!(
+        is_ok(run("kv-draft", &["get", "store", "k"], &binding, &env).await),
+        r#"Some("mine")"#
+    );
 }

@@ -14,4 +14,6 @@ mod examples;
 mod external;
 mod guests;
 mod kv;
+mod net;
+mod sandbox;
 mod sdk;

@@ -26,11 +26,7 @@ pub fn guest(name: &str) -> PathBuf {
     let folder = BUILT.get_or_init(|| build_components(&repository().join("tests/guests")));
     // A binary keeps its name, a cdylib gets underscores.
     let bin = folder.join(format!("{name}.wasm"));
-    if bin.exists() {
-        bin
-    } else {
-        folder.join(format!("{}.wasm", name.replace('-', "_")))
-    }
+    if bin.exists() { bin } else { folder.join(format!("{}.wasm", name.replace('-', "_"))) }
 }
 
 /// A component of `examples/<example>`; the example is built on first use.

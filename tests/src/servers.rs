@@ -34,16 +34,27 @@ impl Server {
             let folder = tempfile::tempdir().unwrap();
             let mut command = command(port, folder.path());
             let log = std::fs::File::create(folder.path().join("log")).unwrap();
-            command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-            let child = command
-                .spawn()
-                .unwrap_or_else(|error| panic!("{name} cannot be started ({error}); is Debian's package installed?"));
-            let mut server = Self { child, port, folder };
+            command
+                .stdin(Stdio::null())
+                .stdout(log.try_clone().unwrap())
+                .stderr(log);
+            let child = command.spawn().unwrap_or_else(|error| {
+                panic!("{name} cannot be started ({error}); is Debian's package installed?")
+            });
+            let mut server = Self {
+                child,
+                port,
+                folder,
+            };
             while server.child.try_wait().unwrap().is_none() {
                 if ready(port) {
                     return server;
                 }
-                assert!(Instant::now() < deadline, "{name} did not answer in {START:?}: {}", server.log());
+                assert!(
+                    Instant::now() < deadline,
+                    "{name} did not answer in {START:?}: {}",
+                    server.log()
+                );
                 std::thread::sleep(Duration::from_millis(20));
             }
             eprintln!("{name} ended at once: {}", server.log());
@@ -66,7 +77,11 @@ impl Drop for Server {
 
 /// A port that is free now.
 pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 /// A redis-server with a password.
@@ -77,8 +92,18 @@ impl Redis {
     pub fn start() -> Self {
         let command = |port: u16, folder: &Path| {
             let mut command = Command::new("redis-server");
-            command.current_dir(folder).args(["--bind", "127.0.0.1", "--port"]).arg(port.to_string());
-            command.args(["--save", "", "--appendonly", "no", "--requirepass", "opensesame"]);
+            command
+                .current_dir(folder)
+                .args(["--bind", "127.0.0.1", "--port"])
+                .arg(port.to_string());
+            command.args([
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--requirepass",
+                "opensesame",
+            ]);
             command
         };
         Self(Server::start("redis-server", command, |port| {
@@ -144,19 +169,36 @@ impl Postgres {
                 if let Some((uid, gid)) = user {
                     command.uid(uid).gid(gid);
                 }
-                command.env_clear().env("LC_ALL", "C").env("TZ", "UTC").current_dir(&data);
+                command
+                    .env_clear()
+                    .env("LC_ALL", "C")
+                    .env("TZ", "UTC")
+                    .current_dir(&data);
                 command
             };
             let made = as_user("initdb")
-                .args(["--username=ada", "--auth=scram-sha-256", "--no-sync", "--encoding=UTF8"])
+                .args([
+                    "--username=ada",
+                    "--auth=scram-sha-256",
+                    "--no-sync",
+                    "--encoding=UTF8",
+                ])
                 .arg(format!("--pwfile={}", password.display()))
                 .arg("--pgdata")
                 .arg(&data)
                 .output()
                 .unwrap();
-            assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+            assert!(
+                made.status.success(),
+                "initdb: {}",
+                String::from_utf8_lossy(&made.stderr)
+            );
             let mut command = as_user("postgres");
-            command.arg("-D").arg(&data).args(["-h", "127.0.0.1", "-k", "", "-F", "-p"]).arg(port.to_string());
+            command
+                .arg("-D")
+                .arg(&data)
+                .args(["-h", "127.0.0.1", "-k", "", "-F", "-p"])
+                .arg(port.to_string());
             command
         };
         Self(Server::start("postgres", command, |port| {
@@ -180,13 +222,22 @@ impl Postgres {
 
     /// Its URL, with the password.
     pub fn url(&self) -> String {
-        format!("postgres://ada:opensesame@127.0.0.1:{}/postgres", self.0.port)
+        format!(
+            "postgres://ada:opensesame@127.0.0.1:{}/postgres",
+            self.0.port
+        )
     }
 }
 
 fn postgres_bin() -> PathBuf {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let found = versions.map(|version| version.path().join("bin")).filter(|bin| bin.join("initdb").exists()).max();
+    let versions = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let found = versions
+        .map(|version| version.path().join("bin"))
+        .filter(|bin| bin.join("initdb").exists())
+        .max();
     found.expect("PostgreSQL's server (Debian's package `postgresql`) is installed")
 }
 
@@ -197,7 +248,9 @@ fn unprivileged() -> Option<(u32, u32)> {
     }
     let users = std::fs::read_to_string("/etc/passwd").unwrap();
     let find = |name: &str| {
-        let line = users.lines().find(|line| line.split(':').next() == Some(name))?;
+        let line = users
+            .lines()
+            .find(|line| line.split(':').next() == Some(name))?;
         let mut fields = line.split(':').skip(2);
         Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
     };

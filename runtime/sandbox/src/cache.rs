@@ -272,12 +272,23 @@ fn open_own_folder(path: &PathBuf) -> Result<Dir, String> {
     Ok(folder)
 }
 
-/// The key, made on first use. Two hosts that start at once agree: the first link wins.
+/// The key, made on first use or when it is damaged, which makes all entries worthless. Two hosts that
+/// start at once agree: the first link wins.
 fn read_or_make_key(folder: &Dir) -> Result<[u8; KEY_LEN], String> {
     let failed = |error: io::Error| format!("its key cannot be used: {error}; remove the folder");
     if let Some(key) = read_key(folder).map_err(failed)? {
         return Ok(key);
     }
+    match folder.remove_file(KEY_FILE) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => make_key(folder).map_err(failed)?,
+    }
+    read_key(folder)
+        .map_err(failed)?
+        .ok_or_else(|| "its key changes under us; let only one user have the folder".to_owned())
+}
+
+fn make_key(folder: &Dir) -> io::Result<()> {
     let key: [u8; KEY_LEN] = rand::random();
     let temporary = format!(
         "key-{}-{:016x}.new",
@@ -289,19 +300,11 @@ fn read_or_make_key(folder: &Dir) -> Result<[u8; KEY_LEN], String> {
     let made = folder
         .open_with(&temporary, &options)
         .and_then(|mut file| file.write_all(&key).and_then(|()| file.sync_all()))
-        .and_then(|()| match folder.hard_link(&temporary, folder, KEY_FILE) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            result => result,
-        });
+        .and_then(|()| folder.hard_link(&temporary, folder, KEY_FILE));
     drop(folder.remove_file(&temporary));
-    made.map_err(failed)?;
-    match read_key(folder).map_err(failed)? {
-        Some(key) => Ok(key),
-        // There, but of the wrong length or open to others: start anew, all entries with it.
-        None => {
-            folder.remove_file(KEY_FILE).map_err(failed)?;
-            Err("its key was damaged and has been removed; start again".to_owned())
-        }
+    match made {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
     }
 }
 

@@ -30,6 +30,7 @@ pub(crate) async fn call(
     sandbox.count_request();
     let exchange = Exchange::new(wasi);
     let (head, answer) = futures::channel::oneshot::channel();
+    let method = request.method().clone();
     let guest = serve(
         sandbox.clone(),
         place,
@@ -42,7 +43,7 @@ pub(crate) async fn call(
         task: Some(task),
         patience: sandbox.limits.timeout,
     };
-    Caller::new(exchange, owner).response(answer).await
+    Caller::new(exchange, &method, owner).response(answer).await
 }
 
 /// The sandbox's handler, and whose it is.

@@ -12,8 +12,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures::channel::oneshot;
 use futures::task::AtomicWaker;
-use http::{HeaderValue, Request, Response, header};
-use http_body::{Frame, SizeHint};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::sync::Notify;
 
@@ -181,14 +181,18 @@ pub(crate) trait Owner: Send + Unpin + 'static {
 pub(crate) struct Caller<O: Owner> {
     exchange: Arc<Exchange>,
     owner: O,
+    /// The answer has no body, whatever the guest says.
+    head_only: bool,
     done: bool,
 }
 
 impl<O: Owner> Caller<O> {
-    pub(crate) fn new(exchange: Arc<Exchange>, owner: O) -> Self {
+    pub(crate) fn new(exchange: Arc<Exchange>, method: &Method, owner: O) -> Self {
+        let head_only = method == Method::HEAD;
         Self {
             exchange,
             owner,
+            head_only,
             done: false,
         }
     }
@@ -215,9 +219,13 @@ impl<O: Owner> Caller<O> {
         Err(error)
     }
 
-    fn stream(self, response: Response<Body>) -> Response<Body> {
+    fn stream(mut self, response: Response<Body>) -> Response<Body> {
         let length = response.headers().get(header::CONTENT_LENGTH);
         let remaining = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        self.head_only |= matches!(
+            response.status(),
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
         response.map(|body| {
             ResponseBody {
                 body,
@@ -252,6 +260,15 @@ struct ResponseBody<O: Owner> {
     /// What `content-length` promises still.
     remaining: Option<u64>,
     ended: bool,
+}
+
+impl<O: Owner> Drop for ResponseBody<O> {
+    fn drop(&mut self) {
+        // Servers do not read bodies of which they know that there is nothing to read.
+        if self.caller.head_only || self.remaining == Some(0) || self.body.is_end_stream() {
+            self.caller.complete();
+        }
+    }
 }
 
 impl<O: Owner> http_body::Body for ResponseBody<O> {
@@ -302,8 +319,8 @@ impl<O: Owner> http_body::Body for ResponseBody<O> {
 
     fn size_hint(&self) -> SizeHint {
         match self.remaining {
-            Some(remaining) => SizeHint::with_exact(remaining),
-            None => self.body.size_hint(),
+            Some(remaining) if !self.caller.head_only => SizeHint::with_exact(remaining),
+            _ => self.body.size_hint(),
         }
     }
 }

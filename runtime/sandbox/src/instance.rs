@@ -113,11 +113,11 @@ impl Shared {
             .push(call.clone());
     }
 
-    /// Whether the guest works for nobody any more, though it works.
+    /// Whether the guest has calls, and all of them were abandoned: it works for nobody. One that was
+    /// abandoned beside others does not count any more when it is done.
     fn all_abandoned(&self) -> bool {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut working = running.iter().filter(|call| !call.is_done()).peekable();
-        working.peek().is_some() && working.all(|call| call.is_abandoned())
+        !running.is_empty() && running.iter().all(|call| call.is_abandoned())
     }
 
     /// Says how the instance ended, to its calls first; before its store is dropped.
@@ -185,7 +185,11 @@ impl Instance {
         let handle = &self.inner;
         let exchange = Exchange::new(handle.wasi);
         let (head, answer) = futures::channel::oneshot::channel();
-        let caller = Caller::new(exchange.clone(), Guest(handle.shared.clone()));
+        let caller = Caller::new(
+            exchange.clone(),
+            request.method(),
+            Guest(handle.shared.clone()),
+        );
         let request = exchange.clone().guard(with_authority(request));
         handle.sandbox.count_request();
         let call = Unserved(Some(Call {

@@ -23,6 +23,7 @@ mod meter;
 mod program;
 mod run;
 mod sandbox;
+mod sockets;
 mod state;
 mod stdio;
 mod ticker;

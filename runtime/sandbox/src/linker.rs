@@ -24,7 +24,7 @@ pub(crate) fn build(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     crate::environment::add_to_linker(l)?;
     crate::files::add_to_linker(l)?;
     crate::lifecycle::add_to_linker(l)?;
-    crate::egress::add_to_linker(l)?;
+    crate::sockets::add_to_linker(l)?;
     crate::kv::add_to_linker(l)?;
     Ok(linker)
 }

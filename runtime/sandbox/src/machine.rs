@@ -9,9 +9,7 @@ const ADDRESS_SPACE: u64 = 1 << 46;
 /// Bytes of memory this process may use: the machine's, or its control group's limit if that is less.
 pub(crate) fn memory() -> u64 {
     let info = rustix::system::sysinfo();
-    let total = u64::try_from(info.totalram)
-        .unwrap_or(u64::MAX)
-        .saturating_mul(info.mem_unit.into());
+    let total = info.totalram.saturating_mul(info.mem_unit.into());
     control_group_limit().map_or(total, |limit| total.min(limit))
 }
 

@@ -13,6 +13,7 @@ use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi_http::WasiHttpCtx;
 
 use crate::Body;
+use crate::egress::HttpHooks;
 use crate::environment::Environment;
 use crate::files::{Files, Folders};
 use crate::grant::{Grant, OutputStream};
@@ -21,6 +22,7 @@ use crate::limiter::MemoryLimiter;
 use crate::meter::Meter;
 use crate::program::Program;
 use crate::run::{Output, Run, Stdin};
+use crate::sockets::{NetCtx, NetGrant, udp_check};
 use crate::state::State;
 use crate::stdio::{ChannelOutput, LogOutput, UntilStop};
 use crate::trap::{self, Failure};
@@ -50,6 +52,7 @@ pub(crate) struct SandboxInner {
     environment: Arc<Environment>,
     folders: Arc<Folders>,
     kv: crate::kv::KvCtx,
+    net: Arc<NetGrant>,
     /// Never fires: what instances have that are not told to stop.
     never: CancellationToken,
 }
@@ -105,10 +108,12 @@ impl Sandbox {
             variables: grant.env.clone(),
             arguments: grant.args.clone(),
         };
+        let net = NetGrant::new(&grant, limits);
         Ok(Self {
             inner: Arc::new(SandboxInner {
                 program: program.clone(),
                 kv: crate::kv::KvCtx::new(&grant),
+                net,
                 grant,
                 limits: limits.clone(),
                 meter: Arc::default(),
@@ -225,6 +230,10 @@ impl SandboxInner {
     ) -> Store<State> {
         let limits = &self.limits;
         wasi.max_random_size(limits.random);
+        // TCP and name look-ups are ours.
+        wasi.allow_tcp(false).allow_ip_name_lookup(false);
+        wasi.allow_udp(true);
+        wasi.socket_addr_check(udp_check(self.net.clone()));
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.resources as usize);
         let mut http = WasiHttpCtx::new();
@@ -234,8 +243,8 @@ impl SandboxInner {
             wasi: wasi.build(),
             table,
             http,
-            hooks: crate::egress::HttpHooks::new(&self.grant, limits),
-            net: crate::egress::NetCtx::new(&self.grant, limits),
+            hooks: HttpHooks::new(self.net.clone()),
+            net: NetCtx::new(self.net.clone(), stopping.clone()),
             kv: self.kv.clone(),
             environment,
             files: Files::new(self.folders.clone()),

@@ -10,6 +10,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use crate::environment::Environment;
 use crate::files::Files;
 use crate::limiter::MemoryLimiter;
+use crate::sockets::{NetCtxView, NetView};
 
 /// The data of a store. What is shared by all instances of a sandbox lies behind `Arc`s.
 pub(crate) struct State {
@@ -21,7 +22,7 @@ pub(crate) struct State {
     /// Outgoing HTTP: the one choke point for it.
     pub(crate) hooks: crate::egress::HttpHooks,
     /// Sockets and name look-ups.
-    pub(crate) net: crate::egress::NetCtx,
+    pub(crate) net: crate::sockets::NetCtx,
     /// `wasi:keyvalue`.
     pub(crate) kv: crate::kv::KvCtx,
     /// Environment variables and arguments, shared by all instances of the sandbox.
@@ -38,6 +39,15 @@ impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         WasiCtxView {
             ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
+    }
+}
+
+impl NetView for State {
+    fn net(&mut self) -> NetCtxView<'_> {
+        NetCtxView {
+            ctx: &mut self.net,
             table: &mut self.table,
         }
     }

@@ -57,18 +57,29 @@ struct External;
 #[async_trait::async_trait]
 impl Provider for External {
     async fn bind(&self, request: &Request<'_>) -> Result<Offer, BindError> {
-        let (variable, source) = (variable(request.name, request.addon), source(request.name, request.addon));
-        let url = request.config.get(&source).filter(|url| !url.trim().is_empty()).ok_or_else(|| {
-            BindError(format!(
-                "the config var `{source}` is not set; set it to the server's URL: \
+        let (variable, source) = (
+            variable(request.name, request.addon),
+            source(request.name, request.addon),
+        );
+        let url = request
+            .config
+            .get(&source)
+            .filter(|url| !url.trim().is_empty())
+            .ok_or_else(|| {
+                BindError(format!(
+                    "the config var `{source}` is not set; set it to the server's URL: \
                  oarlock config set {source}=scheme://user:password@host:port/…"
-            ))
-        })?;
-        let (host, port) =
-            endpoint(url.trim()).map_err(|reason| BindError(format!("the config var `{source}` {reason}")))?;
+                ))
+            })?;
+        let (host, port) = endpoint(url.trim())
+            .map_err(|reason| BindError(format!("the config var `{source}` {reason}")))?;
         Ok(Offer {
             env: BTreeMap::from([(variable, url.trim().to_owned())]),
-            endpoints: vec![Endpoint { addon: request.name.to_string(), host, port }],
+            endpoints: vec![Endpoint {
+                addon: request.name.to_string(),
+                host,
+                port,
+            }],
             kv: None,
         })
     }
@@ -81,7 +92,10 @@ fn variable(name: &AddonName, addon: &Addon) -> String {
 }
 
 fn source(name: &AddonName, addon: &Addon) -> String {
-    addon.url_from.clone().unwrap_or_else(|| variable(name, addon))
+    addon
+        .url_from
+        .clone()
+        .unwrap_or_else(|| variable(name, addon))
 }
 
 /// The one host (a name in lower case, or an IP without brackets) and port that a URL names. An
@@ -101,26 +115,47 @@ fn endpoint(text: &str) -> Result<(String, u16), String> {
         _ => return Err(format!("names no host: {FORM}")),
     };
     if scheme.ends_with("+srv") {
-        return Err(format!("has the scheme `{scheme}`, which finds its hosts by DNS; name the host and port instead"));
+        return Err(format!(
+            "has the scheme `{scheme}`, which finds its hosts by DNS; name the host and port instead"
+        ));
     }
     let is_ip = host.parse::<std::net::IpAddr>().is_ok();
     let is_name = host.len() <= 253
-        && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+        && host
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
         && !host.starts_with(['.', '-']);
     if !is_ip && !is_name {
-        let several = if host.contains(',') { "; an external add-on is one host, so make one of each" } else { "" };
-        return Err(format!("names the host `{}`, which is no host name{several}", mask(&host)));
+        let several = if host.contains(',') {
+            "; an external add-on is one host, so make one of each"
+        } else {
+            ""
+        };
+        return Err(format!(
+            "names the host `{}`, which is no host name{several}",
+            mask(&host)
+        ));
     }
-    match url.port().or_else(|| PORTS.iter().find(|(known, _)| *known == scheme).map(|(_, port)| *port)) {
+    match url.port().or_else(|| {
+        PORTS
+            .iter()
+            .find(|(known, _)| *known == scheme)
+            .map(|(_, port)| *port)
+    }) {
         Some(0) => Err("names the port 0, which cannot be connected to".to_owned()),
         Some(port) => Ok((host, port)),
-        None => Err(format!("names no port, and `{scheme}` has no usual one: write {scheme}://…@{host}:PORT/…")),
+        None => Err(format!(
+            "names no port, and `{scheme}` has no usual one: write {scheme}://…@{host}:PORT/…"
+        )),
     }
 }
 
 /// What may be shown of something that is not a host name: it could be a piece of a password.
 fn mask(host: &str) -> String {
-    host.chars().map(|c| if matches!(c, ',' | '.' | ':') { c } else { '*' }).take(40).collect()
+    host.chars()
+        .map(|c| if matches!(c, ',' | '.' | ':') { c } else { '*' })
+        .take(40)
+        .collect()
 }
 
 #[cfg(test)]
@@ -134,7 +169,11 @@ mod tests {
 
     #[test]
     fn a_url_names_one_host_and_port() {
-        is("postgres://ada:secret@DB.example.com/app", "db.example.com", 5432);
+        is(
+            "postgres://ada:secret@DB.example.com/app",
+            "db.example.com",
+            5432,
+        );
         is("redis://:p%40ss@127.0.0.1:7000/1", "127.0.0.1", 7000);
         is("redis://10.0.0.5", "10.0.0.5", 6379);
         is("amqp://u:p@rabbit", "rabbit", 5672);

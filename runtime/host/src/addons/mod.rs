@@ -40,8 +40,12 @@ pub struct Binding {
 impl Binding {
     /// The config vars that this process sees, and its add-ons' variables.
     pub fn environment(&self, config: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-        let seen = config.iter().filter(|(name, _)| !self.withheld.contains(*name));
-        seen.chain(&self.env).map(|(name, value)| (name.clone(), value.clone())).collect()
+        let seen = config
+            .iter()
+            .filter(|(name, _)| !self.withheld.contains(*name));
+        seen.chain(&self.env)
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
     }
 }
 
@@ -55,7 +59,10 @@ pub struct AppAddons {
 impl AppAddons {
     /// `data`: the app's own folder for embedded add-ons. Nothing is opened yet.
     pub fn new(data: &Path) -> Arc<Self> {
-        Arc::new(Self { data: data.to_owned(), providers: Mutex::default() })
+        Arc::new(Self {
+            data: data.to_owned(),
+            providers: Mutex::default(),
+        })
     }
 
     /// What each process type gets. Unknown providers, bad URLs and clashes (with `config`, or with
@@ -74,7 +81,10 @@ impl AppAddons {
         // manifest that is refused.
         for (name, addon) in &manifest.addons {
             let wrong = match provider::find(&addon.provider) {
-                Ok(info) => provider::mistakes(info, name, addon).into_iter().next().map(BindError),
+                Ok(info) => provider::mistakes(info, name, addon)
+                    .into_iter()
+                    .next()
+                    .map(BindError),
                 Err(unknown) => Some(unknown),
             };
             if let Some(wrong) = wrong {
@@ -85,20 +95,32 @@ impl AppAddons {
             return Err(error(name, addon, BindError(reason)));
         }
 
-        let mut bindings: BTreeMap<ProcessType, Binding> =
-            manifest.processes.keys().map(|process| (process.clone(), Binding::default())).collect();
+        let mut bindings: BTreeMap<ProcessType, Binding> = manifest
+            .processes
+            .keys()
+            .map(|process| (process.clone(), Binding::default()))
+            .collect();
         for (name, addon) in &manifest.addons {
             let failed = |wrong| error(name, addon, wrong);
             let info = provider::find(&addon.provider).map_err(failed)?;
             let provider = self.provider(info);
-            let offer = provider.bind(&Request { name, addon, config }).await.map_err(failed)?;
+            let offer = provider
+                .bind(&Request {
+                    name,
+                    addon,
+                    config,
+                })
+                .await
+                .map_err(failed)?;
             let (_, sources) = provider::names(info, name, addon);
             for (process, binding) in &mut bindings {
                 binding.withheld.extend(sources.iter().cloned());
                 if has(addon, process) {
                     binding.env.extend(offer.env.clone());
                     binding.endpoints.extend(offer.endpoints.iter().cloned());
-                    binding.kv.extend(offer.kv.clone().map(|bucket| (name.to_string(), bucket)));
+                    binding
+                        .kv
+                        .extend(offer.kv.clone().map(|bucket| (name.to_string(), bucket)));
                 }
             }
         }
@@ -107,24 +129,43 @@ impl AppAddons {
 
     /// Flushes and closes.
     pub async fn close(&self) {
-        let providers = std::mem::take(&mut *self.providers.lock().unwrap_or_else(PoisonError::into_inner));
+        let providers = std::mem::take(
+            &mut *self
+                .providers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         for provider in providers.into_values() {
             provider.close().await;
         }
     }
 
     fn provider(&self, info: &'static ProviderInfo) -> Arc<dyn Provider> {
-        let mut providers = self.providers.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(providers.entry(info.name).or_insert_with(|| (info.open)(&self.data).into()))
+        let mut providers = self
+            .providers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(
+            providers
+                .entry(info.name)
+                .or_insert_with(|| (info.open)(&self.data).into()),
+        )
     }
 }
 
 fn has(addon: &Addon, process: &ProcessType) -> bool {
-    addon.processes.as_ref().is_none_or(|only| only.contains(process))
+    addon
+        .processes
+        .as_ref()
+        .is_none_or(|only| only.contains(process))
 }
 
 fn error(name: &AddonName, addon: &Addon, wrong: BindError) -> ApplyError {
-    ApplyError::Addon { addon: name.to_string(), line: addon.line, reason: wrong.0 }
+    ApplyError::Addon {
+        addon: name.to_string(),
+        line: addon.line,
+        reason: wrong.0,
+    }
 }
 
 /// Variables that two would set for the same process: two add-ons, or an add-on and the config.
@@ -136,7 +177,9 @@ fn clashes<'a>(
     let mut withheld = BTreeSet::new();
     let mut setters: Vec<(&AddonName, &Addon, Vec<String>)> = Vec::new();
     for (name, addon) in &manifest.addons {
-        let Ok(info) = provider::find(&addon.provider) else { continue };
+        let Ok(info) = provider::find(&addon.provider) else {
+            continue;
+        };
         let (variables, sources) = provider::names(info, name, addon);
         withheld.extend(sources);
         setters.push((name, addon, variables));
@@ -151,8 +194,16 @@ fn clashes<'a>(
                 );
                 clashes.push((*name, *addon, reason));
             }
-            let meets = |other: &Addon| manifest.processes.keys().any(|p| has(addon, p) && has(other, p));
-            let earlier = setters.iter().take(i).find(|(_, other, theirs)| theirs.contains(variable) && meets(other));
+            let meets = |other: &Addon| {
+                manifest
+                    .processes
+                    .keys()
+                    .any(|p| has(addon, p) && has(other, p))
+            };
+            let earlier = setters
+                .iter()
+                .take(i)
+                .find(|(_, other, theirs)| theirs.contains(variable) && meets(other));
             if let Some((other, line, _)) = earlier {
                 let reason = format!(
                     "it sets `{variable}`, and so does the add-on `{other}` (line {}); give one of them another prefix \
@@ -175,10 +226,16 @@ pub fn check(manifest: &Manifest) -> Vec<(u32, String)> {
             Ok(info) => provider::mistakes(info, name, addon),
             Err(BindError(unknown)) => vec![unknown],
         };
-        messages.extend(wrong.into_iter().map(|wrong| (addon.line, format!("add-on `{name}`: {wrong}"))));
+        messages.extend(
+            wrong
+                .into_iter()
+                .map(|wrong| (addon.line, format!("add-on `{name}`: {wrong}"))),
+        );
     }
     let clashes = clashes(manifest, &manifest.config).into_iter();
-    messages.extend(clashes.map(|(name, addon, wrong)| (addon.line, format!("add-on `{name}`: {wrong}"))));
+    messages.extend(
+        clashes.map(|(name, addon, wrong)| (addon.line, format!("add-on `{name}`: {wrong}"))),
+    );
     messages.sort();
     messages
 }

@@ -102,33 +102,71 @@ pub(super) trait Provider: Send + Sync {
 
 /// The provider of this name; an error lists the known ones.
 pub(super) fn find(name: &str) -> Result<&'static ProviderInfo, BindError> {
-    PROVIDERS.iter().copied().find(|info| info.name == name).ok_or_else(|| {
-        let known = PROVIDERS.iter().map(|info| format!("`{}` ({})", info.name, info.about)).collect::<Vec<_>>();
-        let meant = suggestion(name, PROVIDERS.iter().map(|info| info.name));
-        BindError(format!("unknown provider `{name}`{meant}; known are {}", known.join(", ")))
-    })
+    PROVIDERS
+        .iter()
+        .copied()
+        .find(|info| info.name == name)
+        .ok_or_else(|| {
+            let known = PROVIDERS
+                .iter()
+                .map(|info| format!("`{}` ({})", info.name, info.about))
+                .collect::<Vec<_>>();
+            let meant = suggestion(name, PROVIDERS.iter().map(|info| info.name));
+            BindError(format!(
+                "unknown provider `{name}`{meant}; known are {}",
+                known.join(", ")
+            ))
+        })
 }
 
 /// Everything wrong with an add-on's own line: plan, keys and the names of its variables.
 pub(super) fn mistakes(info: &ProviderInfo, name: &AddonName, addon: &Addon) -> Vec<String> {
     let mut mistakes = Vec::new();
-    if let Some(plan) = addon.plan.as_deref().filter(|plan| !info.plans.contains(plan)) {
+    if let Some(plan) = addon
+        .plan
+        .as_deref()
+        .filter(|plan| !info.plans.contains(plan))
+    {
         mistakes.push(if info.plans.is_empty() {
-            format!("provider `{}` has no plans, but `{plan}` is asked for; write `{}`", info.name, info.name)
+            format!(
+                "provider `{}` has no plans, but `{plan}` is asked for; write `{}`",
+                info.name, info.name
+            )
         } else {
             let meant = suggestion(plan, info.plans.iter().copied());
-            format!("provider `{}` has no plan `{plan}`{meant}; it has {}", info.name, info.plans.join(", "))
+            format!(
+                "provider `{}` has no plan `{plan}`{meant}; it has {}",
+                info.name,
+                info.plans.join(", ")
+            )
         });
     }
-    for key in Key::ALL.into_iter().filter(|key| key.is_in(addon) && !info.keys.contains(key)) {
+    for key in Key::ALL
+        .into_iter()
+        .filter(|key| key.is_in(addon) && !info.keys.contains(key))
+    {
         let text = key.text();
-        let takers: Vec<_> =
-            PROVIDERS.iter().filter(|other| other.keys.contains(&key)).map(|other| format!("`{}`", other.name)).collect();
-        let takers = if takers.is_empty() { String::new() } else { format!("; only {} does", takers.join(", ")) };
-        mistakes.push(format!("provider `{}` does not take the key `{text}`{takers}", info.name));
+        let takers: Vec<_> = PROVIDERS
+            .iter()
+            .filter(|other| other.keys.contains(&key))
+            .map(|other| format!("`{}`", other.name))
+            .collect();
+        let takers = if takers.is_empty() {
+            String::new()
+        } else {
+            format!("; only {} does", takers.join(", "))
+        };
+        mistakes.push(format!(
+            "provider `{}` does not take the key `{text}`{takers}",
+            info.name
+        ));
     }
     if info.keys.contains(&Key::As) {
-        mistakes.extend((info.variables)(name, addon).iter().filter_map(|variable| refused(variable)));
+        mistakes.extend(
+            (info.variables)(name, addon)
+                .iter()
+                .filter_map(|variable| refused(variable)),
+        );
     }
     mistakes
 }
@@ -136,9 +174,13 @@ pub(super) fn mistakes(info: &ProviderInfo, name: &AddonName, addon: &Addon) -> 
 /// Why a variable of this name cannot be set.
 fn refused(variable: &str) -> Option<String> {
     let fits = !variable.starts_with(|c: char| c.is_ascii_digit())
-        && variable.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        && variable
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_');
     if !fits {
-        return Some(format!("it would set `{variable}`, which no variable can be called; choose another prefix with `as`"));
+        return Some(format!(
+            "it would set `{variable}`, which no variable can be called; choose another prefix with `as`"
+        ));
     }
     let reserved = variable == "PORT" || variable == "DYNO" || variable.starts_with("OARLOCK_");
     reserved.then(|| format!("it would set `{variable}`, which is the platform's own; choose another prefix with `as`"))
@@ -146,12 +188,22 @@ fn refused(variable: &str) -> Option<String> {
 
 /// The prefix of an add-on's variables: `as`, or its name in capitals.
 pub(super) fn prefix(name: &AddonName, addon: &Addon) -> String {
-    addon.prefix.clone().unwrap_or_else(|| name.as_str().to_ascii_uppercase().replace('-', "_"))
+    addon
+        .prefix
+        .clone()
+        .unwrap_or_else(|| name.as_str().to_ascii_uppercase().replace('-', "_"))
 }
 
 /// The variables and sources of one add-on.
-pub(super) fn names(info: &ProviderInfo, name: &AddonName, addon: &Addon) -> (Vec<String>, BTreeSet<String>) {
-    ((info.variables)(name, addon), (info.sources)(name, addon).into_iter().collect())
+pub(super) fn names(
+    info: &ProviderInfo,
+    name: &AddonName,
+    addon: &Addon,
+) -> (Vec<String>, BTreeSet<String>) {
+    (
+        (info.variables)(name, addon),
+        (info.sources)(name, addon).into_iter().collect(),
+    )
 }
 
 /// `, did you mean …?` or nothing.

@@ -1,16 +1,39 @@
 //! The one decision point for outbound traffic: sockets, DNS and outgoing HTTP all ask [`Egress::decide`].
 
+mod answers;
+mod client;
+mod connections;
+mod hooks;
+mod listeners;
+mod ranges;
+mod remarks;
+mod resolver;
+mod rules;
+#[cfg(test)]
+mod tests;
+
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use ipnet::IpNet;
-use oarlock_spec::limits::Limits;
 use oarlock_spec::manifest::AllowEntry;
-use wasmtime::component::Linker;
-use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsView};
-use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
-use crate::grant::Grant;
-use crate::state::State;
+use answers::Answers;
+use resolver::Resolver;
+use rules::{Host, Refused, Rules};
+
+pub use client::HttpClient;
+pub(crate) use connections::Connection;
+use connections::Connections;
+pub(crate) use hooks::HttpHooks;
+pub(crate) use listeners::DynoPort;
+pub(crate) use remarks::Remarks;
+pub(crate) use resolver::LookupError;
+pub(crate) use rules::Granted;
 
 /// What a guest tries to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,76 +108,208 @@ pub struct EgressRules {
     pub never_ips: Vec<IpAddr>,
 }
 
-/// Decides; remembers which addresses came from which granted name.
+/// Decides; remembers which addresses came from which granted name; knows the connections it allowed.
 pub struct Egress {
-    #[expect(dead_code, reason = "skeleton")]
-    rules: EgressRules,
+    rules: Rules,
+    answers: Mutex<Answers>,
+    resolver: Resolver,
+    connections: Arc<Connections>,
+    /// Add-ons whose binding is gone, though the rules still name them.
+    detached: RwLock<Vec<String>>,
+    closed: AtomicBool,
 }
 
 impl Egress {
     /// Rules in force from now on, for the dynos of one process type of one app.
     pub fn new(rules: EgressRules) -> Self {
-        Self { rules }
+        Self {
+            rules: Rules::new(rules),
+            answers: Mutex::default(),
+            resolver: Resolver::new(),
+            connections: Arc::default(),
+            detached: RwLock::default(),
+            closed: AtomicBool::new(false),
+        }
     }
 
     /// The decision point.
-    pub fn decide(&self, _what: &Attempt<'_>) -> Decision {
-        Decision::Deny(Denial {
-            reason: "nothing is granted".to_owned(),
-        })
+    pub fn decide(&self, what: &Attempt<'_>) -> Decision {
+        match self.judge(what) {
+            Ok(_) => Decision::Allow,
+            Err(denial) => Decision::Deny(denial),
+        }
+    }
+
+    /// Ends what an add-on opened: its connections are cut, and nothing of it is granted from now on.
+    pub fn revoke(&self, addon: &str) {
+        self.detached
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(addon.to_owned());
+        self.connections.end(|of| of == Some(addon));
+    }
+
+    /// Ends everything: all connections are cut, and nothing is granted from now on.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.connections.end(|_| true);
+    }
+
+    /// [`Egress::decide`], and by what it was allowed.
+    pub(crate) fn judge(&self, what: &Attempt<'_>) -> Result<Granted, Denial> {
+        let refused = |Refused(why): Refused| Denial {
+            reason: format!("{} denied: {why}", describe(what)),
+        };
+        if self.closed.load(Ordering::Acquire) {
+            return Err(refused(Refused("its grant has been withdrawn".to_owned())));
+        }
+        let detached = self.detached.read().unwrap_or_else(PoisonError::into_inner);
+        match what {
+            Attempt::Resolve(name) => match Host::parse(name) {
+                // An address is its own answer; connecting to it is judged on its own.
+                Some(Host::Ip(_)) => Ok(Granted { addon: None }),
+                Some(Host::Name(name)) => self
+                    .rules
+                    .judge_name(&name, &detached)
+                    .map(|()| Granted { addon: None })
+                    .map_err(refused),
+                None => Err(refused(Refused("it is no valid name".to_owned()))),
+            },
+            Attempt::Connect(addr) | Attempt::Udp(addr) => {
+                let names = self
+                    .answers
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .names_of(Instant::now(), ranges::plain(addr.ip()));
+                self.rules
+                    .judge_address(*addr, &names, &detached)
+                    .map_err(refused)
+            }
+            Attempt::Listen(_) => Err(refused(Refused(
+                "a listening web process may listen on `$PORT` only, all others not at all"
+                    .to_owned(),
+            ))),
+            Attempt::Http { tls, host, port } => match Host::parse(host) {
+                Some(host) => self
+                    .rules
+                    .judge_http(*tls, &host, *port, &detached)
+                    .map(|()| Granted { addon: None })
+                    .map_err(refused),
+                None => Err(refused(Refused(
+                    "its host is neither a name nor an address".to_owned(),
+                ))),
+            },
+        }
+    }
+
+    /// The addresses of `name` that may be connected to with `port`, each with its grant.
+    pub(crate) fn judge_answers(
+        &self,
+        name: &str,
+        addresses: &[IpAddr],
+        port: u16,
+    ) -> Result<Vec<(SocketAddr, Granted)>, Denial> {
+        let detached = self.detached.read().unwrap_or_else(PoisonError::into_inner);
+        let names = [Arc::from(name)];
+        let mut allowed = Vec::new();
+        let mut refused = None;
+        for ip in addresses {
+            let addr = SocketAddr::new(*ip, port);
+            match self.rules.judge_address(addr, &names, &detached) {
+                Ok(granted) => allowed.push((addr, granted)),
+                Err(Refused(why)) => {
+                    refused = Some(format!(
+                        "{} denied: {why}",
+                        describe(&Attempt::Connect(addr))
+                    ))
+                }
+            }
+        }
+        match refused {
+            Some(reason) if allowed.is_empty() => Err(Denial { reason }),
+            _ => Ok(allowed),
+        }
+    }
+
+    /// Looks a name up. Answers within 5 s of another come from memory and cost no look-up.
+    pub(crate) async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, LookupError> {
+        let host = Host::parse(name).ok_or(LookupError::Invalid)?;
+        let name = match host {
+            Host::Ip(ip) => return Ok(vec![ip]),
+            Host::Name(name) => name,
+        };
+        self.judge(&Attempt::Resolve(&name))
+            .map_err(LookupError::Denied)?;
+        if let Some(addresses) = self
+            .answers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .fresh(Instant::now(), &name)
+        {
+            return Ok(addresses);
+        }
+        let addresses = self.resolver.look_up(&name).await?;
+        let mut allowed = Vec::new();
+        let mut refused = None;
+        {
+            let detached = self.detached.read().unwrap_or_else(PoisonError::into_inner);
+            for ip in addresses
+                .into_iter()
+                .map(ranges::plain)
+                .take(answers::MAX_ADDRESSES)
+            {
+                match self.rules.judge_answer(&name, ip, &detached) {
+                    Ok(()) if !allowed.contains(&ip) => allowed.push(ip),
+                    Ok(()) => {}
+                    Err(Refused(why)) => refused = Some(why),
+                }
+            }
+        }
+        if let (Some(why), true) = (refused, allowed.is_empty()) {
+            let reason = format!("{} denied: {why}", describe(&Attempt::Resolve(&name)));
+            return Err(LookupError::Denied(Denial { reason }));
+        }
+        self.answers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remember(Instant::now(), &name, &allowed);
+        Ok(allowed)
+    }
+
+    /// Takes a connection in that was allowed when it was begun; `None` if that was withdrawn meanwhile.
+    pub(crate) fn admit(
+        &self,
+        stream: TcpStream,
+        granted: Granted,
+        slot: Option<OwnedSemaphorePermit>,
+    ) -> Option<Arc<Connection>> {
+        let addon = granted.addon.clone();
+        let connection = self.connections.admit(stream, granted, slot);
+        // In this order, a withdrawal either finds the connection in the list or is seen here.
+        let detached = self.detached.read().unwrap_or_else(PoisonError::into_inner);
+        let gone = addon.is_some_and(|addon| detached.iter().any(|other| **other == *addon));
+        if gone || self.closed.load(Ordering::Acquire) {
+            return None;
+        }
+        Some(connection)
     }
 }
 
-/// One pool of outgoing HTTP connections, TLS by rustls; one per app. Cheap to clone. What
-/// [`Egress::decide`] allowed is what it connects to.
-#[derive(Clone)]
-pub struct HttpClient {}
-
-impl HttpClient {
-    /// A client that trusts the public roots and these DER certificates besides.
-    pub fn new(_extra_roots: &[Vec<u8>]) -> Self {
-        Self {}
+/// What was tried, as messages call it.
+fn describe(what: &Attempt<'_>) -> String {
+    match what {
+        Attempt::Resolve(name) => format!("look-up of {name}"),
+        Attempt::Connect(addr) => format!("TCP connection to {addr}"),
+        Attempt::Udp(addr) => format!("UDP to {addr}"),
+        Attempt::Listen(addr) => format!("listening on {addr}"),
+        Attempt::Http { tls, host, port } => {
+            let (scheme, usual) = if *tls { ("https", 443) } else { ("http", 80) };
+            let place = if *port == usual {
+                String::new()
+            } else {
+                format!(":{port}")
+            };
+            format!("outgoing request to {scheme}://{host}{place}")
+        }
     }
-}
-
-/// What an instance may do with sockets and name look-ups.
-pub(crate) struct NetCtx {}
-
-impl NetCtx {
-    /// For one instance.
-    pub(crate) fn new(_grant: &Grant, _limits: &Limits) -> Self {
-        Self {}
-    }
-}
-
-/// Outgoing HTTP of one instance.
-pub(crate) struct HttpHooks {}
-
-impl HttpHooks {
-    /// For one instance.
-    pub(crate) fn new(_grant: &Grant, _limits: &Limits) -> Self {
-        Self {}
-    }
-}
-
-type Transfer = Box<dyn Future<Output = Result<(), Error>> + Send>;
-
-impl WasiHttpHooks for HttpHooks {
-    fn send_request(
-        &mut self,
-        _request: http::Request<WasiBody>,
-        _options: Option<RequestOptions>,
-        _fut: Transfer,
-    ) -> Box<dyn Future<Output = Result<(http::Response<WasiBody>, Transfer), Error>> + Send> {
-        Box::new(std::future::ready(Err(Error::HttpRequestDenied)))
-    }
-}
-
-/// Links `wasi:sockets`: TCP and name look-ups of 0.2, everything of 0.3.
-pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    use wasmtime_wasi::p2::bindings::sockets;
-    sockets::tcp::add_to_linker::<State, WasiSockets>(linker, State::sockets)?;
-    sockets::tcp_create_socket::add_to_linker::<State, WasiSockets>(linker, State::sockets)?;
-    sockets::ip_name_lookup::add_to_linker::<State, WasiSockets>(linker, State::sockets)?;
-    wasmtime_wasi::p3::sockets::add_to_linker(linker)
 }

@@ -41,12 +41,21 @@ impl store::Host for KvCtxView<'_> {
 }
 
 impl store::HostBucket for KvCtxView<'_> {
-    async fn get(&mut self, bucket: Resource<Bucket>, key: String) -> Result<Option<Vec<u8>>, Error> {
+    async fn get(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+    ) -> Result<Option<Vec<u8>>, Error> {
         let bucket = Arc::clone(&self.table.get(&bucket)?.0);
         Ok(bucket.get(vec![key]).await?.pop().flatten())
     }
 
-    async fn set(&mut self, bucket: Resource<Bucket>, key: String, value: Vec<u8>) -> Result<(), Error> {
+    async fn set(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+        value: Vec<u8>,
+    ) -> Result<(), Error> {
         let bucket = Arc::clone(&self.table.get(&bucket)?.0);
         Ok(bucket.set(vec![(key, value)]).await?)
     }
@@ -61,10 +70,17 @@ impl store::HostBucket for KvCtxView<'_> {
         Ok(bucket.version(key).await? != 0)
     }
 
-    async fn list_keys(&mut self, bucket: Resource<Bucket>, cursor: Option<u64>) -> Result<store::KeyResponse, Error> {
+    async fn list_keys(
+        &mut self,
+        bucket: Resource<Bucket>,
+        cursor: Option<u64>,
+    ) -> Result<store::KeyResponse, Error> {
         let bucket = Arc::clone(&self.table.get(&bucket)?.0);
         let page = bucket.list_created(cursor.unwrap_or(0)).await?;
-        Ok(store::KeyResponse { keys: page.keys, cursor: page.cursor })
+        Ok(store::KeyResponse {
+            keys: page.keys,
+            cursor: page.cursor,
+        })
     }
 
     async fn drop(&mut self, bucket: Resource<Bucket>) -> wasmtime::Result<()> {
@@ -74,10 +90,19 @@ impl store::HostBucket for KvCtxView<'_> {
 }
 
 impl atomics::Host for KvCtxView<'_> {
-    async fn increment(&mut self, bucket: Resource<Bucket>, key: String, delta: u64) -> Result<u64, Error> {
+    async fn increment(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+        delta: u64,
+    ) -> Result<u64, Error> {
         let bucket = Arc::clone(&self.table.get(&bucket)?.0);
         let now = bucket.increment(key, i128::from(delta), COUNTER).await?;
-        u64::try_from(now).map_err(|_| Error::Other(format!("the counter is {now}, which is no unsigned 64-bit integer")))
+        u64::try_from(now).map_err(|_| {
+            Error::Other(format!(
+                "the counter is {now}, which is no unsigned 64-bit integer"
+            ))
+        })
     }
 }
 
@@ -89,15 +114,27 @@ impl batch::Host for KvCtxView<'_> {
     ) -> Result<Vec<Option<(String, Vec<u8>)>>, Error> {
         let bucket = Arc::clone(&self.table.get(&bucket)?.0);
         let values = bucket.get(keys.clone()).await?;
-        Ok(keys.into_iter().zip(values).map(|(key, value)| value.map(|value| (key, value))).collect())
+        Ok(keys
+            .into_iter()
+            .zip(values)
+            .map(|(key, value)| value.map(|value| (key, value)))
+            .collect())
     }
 
-    async fn set_many(&mut self, bucket: Resource<Bucket>, pairs: Vec<(String, Vec<u8>)>) -> Result<(), Error> {
+    async fn set_many(
+        &mut self,
+        bucket: Resource<Bucket>,
+        pairs: Vec<(String, Vec<u8>)>,
+    ) -> Result<(), Error> {
         let bucket = Arc::clone(&self.table.get(&bucket)?.0);
         Ok(bucket.set(pairs).await?)
     }
 
-    async fn delete_many(&mut self, bucket: Resource<Bucket>, keys: Vec<String>) -> Result<(), Error> {
+    async fn delete_many(
+        &mut self,
+        bucket: Resource<Bucket>,
+        keys: Vec<String>,
+    ) -> Result<(), Error> {
         let bucket = Arc::clone(&self.table.get(&bucket)?.0);
         Ok(bucket.delete(keys).await?)
     }

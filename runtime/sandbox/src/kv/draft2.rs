@@ -71,12 +71,21 @@ impl store::Host for KvCtxView<'_> {
 }
 
 impl store::HostBucket for KvCtxView<'_> {
-    async fn get(&mut self, bucket: Resource<Bucket>, key: String) -> Result<Option<Vec<u8>>, Error> {
+    async fn get(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+    ) -> Result<Option<Vec<u8>>, Error> {
         let bucket = Arc::clone(&self.table.get(&bucket)?.0);
         Ok(bucket.get(vec![key]).await?.pop().flatten())
     }
 
-    async fn set(&mut self, bucket: Resource<Bucket>, key: String, value: Vec<u8>) -> Result<(), Error> {
+    async fn set(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+        value: Vec<u8>,
+    ) -> Result<(), Error> {
         let bucket = Arc::clone(&self.table.get(&bucket)?.0);
         Ok(bucket.set(vec![(key, value)]).await?)
     }
@@ -98,7 +107,10 @@ impl store::HostBucket for KvCtxView<'_> {
     ) -> Result<store::KeyResponse, Error> {
         let bucket = Arc::clone(&self.table.get(&bucket)?.0);
         let page = bucket.list(cursor).await?;
-        Ok(store::KeyResponse { keys: page.keys, cursor: page.cursor })
+        Ok(store::KeyResponse {
+            keys: page.keys,
+            cursor: page.cursor,
+        })
     }
 
     async fn drop(&mut self, bucket: Resource<Bucket>) -> wasmtime::Result<()> {
@@ -108,25 +120,41 @@ impl store::HostBucket for KvCtxView<'_> {
 }
 
 impl atomics::Host for KvCtxView<'_> {
-    async fn increment(&mut self, bucket: Resource<Bucket>, key: String, delta: i64) -> Result<i64, Error> {
+    async fn increment(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+        delta: i64,
+    ) -> Result<i64, Error> {
         let bucket = Arc::clone(&self.table.get(&bucket)?.0);
         let now = bucket.increment(key, i128::from(delta), COUNTER).await?;
-        i64::try_from(now).map_err(|_| Error::Other(format!("the counter is {now}, which is no 64-bit integer")))
+        i64::try_from(now)
+            .map_err(|_| Error::Other(format!("the counter is {now}, which is no 64-bit integer")))
     }
 
     async fn swap(&mut self, cas: Resource<Cas>, value: Vec<u8>) -> Result<(), CasFailure> {
         // The handle is consumed, whatever comes of it.
-        let Cas { bucket, key, version } = self.table.delete(cas)?;
+        let Cas {
+            bucket,
+            key,
+            version,
+        } = self.table.delete(cas)?;
         match bucket.swap(key.clone(), version, value).await? {
             KvSwap::Done => Ok(()),
-            KvSwap::Changed(version) => Err(CasFailure::Changed(self.table.push(Cas { bucket, key, version })?)),
+            KvSwap::Changed(version) => Err(CasFailure::Changed(self.table.push(Cas {
+                bucket,
+                key,
+                version,
+            })?)),
         }
     }
 
     fn convert_cas_error(&mut self, error: CasFailure) -> wasmtime::Result<atomics::CasError> {
         match error {
             CasFailure::Changed(cas) => Ok(atomics::CasError::CasFailed(cas)),
-            CasFailure::Store(error) => store::Host::convert_error(self, error).map(atomics::CasError::StoreError),
+            CasFailure::Store(error) => {
+                store::Host::convert_error(self, error).map(atomics::CasError::StoreError)
+            }
         }
     }
 }
@@ -135,7 +163,11 @@ impl atomics::HostCas for KvCtxView<'_> {
     async fn new(&mut self, bucket: Resource<Bucket>, key: String) -> Result<Resource<Cas>, Error> {
         let bucket = Arc::clone(&self.table.get(&bucket)?.0);
         let version = bucket.version(key.clone()).await?;
-        Ok(self.table.push(Cas { bucket, key, version })?)
+        Ok(self.table.push(Cas {
+            bucket,
+            key,
+            version,
+        })?)
     }
 
     /// Read now. If the entry was changed since the handle was made, this is the newer value and the
@@ -163,12 +195,20 @@ impl batch::Host for KvCtxView<'_> {
         Ok(keys.into_iter().zip(values).collect())
     }
 
-    async fn set_many(&mut self, bucket: Resource<Bucket>, pairs: Vec<(String, Vec<u8>)>) -> Result<(), Error> {
+    async fn set_many(
+        &mut self,
+        bucket: Resource<Bucket>,
+        pairs: Vec<(String, Vec<u8>)>,
+    ) -> Result<(), Error> {
         let bucket = Arc::clone(&self.table.get(&bucket)?.0);
         Ok(bucket.set(pairs).await?)
     }
 
-    async fn delete_many(&mut self, bucket: Resource<Bucket>, keys: Vec<String>) -> Result<(), Error> {
+    async fn delete_many(
+        &mut self,
+        bucket: Resource<Bucket>,
+        keys: Vec<String>,
+    ) -> Result<(), Error> {
         let bucket = Arc::clone(&self.table.get(&bucket)?.0);
         Ok(bucket.delete(keys).await?)
     }

@@ -30,7 +30,9 @@ const REMARKS: u32 = 100;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KvError {
     /// The store is full.
-    #[error("the kv add-on is full: this needs {used} of {limit} bytes; delete entries or raise its `size` in the manifest")]
+    #[error(
+        "the kv add-on is full: this needs {used} of {limit} bytes; delete entries or raise its `size` in the manifest"
+    )]
     Full {
         /// Bytes it would have taken.
         used: u64,
@@ -65,7 +67,10 @@ pub struct KvKeys<C> {
 
 impl<C> Default for KvKeys<C> {
     fn default() -> Self {
-        Self { keys: Vec::new(), cursor: None }
+        Self {
+            keys: Vec::new(),
+            cursor: None,
+        }
     }
 }
 
@@ -97,7 +102,12 @@ pub trait KvBucket: Send + Sync + 'static {
     async fn list_created(&self, after: u64) -> Result<KvKeys<u64>, KvError>;
     /// Adds to a decimal integer (absent: 0), atomically; the new value. Fails, and changes nothing,
     /// if the result is not in `range`.
-    async fn increment(&self, key: String, delta: i128, range: RangeInclusive<i128>) -> Result<i128, KvError>;
+    async fn increment(
+        &self,
+        key: String,
+        delta: i128,
+        range: RangeInclusive<i128>,
+    ) -> Result<i128, KvError>;
     /// Sets `key` if its version still is this.
     async fn swap(&self, key: String, version: u64, value: Vec<u8>) -> Result<KvSwap, KvError>;
 }
@@ -119,7 +129,11 @@ impl KvCtx {
     }
 
     fn of(buckets: BTreeMap<String, Arc<dyn KvBucket>>, log: Arc<dyn DynoLog>) -> Self {
-        Self(Arc::new(Opened { buckets, log, remarks: AtomicU32::new(0) }))
+        Self(Arc::new(Opened {
+            buckets,
+            log,
+            remarks: AtomicU32::new(0),
+        }))
     }
 
     /// `open`: by name, or as "default" the only one.
@@ -142,7 +156,11 @@ impl KvCtx {
 /// What the dyno's log says of an `open` that was refused.
 fn refusal<'a>(identifier: &str, names: impl ExactSizeIterator<Item = &'a String>) -> String {
     // The guest chooses the text: no control characters, no endless line.
-    let shown: String = identifier.chars().take(64).map(|c| if c.is_control() { '?' } else { c }).collect();
+    let shown: String = identifier
+        .chars()
+        .take(64)
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect();
     let count = names.len();
     let names = names.map(String::as_str).collect::<Vec<_>>().join(", ");
     match count {
@@ -184,7 +202,9 @@ impl From<KvError> for Error {
 impl From<ResourceTableError> for Error {
     fn from(error: ResourceTableError) -> Self {
         match error {
-            ResourceTableError::Full => Self::Other("too many buckets and handles are open; drop some".to_owned()),
+            ResourceTableError::Full => {
+                Self::Other("too many buckets and handles are open; drop some".to_owned())
+            }
             other => Self::Handle(other),
         }
     }

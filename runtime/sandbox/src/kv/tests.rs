@@ -25,7 +25,12 @@ impl KvBucket for Nothing {
     async fn list_created(&self, _: u64) -> Result<KvKeys<u64>, KvError> {
         Ok(KvKeys::default())
     }
-    async fn increment(&self, _: String, delta: i128, _: RangeInclusive<i128>) -> Result<i128, KvError> {
+    async fn increment(
+        &self,
+        _: String,
+        delta: i128,
+        _: RangeInclusive<i128>,
+    ) -> Result<i128, KvError> {
         Ok(delta)
     }
     async fn swap(&self, _: String, _: u64, _: Vec<u8>) -> Result<KvSwap, KvError> {
@@ -46,7 +51,10 @@ impl DynoLog for Remarks {
 fn ctx(names: &[&str]) -> (KvCtx, Arc<Remarks>) {
     let log = Arc::new(Remarks::default());
     let bucket = |name: &&str| ((*name).to_owned(), Arc::new(Nothing) as Arc<dyn KvBucket>);
-    (KvCtx::of(names.iter().map(bucket).collect(), log.clone()), log)
+    (
+        KvCtx::of(names.iter().map(bucket).collect(), log.clone()),
+        log,
+    )
 }
 
 #[test]
@@ -55,16 +63,26 @@ fn default_is_the_only_one() {
     assert!(opens(&["store"], "default") && opens(&["store"], "store"));
     assert!(!opens(&["store"], "other") && !opens(&["store"], "") && !opens(&[], "default"));
     assert!(!opens(&["a", "b"], "default") && opens(&["a", "b"], "b"));
-    assert!(opens(&["default", "b"], "default"), "a name counts before the rule");
+    assert!(
+        opens(&["default", "b"], "default"),
+        "a name counts before the rule"
+    );
 }
 
 #[test]
 fn a_refusal_is_remarked_and_the_remarks_are_bounded() {
     let (ctx, log) = ctx(&["a", "b"]);
     for _ in 0..REMARKS + 10 {
-        assert!(matches!(ctx.clone().open("se\ncret"), Err(Error::AccessDenied)));
+        assert!(matches!(
+            ctx.clone().open("se\ncret"),
+            Err(Error::AccessDenied)
+        ));
     }
     let remarks = log.0.lock().unwrap();
     assert_eq!(remarks.len(), REMARKS as usize);
-    assert!(remarks[0].contains("open(\"se?cret\") denied: this process has the kv add-ons a, b"), "{}", remarks[0]);
+    assert!(
+        remarks[0].contains("open(\"se?cret\") denied: this process has the kv add-ons a, b"),
+        "{}",
+        remarks[0]
+    );
 }

@@ -8,6 +8,7 @@
 //! about three times that. Data outlives the manifest's line: an add-on that comes back has it.
 
 mod database;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -23,7 +24,8 @@ use oarlock_sandbox::{KvBucket, KvError, KvKeys, KvSwap};
 use oarlock_spec::names::AddonName;
 use tokio::sync::Semaphore;
 
-use self::database::{Database, DbError, Done, Op, Place, guarded};
+use self::database::{Database, DbError, Place, guarded};
+use self::tables::{Done, Op};
 use self::writer::{Shared, WAIT, Writer};
 use super::provider::{BindError, Key, Offer, Provider, ProviderInfo, Request};
 
@@ -60,12 +62,17 @@ struct Kv {
 
 impl Kv {
     fn new(data: &Path) -> Self {
-        Self { data: data.to_owned(), stores: Mutex::default() }
+        Self {
+            data: data.to_owned(),
+            stores: Mutex::default(),
+        }
     }
 
     fn store(&self, name: &AddonName, size: u64) -> Arc<Store> {
         let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
-        let store = stores.entry(name.clone()).or_insert_with(|| Arc::new(Store::new(&self.data, name.as_str())));
+        let store = stores
+            .entry(name.clone())
+            .or_insert_with(|| Arc::new(Store::new(&self.data, name.as_str())));
         store.limit.store(size, Ordering::Relaxed);
         Arc::clone(store)
     }
@@ -74,12 +81,17 @@ impl Kv {
 #[async_trait::async_trait]
 impl Provider for Kv {
     async fn bind(&self, request: &Request<'_>) -> Result<Offer, BindError> {
-        let bucket: Arc<dyn KvBucket> = self.store(request.name, request.addon.size.unwrap_or(DEFAULT_SIZE));
-        Ok(Offer { kv: Some(bucket), ..Offer::default() })
+        let bucket: Arc<dyn KvBucket> =
+            self.store(request.name, request.addon.size.unwrap_or(DEFAULT_SIZE));
+        Ok(Offer {
+            kv: Some(bucket),
+            ..Offer::default()
+        })
     }
 
     async fn close(&self) {
-        let stores = std::mem::take(&mut *self.stores.lock().unwrap_or_else(PoisonError::into_inner));
+        let stores =
+            std::mem::take(&mut *self.stores.lock().unwrap_or_else(PoisonError::into_inner));
         for store in stores.into_values() {
             store.close().await;
         }
@@ -106,7 +118,10 @@ struct Open {
 impl Store {
     pub(super) fn new(data: &Path, addon: &str) -> Self {
         Self {
-            place: Place { data: data.to_owned(), addon: addon.to_owned() },
+            place: Place {
+                data: data.to_owned(),
+                addon: addon.to_owned(),
+            },
             limit: Arc::new(AtomicU64::new(DEFAULT_SIZE)),
             open: ArcSwapOption::empty(),
             gate: tokio::sync::Mutex::new(false),
@@ -124,7 +139,9 @@ impl Store {
         }
         let gate = self.gate.lock().await;
         if *gate {
-            return Err(KvError::Failed("it is closed: the host is shutting down".to_owned()));
+            return Err(KvError::Failed(
+                "it is closed: the host is shutting down".to_owned(),
+            ));
         }
         if let Some(open) = self.open.load_full().filter(whole) {
             return Ok(open);
@@ -139,7 +156,9 @@ impl Store {
             drop(broken);
             open_store(&place, limit)
         });
-        let opened = opened.await.unwrap_or_else(|_| Err(DbError::Damaged("opening it panicked".to_owned())));
+        let opened = opened
+            .await
+            .unwrap_or_else(|_| Err(DbError::Damaged("opening it panicked".to_owned())));
         let open = opened.map_err(|error| {
             if !self.told.swap(true, Ordering::Relaxed) {
                 tracing::error!(file = %self.place.file().display(), %error, "a kv add-on cannot be opened");
@@ -158,13 +177,19 @@ impl Store {
     ) -> Result<T, KvError> {
         let open = self.open().await?;
         let permit = tokio::time::timeout(WAIT, Arc::clone(&self.reads).acquire_owned()).await;
-        let Ok(Ok(permit)) = permit else { return Err(KvError::Busy { seconds: WAIT.as_secs() }) };
+        let Ok(Ok(permit)) = permit else {
+            return Err(KvError::Busy {
+                seconds: WAIT.as_secs(),
+            });
+        };
         let read = tokio::task::spawn_blocking(move || {
             // Goes with the thread, not with the caller, who may be gone before the read is done.
             let _permit = permit;
             guarded(|| work(&open.shared.database))
         });
-        let read = read.await.unwrap_or_else(|_| Err(DbError::Damaged("a read panicked".to_owned())));
+        let read = read
+            .await
+            .unwrap_or_else(|_| Err(DbError::Damaged("a read panicked".to_owned())));
         read.map_err(|error| {
             tracing::error!(file = %self.place.file().display(), %error, "a kv read failed");
             error.for_guest(&self.place.addon)
@@ -187,7 +212,12 @@ impl Store {
 
     #[cfg(test)]
     async fn commits(&self) -> u64 {
-        self.open().await.unwrap().shared.commits.load(Ordering::Relaxed)
+        self.open()
+            .await
+            .unwrap()
+            .shared
+            .commits
+            .load(Ordering::Relaxed)
     }
 }
 
@@ -212,15 +242,22 @@ fn measure<'a>(keys: impl ExactSizeIterator<Item = (&'a String, usize)>) -> Resu
     let mut bytes = 0;
     for (key, value) in keys {
         if key.len() > KEY_BYTES {
-            return Err(KvError::TooLarge(format!("a key of {} bytes; the limit is {KEY_BYTES}", key.len())));
+            return Err(KvError::TooLarge(format!(
+                "a key of {} bytes; the limit is {KEY_BYTES}",
+                key.len()
+            )));
         }
         if value > VALUE_BYTES {
-            return Err(KvError::TooLarge(format!("a value of {value} bytes; the limit is {VALUE_BYTES}")));
+            return Err(KvError::TooLarge(format!(
+                "a value of {value} bytes; the limit is {VALUE_BYTES}"
+            )));
         }
         bytes += key.len() + value;
     }
     if bytes > BATCH_BYTES {
-        return Err(KvError::TooLarge(format!("{bytes} bytes in one call; the limit is {BATCH_BYTES}")));
+        return Err(KvError::TooLarge(format!(
+            "{bytes} bytes in one call; the limit is {BATCH_BYTES}"
+        )));
     }
     Ok(bytes)
 }
@@ -252,16 +289,26 @@ impl KvBucket for Store {
     }
 
     async fn list(&self, after: Option<String>) -> Result<KvKeys<String>, KvError> {
-        self.read(move |database| database.list(after.as_deref())).await
+        self.read(move |database| database.list(after.as_deref()))
+            .await
     }
 
     async fn list_created(&self, after: u64) -> Result<KvKeys<u64>, KvError> {
-        self.read(move |database| database.list_created(after)).await
+        self.read(move |database| database.list_created(after))
+            .await
     }
 
-    async fn increment(&self, key: String, delta: i128, range: RangeInclusive<i128>) -> Result<i128, KvError> {
+    async fn increment(
+        &self,
+        key: String,
+        delta: i128,
+        range: RangeInclusive<i128>,
+    ) -> Result<i128, KvError> {
         let bytes = one(&key, 0)?;
-        match self.write(Op::Increment { key, delta, range }, bytes).await? {
+        match self
+            .write(Op::Increment { key, delta, range }, bytes)
+            .await?
+        {
             Done::Number(number) => Ok(number),
             other => Err(KvError::Failed(format!("unexpected answer {other:?}"))),
         }
@@ -269,7 +316,17 @@ impl KvBucket for Store {
 
     async fn swap(&self, key: String, version: u64, value: Vec<u8>) -> Result<KvSwap, KvError> {
         let bytes = one(&key, value.len())?;
-        match self.write(Op::Swap { key, version, value }, bytes).await? {
+        match self
+            .write(
+                Op::Swap {
+                    key,
+                    version,
+                    value,
+                },
+                bytes,
+            )
+            .await?
+        {
             Done::Swap(swap) => Ok(swap),
             other => Err(KvError::Failed(format!("unexpected answer {other:?}"))),
         }

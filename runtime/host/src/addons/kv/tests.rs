@@ -18,20 +18,37 @@ fn pair(key: &str, value: &str) -> (String, Vec<u8>) {
 }
 
 async fn get(store: &Store, key: &str) -> Option<Vec<u8>> {
-    store.get(vec![key.to_owned()]).await.unwrap().pop().unwrap()
+    store
+        .get(vec![key.to_owned()])
+        .await
+        .unwrap()
+        .pop()
+        .unwrap()
 }
 
 #[tokio::test]
 async fn sets_gets_and_deletes() {
     let (data, store) = store();
     assert_eq!(get(&store, "a").await, None);
-    store.set(vec![pair("a", "1"), pair("b", "2"), pair("a", "3")]).await.unwrap();
+    store
+        .set(vec![pair("a", "1"), pair("b", "2"), pair("a", "3")])
+        .await
+        .unwrap();
     let keys = ["b", "no", "a"].map(str::to_owned).to_vec();
-    assert_eq!(store.get(keys).await.unwrap(), [Some(b"2".to_vec()), None, Some(b"3".to_vec())]);
-    store.delete(vec!["a".to_owned(), "no".to_owned()]).await.unwrap();
+    assert_eq!(
+        store.get(keys).await.unwrap(),
+        [Some(b"2".to_vec()), None, Some(b"3".to_vec())]
+    );
+    store
+        .delete(vec!["a".to_owned(), "no".to_owned()])
+        .await
+        .unwrap();
     assert_eq!(store.version("a".to_owned()).await.unwrap(), 0);
     store.close().await;
-    assert!(matches!(store.set(vec![pair("a", "1")]).await, Err(KvError::Failed(_))));
+    assert!(matches!(
+        store.set(vec![pair("a", "1")]).await,
+        Err(KvError::Failed(_))
+    ));
     // Another handle finds it all.
     let again = Store::new(data.path(), "store");
     assert_eq!(get(&again, "b").await, Some(b"2".to_vec()));
@@ -50,18 +67,41 @@ async fn nothing_is_opened_before_its_first_use() {
 async fn a_full_store_takes_only_what_makes_it_smaller() {
     let (_data, store) = store();
     store.limit.store(10_000, Ordering::Relaxed);
-    store.set(vec![pair("a", &"x".repeat(9_000))]).await.unwrap();
-    let refused = store.set(vec![pair("b", &"x".repeat(500)), pair("c", &"x".repeat(500))]).await;
-    assert_eq!(refused, Err(KvError::Full { used: 10_000 + 1_000 - 1_000 + 195, limit: 10_000 }));
+    store
+        .set(vec![pair("a", &"x".repeat(9_000))])
+        .await
+        .unwrap();
+    let refused = store
+        .set(vec![
+            pair("b", &"x".repeat(500)),
+            pair("c", &"x".repeat(500)),
+        ])
+        .await;
+    assert_eq!(
+        refused,
+        Err(KvError::Full {
+            used: 10_000 + 1_000 - 1_000 + 195,
+            limit: 10_000
+        })
+    );
     // All or nothing.
     assert_eq!(get(&store, "b").await, None);
     store.set(vec![pair("b", "small")]).await.unwrap();
     store.limit.store(100, Ordering::Relaxed);
-    assert!(matches!(store.set(vec![pair("b", "larger")]).await, Err(KvError::Full { .. })));
-    assert!(matches!(store.increment("n".to_owned(), 1, I64).await, Err(KvError::Full { .. })));
+    assert!(matches!(
+        store.set(vec![pair("b", "larger")]).await,
+        Err(KvError::Full { .. })
+    ));
+    assert!(matches!(
+        store.increment("n".to_owned(), 1, I64).await,
+        Err(KvError::Full { .. })
+    ));
     store.set(vec![pair("a", "y")]).await.unwrap();
     store.delete(vec!["b".to_owned()]).await.unwrap();
-    assert_eq!(store.open().await.unwrap().shared.database.used(), 1 + 1 + 64);
+    assert_eq!(
+        store.open().await.unwrap().shared.database.used(),
+        1 + 1 + 64
+    );
     store.delete(vec!["a".to_owned()]).await.unwrap();
     assert_eq!(store.open().await.unwrap().shared.database.used(), 0);
 }
@@ -71,18 +111,33 @@ async fn limits_of_keys_values_and_calls() {
     let (data, store) = store();
     for too_large in [
         store.set(vec![pair(&"k".repeat(1_025), "v")]).await,
-        store.set(vec![("k".to_owned(), vec![0; VALUE_BYTES + 1])]).await,
-        store.set((0..2).map(|i| (format!("{i}"), vec![0; 7 << 20])).collect()).await,
+        store
+            .set(vec![("k".to_owned(), vec![0; VALUE_BYTES + 1])])
+            .await,
+        store
+            .set((0..2).map(|i| (format!("{i}"), vec![0; 7 << 20])).collect())
+            .await,
         store.delete(vec!["k".to_owned(); 10_001]).await,
         store.get(vec!["k".to_owned(); 10_001]).await.map(drop),
     ] {
-        assert!(matches!(too_large, Err(KvError::TooLarge(_))), "{too_large:?}");
+        assert!(
+            matches!(too_large, Err(KvError::TooLarge(_))),
+            "{too_large:?}"
+        );
     }
-    assert!(!data.path().join("store").exists(), "refused before anything is opened");
+    assert!(
+        !data.path().join("store").exists(),
+        "refused before anything is opened"
+    );
     for key in ["a", "b", "c", "d", "e"] {
-        store.set(vec![(key.to_owned(), vec![7; 7 << 20])]).await.unwrap();
+        store
+            .set(vec![(key.to_owned(), vec![7; 7 << 20])])
+            .await
+            .unwrap();
     }
-    let all = store.get(["a", "b", "c", "d", "e"].map(str::to_owned).to_vec()).await;
+    let all = store
+        .get(["a", "b", "c", "d", "e"].map(str::to_owned).to_vec())
+        .await;
     assert!(matches!(all, Err(KvError::TooLarge(_))));
     assert_eq!(get(&store, "c").await.unwrap().len(), 7 << 20);
 }
@@ -90,7 +145,10 @@ async fn limits_of_keys_values_and_calls() {
 #[tokio::test]
 async fn pages_stay_right_while_entries_come_and_go() {
     let (_data, store) = store();
-    store.set((0..2_500).map(|i| pair(&format!("k{i:05}"), "v")).collect()).await.unwrap();
+    store
+        .set((0..2_500).map(|i| pair(&format!("k{i:05}"), "v")).collect())
+        .await
+        .unwrap();
     let (mut by_key, mut after) = (Vec::new(), None);
     loop {
         let page = store.list(after).await.unwrap();
@@ -109,7 +167,10 @@ async fn pages_stay_right_while_entries_come_and_go() {
         assert!(page.keys.len() <= 1_000);
         seen.extend(page.keys.clone());
         store.delete(page.keys).await.unwrap();
-        store.set(vec![pair(&format!("a-late-{after}"), "v")]).await.unwrap();
+        store
+            .set(vec![pair(&format!("a-late-{after}"), "v")])
+            .await
+            .unwrap();
         match page.cursor {
             Some(cursor) => after = cursor,
             None => break,
@@ -117,7 +178,11 @@ async fn pages_stay_right_while_entries_come_and_go() {
     }
     seen.retain(|key| key.starts_with('k'));
     assert_eq!(seen, by_key);
-    assert_eq!(store.list(None).await.unwrap().keys.len(), 1, "the last late one came after the last page");
+    assert_eq!(
+        store.list(None).await.unwrap().keys.len(),
+        1,
+        "the last late one came after the last page"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -155,11 +220,24 @@ async fn counters_keep_to_their_range_and_swaps_to_their_version() {
     let unsigned = 0..=i128::from(u64::MAX);
     let count = |delta, range| store.increment("n".to_owned(), delta, range);
     assert_eq!(count(-5, I64).await, Ok(-5));
-    assert!(matches!(count(1, unsigned.clone()).await, Err(KvError::WrongType(_))));
-    assert_eq!(get(&store, "n").await, Some(b"-5".to_vec()), "what failed changed nothing");
+    assert!(matches!(
+        count(1, unsigned.clone()).await,
+        Err(KvError::WrongType(_))
+    ));
+    assert_eq!(
+        get(&store, "n").await,
+        Some(b"-5".to_vec()),
+        "what failed changed nothing"
+    );
     assert_eq!(count(5, unsigned.clone()).await, Ok(0));
-    assert_eq!(count(i128::from(u64::MAX), unsigned.clone()).await, Ok(i128::from(u64::MAX)));
-    assert!(matches!(count(1, unsigned).await, Err(KvError::WrongType(_))));
+    assert_eq!(
+        count(i128::from(u64::MAX), unsigned.clone()).await,
+        Ok(i128::from(u64::MAX))
+    );
+    assert!(matches!(
+        count(1, unsigned).await,
+        Err(KvError::WrongType(_))
+    ));
     store.set(vec![pair("n", "many")]).await.unwrap();
     assert!(matches!(count(1, I64).await, Err(KvError::WrongType(_))));
 
@@ -169,12 +247,26 @@ async fn counters_keep_to_their_range_and_swaps_to_their_version() {
     store.set(vec![pair("s", "b")]).await.unwrap();
     store.set(vec![pair("s", "a")]).await.unwrap();
     let before = store.commits().await;
-    let swap = store.swap("s".to_owned(), version, b"c".to_vec()).await.unwrap();
-    let KvSwap::Changed(now) = swap else { panic!("{swap:?}") };
-    assert_eq!(store.swap("s".to_owned(), now, b"c".to_vec()).await, Ok(KvSwap::Done));
+    let swap = store
+        .swap("s".to_owned(), version, b"c".to_vec())
+        .await
+        .unwrap();
+    let KvSwap::Changed(now) = swap else {
+        panic!("{swap:?}")
+    };
+    assert_eq!(
+        store.swap("s".to_owned(), now, b"c".to_vec()).await,
+        Ok(KvSwap::Done)
+    );
     assert_eq!(store.commits().await, before + 2);
-    assert_eq!(store.swap("new".to_owned(), 0, b"c".to_vec()).await, Ok(KvSwap::Done));
-    assert!(matches!(store.swap("new".to_owned(), 0, b"d".to_vec()).await, Ok(KvSwap::Changed(_))));
+    assert_eq!(
+        store.swap("new".to_owned(), 0, b"c".to_vec()).await,
+        Ok(KvSwap::Done)
+    );
+    assert!(matches!(
+        store.swap("new".to_owned(), 0, b"d".to_vec()).await,
+        Ok(KvSwap::Changed(_))
+    ));
 }
 
 #[tokio::test]
@@ -184,7 +276,10 @@ async fn a_damaged_file_is_named_and_a_repaired_one_is_opened_without_a_restart(
     let file = data.path().join("store/kv.redb");
     std::fs::write(&file, vec![0x5a; 100_000]).unwrap();
     let error = store.version("a".to_owned()).await.unwrap_err().to_string();
-    assert!(error.contains("damaged") && error.contains("store/kv.redb"), "{error}");
+    assert!(
+        error.contains("damaged") && error.contains("store/kv.redb"),
+        "{error}"
+    );
     assert!(!error.contains(data.path().to_str().unwrap()), "{error}");
     std::fs::remove_file(&file).unwrap();
     store.set(vec![pair("a", "1")]).await.unwrap();
@@ -195,7 +290,11 @@ async fn a_file_in_use_by_another_handle_is_an_error() {
     let (data, store) = store();
     store.set(vec![pair("a", "1")]).await.unwrap();
     let second = Store::new(data.path(), "store");
-    let error = second.version("a".to_owned()).await.unwrap_err().to_string();
+    let error = second
+        .version("a".to_owned())
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("in use by another process"), "{error}");
     assert_eq!(get(&store, "a").await, Some(b"1".to_vec()));
 }
@@ -205,7 +304,10 @@ async fn a_link_out_of_the_data_folder_is_not_followed() {
     let (data, store) = store();
     let outside = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(outside.path(), data.path().join("store")).unwrap();
-    assert!(matches!(store.version("a".to_owned()).await, Err(KvError::Failed(_))));
+    assert!(matches!(
+        store.version("a".to_owned()).await,
+        Err(KvError::Failed(_))
+    ));
     assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
 }
 
@@ -216,7 +318,12 @@ fn acknowledged_writes_survive_kill_9() {
     // Twice, so that a database that was repaired once is written and killed again.
     for round in 0..2 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "addons::kv::tests::child_that_writes_until_it_is_killed", "--ignored", "--nocapture"])
+            .args([
+                "--exact",
+                "addons::kv::tests::child_that_writes_until_it_is_killed",
+                "--ignored",
+                "--nocapture",
+            ])
             .env(CHILD, format!("{round}={}", data.path().display()))
             .stdout(Stdio::piped())
             .spawn()
@@ -224,20 +331,35 @@ fn acknowledged_writes_survive_kill_9() {
         let before = acknowledged.len();
         for line in BufReader::new(child.stdout.take().unwrap()).lines() {
             let line = line.unwrap();
-            acknowledged.extend(line.strip_prefix("ack ").filter(|key| key.ends_with('.')).map(str::to_owned));
+            acknowledged.extend(
+                line.strip_prefix("ack ")
+                    .filter(|key| key.ends_with('.'))
+                    .map(str::to_owned),
+            );
             if acknowledged.len() == before + 300 {
                 child.kill().unwrap();
             }
         }
         child.wait().unwrap();
-        assert!(acknowledged.len() >= before + 300, "the child ended early, after {}", acknowledged.len());
+        assert!(
+            acknowledged.len() >= before + 300,
+            "the child ended early, after {}",
+            acknowledged.len()
+        );
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let store = Store::new(data.path(), "store");
         for keys in acknowledged.chunks(1_000) {
             for (key, value) in keys.iter().zip(store.get(keys.to_vec()).await.unwrap()) {
-                assert_eq!(value.map(|value| value.len()), Some(1_000), "{key} was acknowledged");
+                assert_eq!(
+                    value.map(|value| value.len()),
+                    Some(1_000),
+                    "{key} was acknowledged"
+                );
             }
         }
         store.set(vec![pair("after", "1")]).await.unwrap();
@@ -247,10 +369,19 @@ fn acknowledged_writes_survive_kill_9() {
 #[test]
 #[ignore = "the child of acknowledged_writes_survive_kill_9"]
 fn child_that_writes_until_it_is_killed() {
-    let Ok(argument) = std::env::var(CHILD) else { return };
+    let Ok(argument) = std::env::var(CHILD) else {
+        return;
+    };
     let (round, data) = argument.split_once('=').unwrap();
-    let (round, store) = (round.to_owned(), Arc::new(Store::new(Path::new(data), "store")));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let (round, store) = (
+        round.to_owned(),
+        Arc::new(Store::new(Path::new(data), "store")),
+    );
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let writers: Vec<_> = (0..8)
             .map(|writer| {
@@ -259,7 +390,10 @@ fn child_that_writes_until_it_is_killed() {
                     // Bounded: should the parent be gone, this ends.
                     for i in 0..20_000 {
                         let key = format!("{round}-{writer}-{i}.");
-                        store.set(vec![(key.clone(), vec![b'v'; 1_000])]).await.unwrap();
+                        store
+                            .set(vec![(key.clone(), vec![b'v'; 1_000])])
+                            .await
+                            .unwrap();
                         let mut out = std::io::stdout().lock();
                         writeln!(out, "ack {key}").unwrap();
                     }
@@ -270,4 +404,21 @@ fn child_that_writes_until_it_is_killed() {
             writer.await.unwrap();
         }
     });
+}
+
+#[tokio::test]
+async fn after_a_failed_commit_the_database_is_opened_anew() {
+    let (_data, store) = store();
+    store.set(vec![pair("a", "1")]).await.unwrap();
+    let failed = store.open().await.unwrap();
+    failed.shared.broken.store(true, Ordering::Release);
+    // The old handle's lock is waited for: someone may still be reading by it.
+    let reader = tokio::spawn(async move {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        drop(failed);
+    });
+    store.set(vec![pair("b", "2")]).await.unwrap();
+    reader.await.unwrap();
+    assert_eq!(get(&store, "a").await, Some(b"1".to_vec()));
+    assert_eq!(store.commits().await, 1);
 }

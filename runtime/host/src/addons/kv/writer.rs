@@ -14,7 +14,8 @@ use std::time::Duration;
 use oarlock_sandbox::KvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::database::{Database, DbError, Done, Op, guarded};
+use super::database::{Database, DbError, guarded};
+use super::tables::{Done, Op};
 
 /// Writes in the queue, and in one commit.
 const QUEUE: usize = 256;
@@ -53,10 +54,12 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn start(shared: Arc<Shared>) -> io::Result<Self> {
         let (queue, requests) = mpsc::channel(QUEUE);
-        let thread = thread::Builder::new().name(format!("kv-{}", shared.addon)).spawn({
-            let shared = Arc::clone(&shared);
-            move || write_all(&shared, requests)
-        })?;
+        let thread = thread::Builder::new()
+            .name(format!("kv-{}", shared.addon))
+            .spawn({
+                let shared = Arc::clone(&shared);
+                move || write_all(&shared, requests)
+            })?;
         Ok(Self {
             shared,
             queue: Mutex::new(Some(queue)),
@@ -68,16 +71,35 @@ impl Writer {
     /// Hands a write of `bytes` over and waits until it is durable.
     pub(super) async fn write(&self, op: Op, bytes: usize) -> Result<Done, KvError> {
         let failed = || DbError::Failed(redb::Error::DatabaseClosed).for_guest(&self.shared.addon);
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(failed)?;
+        let queue = self
+            .queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+            .ok_or_else(failed)?;
         let (answer, answered) = oneshot::channel();
         let enter = async {
             let bytes = u32::try_from(bytes).unwrap_or(QUEUE_BYTES).min(QUEUE_BYTES);
-            let place = Arc::clone(&self.bytes).acquire_many_owned(bytes).await.map_err(|_| failed())?;
-            queue.send(Request { op, answer, _place: Some(place) }).await.map_err(|_| failed())
+            let place = Arc::clone(&self.bytes)
+                .acquire_many_owned(bytes)
+                .await
+                .map_err(|_| failed())?;
+            queue
+                .send(Request {
+                    op,
+                    answer,
+                    _place: Some(place),
+                })
+                .await
+                .map_err(|_| failed())
         };
         match tokio::time::timeout(WAIT, enter).await {
             Ok(entered) => entered?,
-            Err(_) => return Err(KvError::Busy { seconds: WAIT.as_secs() }),
+            Err(_) => {
+                return Err(KvError::Busy {
+                    seconds: WAIT.as_secs(),
+                });
+            }
         }
         drop(queue);
         answered.await.unwrap_or_else(|_| Err(failed()))
@@ -85,8 +107,17 @@ impl Writer {
 
     /// Writes what is in the queue, and ends the thread. Blocks until then.
     pub(super) fn close(&self) {
-        drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(
+            self.queue
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!(addon = %self.shared.addon, "the kv writer panicked");
         }
@@ -101,8 +132,10 @@ fn write_all(shared: &Shared, mut requests: mpsc::Receiver<Request>) {
             let Ok(next) = requests.try_recv() else { break };
             batch.push(next);
         }
-        let (ops, answers): (Vec<_>, Vec<_>) =
-            batch.into_iter().map(|request| (request.op, (request.answer, request._place))).unzip();
+        let (ops, answers): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .map(|request| (request.op, (request.answer, request._place)))
+            .unzip();
         let limit = shared.limit.load(Ordering::Relaxed);
         match guarded(|| shared.database.commit(ops, limit)) {
             Ok(results) => {
@@ -132,7 +165,10 @@ mod tests {
     #[test]
     fn writes_that_wait_share_one_commit() {
         let data = tempfile::tempdir().unwrap();
-        let place = Place { data: data.path().to_owned(), addon: "store".to_owned() };
+        let place = Place {
+            data: data.path().to_owned(),
+            addon: "store".to_owned(),
+        };
         let shared = Shared {
             addon: "store".to_owned(),
             database: Database::open(&place).unwrap(),
@@ -145,7 +181,13 @@ mod tests {
             .map(|i| {
                 let (answer, answered) = oneshot::channel();
                 let op = Op::Set(vec![(format!("k{i}"), b"v".to_vec())]);
-                queue.blocking_send(Request { op, answer, _place: None }).unwrap();
+                queue
+                    .blocking_send(Request {
+                        op,
+                        answer,
+                        _place: None,
+                    })
+                    .unwrap();
                 answered
             })
             .collect();

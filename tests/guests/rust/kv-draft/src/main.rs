@@ -12,8 +12,18 @@ fn main() {
         "pages" => pages(),
         "count" => count(args[1].parse().unwrap()),
         "open" => println!("{:?}", store::open(&args[1]).map(drop)),
-        "set" => store::open(&args[1]).unwrap().set(&args[2], args[3].as_bytes()).unwrap(),
-        "get" => println!("{:?}", store::open(&args[1]).unwrap().get(&args[2]).unwrap().map(|v| String::from_utf8(v).unwrap())),
+        "set" => store::open(&args[1])
+            .unwrap()
+            .set(&args[2], args[3].as_bytes())
+            .unwrap(),
+        "get" => println!(
+            "{:?}",
+            store::open(&args[1])
+                .unwrap()
+                .get(&args[2])
+                .unwrap()
+                .map(|v| String::from_utf8(v).unwrap())
+        ),
         other => panic!("no scenario {other}"),
     }
 }
@@ -23,16 +33,36 @@ fn basics() {
     assert_eq!(bucket.get("a").unwrap(), None);
     bucket.set("a", b"1").unwrap();
     assert!(bucket.exists("a").unwrap() && !bucket.exists("b").unwrap());
-    batch::set_many(&bucket, &[("b".into(), b"2".to_vec()), ("c".into(), b"3".to_vec())]).unwrap();
+    batch::set_many(
+        &bucket,
+        &[("b".into(), b"2".to_vec()), ("c".into(), b"3".to_vec())],
+    )
+    .unwrap();
     let many = batch::get_many(&bucket, &["c".into(), "no".into(), "a".into()]).unwrap();
-    assert_eq!(many, [Some(("c".into(), b"3".to_vec())), None, Some(("a".into(), b"1".to_vec()))]);
+    assert_eq!(
+        many,
+        [
+            Some(("c".into(), b"3".to_vec())),
+            None,
+            Some(("a".into(), b"1".to_vec()))
+        ]
+    );
     batch::delete_many(&bucket, &["b".into(), "no".into()]).unwrap();
     bucket.delete("c").unwrap();
     assert_eq!(bucket.list_keys(None).unwrap().keys, ["a"]);
     assert_eq!(atomics::increment(&bucket, "n", 5).unwrap(), 5);
-    assert_eq!(atomics::increment(&bucket, "n", u64::MAX - 5).unwrap(), u64::MAX);
-    assert!(matches!(atomics::increment(&bucket, "n", 1), Err(store::Error::Other(_))));
-    assert!(matches!(bucket.set(&"k".repeat(2000), b""), Err(store::Error::Other(_))));
+    assert_eq!(
+        atomics::increment(&bucket, "n", u64::MAX - 5).unwrap(),
+        u64::MAX
+    );
+    assert!(matches!(
+        atomics::increment(&bucket, "n", 1),
+        Err(store::Error::Other(_))
+    ));
+    assert!(matches!(
+        bucket.set(&"k".repeat(2000), b""),
+        Err(store::Error::Other(_))
+    ));
     println!("ok");
 }
 

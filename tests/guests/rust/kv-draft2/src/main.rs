@@ -22,7 +22,10 @@ fn basics() {
     assert_eq!(bucket.get("a").unwrap(), Some(b"1".to_vec()));
     batch::set_many(&bucket, &[("b".into(), b"2".to_vec())]).unwrap();
     let many = batch::get_many(&bucket, &["b".into(), "no".into()]).unwrap();
-    assert_eq!(many, [("b".into(), Some(b"2".to_vec())), ("no".into(), None)]);
+    assert_eq!(
+        many,
+        [("b".into(), Some(b"2".to_vec())), ("no".into(), None)]
+    );
     assert_eq!(atomics::increment(&bucket, "n", -7).unwrap(), -7);
     assert_eq!(atomics::increment(&bucket, "n", 10).unwrap(), 3);
 
@@ -30,7 +33,9 @@ fn basics() {
     let cas = atomics::Cas::new(&bucket, "a").unwrap();
     assert_eq!(cas.current().unwrap(), Some(b"1".to_vec()));
     bucket.set("a", b"2").unwrap();
-    let Err(atomics::CasError::CasFailed(again)) = atomics::swap(cas, b"3") else { panic!("the swap went through") };
+    let Err(atomics::CasError::CasFailed(again)) = atomics::swap(cas, b"3") else {
+        panic!("the swap went through")
+    };
     assert_eq!(again.current().unwrap(), Some(b"2".to_vec()));
     atomics::swap(again, b"3").unwrap();
     assert_eq!(bucket.get("a").unwrap(), Some(b"3".to_vec()));
@@ -40,13 +45,18 @@ fn basics() {
 
 fn pages() {
     let bucket = store::open("default").unwrap();
-    let pairs: Vec<_> = (0..1_500).map(|i| (format!("k{i:04}"), vec![b'v'])).collect();
+    let pairs: Vec<_> = (0..1_500)
+        .map(|i| (format!("k{i:04}"), vec![b'v']))
+        .collect();
     batch::set_many(&bucket, &pairs).unwrap();
     let first = bucket.list_keys(None).unwrap();
     let second = bucket.list_keys(first.cursor.as_deref()).unwrap();
     assert_eq!(second.cursor, None);
     let keys: Vec<_> = first.keys.into_iter().chain(second.keys).collect();
-    assert_eq!(keys, pairs.into_iter().map(|(key, _)| key).collect::<Vec<_>>());
+    assert_eq!(
+        keys,
+        pairs.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+    );
     println!("ok");
 }
 
@@ -56,7 +66,9 @@ fn count(times: u32) {
     for _ in 0..times {
         let mut cas = atomics::Cas::new(&bucket, "count").unwrap();
         loop {
-            let now = cas.current().unwrap().map_or(0, |text| String::from_utf8(text).unwrap().parse::<u64>().unwrap());
+            let now = cas.current().unwrap().map_or(0, |text| {
+                String::from_utf8(text).unwrap().parse::<u64>().unwrap()
+            });
             match atomics::swap(cas, (now + 1).to_string().as_bytes()) {
                 Ok(()) => break,
                 Err(atomics::CasError::CasFailed(again)) => cas = again,

@@ -15,8 +15,12 @@ async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
         },
         None => {
             // tokio's sockets need its own reactor; the handler's does the HTTP.
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(visit()).unwrap_or_else(|error| format!("failed: {error}"))
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime
+                .block_on(visit())
+                .unwrap_or_else(|error| format!("failed: {error}"))
         }
     };
     Ok(Response::new(answer.into()))
@@ -28,12 +32,17 @@ async fn visit() -> Result<String, Box<dyn std::error::Error>> {
     let parsed = url::Url::parse(&url)?;
     let host = parsed.host_str().ok_or("no host")?;
     // tokio's own look-up wants a thread; std's does not.
-    let address = (host, parsed.port().unwrap_or(5432)).to_socket_addrs()?.next().ok_or("no address")?;
+    let address = (host, parsed.port().unwrap_or(5432))
+        .to_socket_addrs()?
+        .next()
+        .ok_or("no address")?;
     let socket = tokio::net::TcpStream::connect(address).await?;
     let (client, connection) = config.connect_raw(socket, NoTls).await?;
     tokio::spawn(connection);
     client.batch_execute("create table if not exists visits (id serial primary key, at timestamptz default now())").await?;
-    client.execute("insert into visits default values", &[]).await?;
+    client
+        .execute("insert into visits default values", &[])
+        .await?;
     let row = client.query_one("select count(*) from visits", &[]).await?;
     Ok(format!("visit {}", row.get::<_, i64>(0)))
 }

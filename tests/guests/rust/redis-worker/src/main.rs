@@ -24,7 +24,10 @@ fn main() {
         }
     };
     for _ in 0..jobs {
-        let [_, job] = redis.blpop("jobs", 20.0).unwrap().expect("a job within 20 s");
+        let [_, job] = redis
+            .blpop("jobs", 20.0)
+            .unwrap()
+            .expect("a job within 20 s");
         redis.rpush("answers", format!("{job} done")).unwrap();
     }
     println!("{jobs} jobs done");

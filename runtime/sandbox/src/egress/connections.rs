@@ -1,0 +1,165 @@
+//! TCP connections of guests and of the outgoing HTTP client: each can be ended from outside.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll, ready};
+
+use rustix::net::Shutdown;
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::Granted;
+
+/// The live connections that an egress allowed. Bounded by the socket limits of its dynos.
+#[derive(Default)]
+pub(crate) struct Connections {
+    next: AtomicU64,
+    alive: Mutex<HashMap<u64, Entry>>,
+}
+
+struct Entry {
+    addon: Option<Arc<str>>,
+    connection: Weak<Connection>,
+}
+
+/// One TCP connection: its descriptor, its grant, its place under a limit.
+pub(crate) struct Connection {
+    stream: TcpStream,
+    ended: AtomicBool,
+    id: u64,
+    owner: Arc<Connections>,
+    /// Counts against `limits.sockets` until the last user of the connection is gone.
+    _slot: Option<OwnedSemaphorePermit>,
+}
+
+impl Connections {
+    /// Takes a connection in. Sets TCP_NODELAY: guests cannot, and would pay 40 ms a request for it.
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        granted: Granted,
+        slot: Option<OwnedSemaphorePermit>,
+    ) -> Arc<Connection> {
+        // Fails only on a connection that is already gone; the guest will see that.
+        let _ = stream.set_nodelay(true);
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let connection = Arc::new(Connection {
+            stream,
+            ended: AtomicBool::new(false),
+            id,
+            owner: self.clone(),
+            _slot: slot,
+        });
+        let entry = Entry {
+            addon: granted.addon,
+            connection: Arc::downgrade(&connection),
+        };
+        self.alive
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, entry);
+        connection
+    }
+
+    /// Ends those whose add-on the filter picks.
+    pub(crate) fn end(&self, picked: impl Fn(Option<&str>) -> bool) {
+        let ending: Vec<_> = {
+            let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+            let picked = alive
+                .values()
+                .filter(|entry| picked(entry.addon.as_deref()));
+            picked
+                .filter_map(|entry| entry.connection.upgrade())
+                .collect()
+        };
+        // Outside the lock: dropping the last reference takes it.
+        for connection in ending {
+            connection.end();
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.owner
+            .alive
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.id);
+    }
+}
+
+impl Connection {
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
+    }
+
+    pub(crate) fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.stream.peer_addr()
+    }
+
+    /// Cuts it: both sides see it at once, and ours sees an error instead of a clean end.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.shutdown(Shutdown::Both);
+    }
+
+    pub(crate) fn shutdown(&self, how: Shutdown) {
+        // Fails only if the peer was faster.
+        let _ = rustix::net::shutdown(&self.stream, how);
+    }
+
+    fn cut(&self) -> io::Result<()> {
+        if self.ended.load(Ordering::Acquire) {
+            Err(io::ErrorKind::ConnectionReset.into())
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_read_ready(cx).map(|_| ())
+    }
+
+    pub(crate) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_write_ready(cx).map(|_| ())
+    }
+
+    /// Reads what is there; 0 is the end.
+    pub(crate) fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            self.cut()?;
+            match self.stream.try_read(buffer) {
+                Ok(0) => return Poll::Ready(self.cut().map(|()| 0)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.stream.poll_read_ready(cx))?
+                }
+                other => return Poll::Ready(other),
+            }
+        }
+    }
+
+    /// Writes what fits.
+    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            self.cut()?;
+            match self.stream.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.stream.poll_write_ready(cx))?
+                }
+                other => return Poll::Ready(other),
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! UDP stays wasmtime-wasi's; what is ours are the decision about each address and the count of its sockets.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use wasmtime::StoreContextMut;
+use wasmtime::component::{Linker, Resource, ResourceType};
+use wasmtime_wasi::WasiView;
+use wasmtime_wasi::p2::UdpSocket as P2UdpSocket;
+use wasmtime_wasi::p2::bindings::sockets::network::{
+    ErrorCode as P2ErrorCode, IpAddressFamily as P2Family,
+};
+use wasmtime_wasi::p2::bindings::sockets::udp_create_socket::Host as _;
+use wasmtime_wasi::p3::bindings::sockets::types::{self as p3, HostUdpSocket as _};
+use wasmtime_wasi::sockets::{SocketAddrUse, UdpSocket, WasiSocketsView};
+
+use super::{NetGrant, NetView};
+use crate::egress::Attempt;
+
+type Answer = Pin<Box<dyn Future<Output = bool> + Send + Sync>>;
+
+/// For `WasiCtxBuilder::socket_addr_check`, with UDP allowed, TCP and name look-up not.
+pub(crate) fn udp_check(
+    grant: Arc<NetGrant>,
+) -> impl Fn(SocketAddr, SocketAddrUse) -> Answer + Send + Sync + 'static {
+    move |addr, what| {
+        let allowed = match what {
+            // Before every first datagram; a fixed port would be listening.
+            SocketAddrUse::UdpBind => {
+                (addr.ip().is_unspecified() && addr.port() == 0)
+                    || grant.permit(&Attempt::Listen(addr)).is_some()
+            }
+            SocketAddrUse::UdpSend => grant.permit(&Attempt::Udp(addr)).is_some(),
+            // What a stranger sends is dropped without a word: the guest did nothing to report.
+            SocketAddrUse::UdpReceive => grant.egress.judge(&Attempt::Udp(addr)).is_ok(),
+            SocketAddrUse::TcpBind
+            | SocketAddrUse::TcpListen
+            | SocketAddrUse::TcpAccept
+            | SocketAddrUse::TcpConnect => false,
+        };
+        Box::pin(std::future::ready(allowed))
+    }
+}
+
+/// Links the creation and the end of UDP sockets again, so that they are counted.
+pub(super) fn count<T: NetView + WasiView + 'static>(
+    linker: &mut Linker<T>,
+) -> wasmtime::Result<()> {
+    linker
+        .instance("wasi:sockets/udp-create-socket@0.2.12")?
+        .func_wrap("create-udp-socket", create_p2::<T>)?;
+    linker.instance("wasi:sockets/udp@0.2.12")?.resource(
+        "udp-socket",
+        ResourceType::host::<P2UdpSocket>(),
+        |mut store: StoreContextMut<'_, T>, rep| {
+            store.data_mut().net().ctx.udp.pop();
+            let mut view = store.data_mut().sockets();
+            wasmtime_wasi::p2::bindings::sockets::udp::HostUdpSocket::drop(
+                &mut view,
+                Resource::new_own(rep),
+            )
+        },
+    )?;
+    let mut types = linker.instance("wasi:sockets/types@0.3.0")?;
+    types.func_wrap("[static]udp-socket.create", create_p3::<T>)?;
+    types.resource(
+        "udp-socket",
+        ResourceType::host::<UdpSocket>(),
+        |mut store: StoreContextMut<'_, T>, rep| {
+            store.data_mut().net().ctx.udp.pop();
+            let mut view = store.data_mut().sockets();
+            p3::HostUdpSocket::drop(&mut view, Resource::new_own(rep))
+        },
+    )
+}
+
+/// Takes a place for one more; given back by the resource's end, or with the store.
+fn take_slot<T: NetView>(store: &mut StoreContextMut<'_, T>) -> bool {
+    let ctx = store.data_mut().net().ctx;
+    let slot = ctx.grant.slot();
+    let taken = slot.is_some();
+    ctx.udp.extend(slot);
+    taken
+}
+
+type Created<S, E> = wasmtime::Result<(Result<Resource<S>, E>,)>;
+
+fn create_p2<T: NetView + WasiView>(
+    mut store: StoreContextMut<'_, T>,
+    (family,): (P2Family,),
+) -> Created<P2UdpSocket, P2ErrorCode> {
+    if !take_slot(&mut store) {
+        return Ok((Err(P2ErrorCode::NewSocketLimit),));
+    }
+    // Async in name only: it opens a descriptor.
+    let created = store
+        .data_mut()
+        .sockets()
+        .create_udp_socket(family)
+        .now_or_never();
+    match created {
+        Some(Ok(socket)) => Ok((Ok(socket),)),
+        Some(Err(error)) => {
+            store.data_mut().net().ctx.udp.pop();
+            Ok((Err(error.downcast()?),))
+        }
+        None => Err(wasmtime::format_err!("creating a UDP socket had to wait")),
+    }
+}
+
+fn create_p3<T: NetView + WasiView>(
+    mut store: StoreContextMut<'_, T>,
+    (family,): (p3::IpAddressFamily,),
+) -> Created<UdpSocket, p3::ErrorCode> {
+    if !take_slot(&mut store) {
+        return Ok((Err(p3::ErrorCode::Other(Some(
+            "too many sockets are open".to_owned(),
+        ))),));
+    }
+    let created = store.data_mut().sockets().create(family).now_or_never();
+    match created {
+        Some(Ok(socket)) => Ok((Ok(socket),)),
+        Some(Err(error)) => {
+            store.data_mut().net().ctx.udp.pop();
+            Ok((Err(error.downcast()?),))
+        }
+        None => Err(wasmtime::format_err!("creating a UDP socket had to wait")),
+    }
+}

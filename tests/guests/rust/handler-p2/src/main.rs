@@ -1,0 +1,89 @@
+//! A handler of WASI 0.2 whose paths behave well and badly.
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use wstd::http::{Body, BodyExt as _, Error, Request, Response, StatusCode};
+use wstd::time::Duration;
+
+static COUNTER: AtomicU64 = AtomicU64::new(0);
+
+#[wstd::http_server]
+async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
+    let path = request.uri().path().to_owned();
+    let number = |prefix: &str| {
+        path.strip_prefix(prefix)
+            .and_then(|rest| rest.parse::<usize>().ok())
+    };
+    if let Some(mib) = number("/alloc/") {
+        let mut memory = vec![0_u8; mib << 20];
+        memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+        return Ok(text(format!("{}", std::hint::black_box(memory).len())));
+    }
+    match path.as_str() {
+        "/" => Ok(text("hello".to_owned())),
+        "/counter" => Ok(text(
+            (COUNTER.fetch_add(1, Ordering::Relaxed) + 1).to_string(),
+        )),
+        "/env" => Ok(text(
+            std::env::vars()
+                .map(|(n, v)| format!("{n}={v}\n"))
+                .collect(),
+        )),
+        "/log" => {
+            println!("a line");
+            eprintln!("an error");
+            Ok(text("logged".to_owned()))
+        }
+        "/echo" => Ok(Response::new(request.into_body())),
+        "/trap" => std::process::abort(),
+        "/exit" => std::process::exit(3),
+        "/error" => Err(Error::msg("as asked")),
+        "/spin" => loop {
+            std::hint::black_box(0);
+        },
+        // A head, some of the body, then a trap.
+        "/trap-after-head" => Ok(stream(|turn| async move {
+            wstd::task::sleep(Duration::from_millis(20)).await;
+            if turn == 3 {
+                std::process::abort()
+            } else {
+                Some("chunk\n".to_owned())
+            }
+        })),
+        // A chunk every 20 ms, until nobody reads.
+        "/slow" => Ok(stream(|turn| async move {
+            wstd::task::sleep(Duration::from_millis(20)).await;
+            Some(format!("{turn}\n"))
+        })),
+        "/length" => {
+            let bytes = request
+                .into_body()
+                .into_boxed_body()
+                .collect()
+                .await?
+                .to_bytes()
+                .len();
+            Ok(text(bytes.to_string()))
+        }
+        _ => {
+            let mut response = text("not found".to_owned());
+            *response.status_mut() = StatusCode::NOT_FOUND;
+            Ok(response)
+        }
+    }
+}
+
+fn text(text: String) -> Response<Body> {
+    Response::new(text.into())
+}
+
+/// A body made by asking for each of its chunks in turn.
+fn stream<F>(chunk: impl Fn(u64) -> F + Send + 'static) -> Response<Body>
+where
+    F: Future<Output = Option<String>> + Send + 'static,
+{
+    let chunks = futures_lite::stream::unfold((0, chunk), |(turn, chunk)| async move {
+        let text = chunk(turn).await?;
+        Some((text, (turn + 1, chunk)))
+    });
+    Response::new(Body::from_stream(chunks))
+}
