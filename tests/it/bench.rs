@@ -131,7 +131,11 @@ impl DynoLog for Log {
 }
 
 /// A sandbox of a guest with this binding, and its log.
-pub(crate) fn sandbox(guest: &str, binding: &Binding, env: &BTreeMap<String, String>) -> (Sandbox, Arc<Log>) {
+pub(crate) fn sandbox(
+    guest: &str,
+    binding: &Binding,
+    env: &BTreeMap<String, String>,
+) -> (Sandbox, Arc<Log>) {
     sandbox_of(&program(guest), binding, env)
 }
 
@@ -148,7 +152,10 @@ pub(crate) fn sandbox_of(
         ..EgressRules::default()
     };
     let grant = Grant {
-        env: env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        env: env
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
         args: vec![program.name().to_owned()],
         folders: Vec::new(),
         tmp_root: None,
@@ -158,7 +165,10 @@ pub(crate) fn sandbox_of(
         kv: binding.kv.clone(),
         log: log.clone(),
     };
-    (Sandbox::new(program, grant, &Limits::default()).unwrap(), log)
+    (
+        Sandbox::new(program, grant, &Limits::default()).unwrap(),
+        log,
+    )
 }
 
 /// Runs a command to its end; its exit and its log.
