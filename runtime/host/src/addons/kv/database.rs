@@ -26,6 +26,9 @@ const PAGE_BYTES: usize = 256 << 10;
 /// Bytes of values that one `get` brings at most.
 const GET_BYTES: usize = 32 << 20;
 
+/// A value, or none, for each key asked for.
+type Values = Vec<Option<Vec<u8>>>;
+
 /// Why a database cannot be opened or failed. `Display` is for the operator's log.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DbError {
@@ -154,10 +157,7 @@ impl Database {
         Ok(write)
     }
 
-    pub(super) fn get(
-        &self,
-        keys: &[String],
-    ) -> Result<Result<Vec<Option<Vec<u8>>>, KvError>, DbError> {
+    pub(super) fn get(&self, keys: &[String]) -> Result<Result<Values, KvError>, DbError> {
         let entries = self.0.begin_read().db()?.open_table(ENTRIES).db()?;
         let mut values = Vec::with_capacity(keys.len());
         let mut bytes = 0_usize;
