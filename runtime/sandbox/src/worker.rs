@@ -196,14 +196,11 @@ impl Worker {
         let mut guest = std::pin::pin!(guest);
         poll_fn(|cx| {
             shared.wake.register(cx.waker());
-            if let Poll::Ready(result) = guest.as_mut().poll(cx) {
-                return Poll::Ready(Some(result.flatten()));
-            }
+            // Before the guest's turn, in which it may return and the call be forgotten.
             if shared.all_abandoned() {
-                Poll::Ready(None)
-            } else {
-                Poll::Pending
+                return Poll::Ready(None);
             }
+            guest.as_mut().poll(cx).map(|result| Some(result.flatten()))
         })
         .await
     }

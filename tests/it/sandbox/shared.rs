@@ -198,11 +198,7 @@ async fn an_abandoned_call_ends_an_instance_that_has_no_other() {
                 response
             });
             assert!(call.await.is_err());
-            assert_eq!(
-                soon(instance.ended()).await,
-                InstanceEnd::Killed,
-                "{guest} {path}"
-            );
+            assert_eq!(soon(instance.ended()).await, InstanceEnd::Killed);
         }
     }
 }
