@@ -125,8 +125,23 @@ async fn serve(
         Ok(()) => Ending::Finished,
         Err(error) => ending(&sandbox, &error, &store),
     };
+    if exchange.is_closed() && !exchange.is_abandoned() {
+        remark(&sandbox, &ending);
+    }
     exchange.end(ending);
     drop(end);
+}
+
+/// Says what no caller hears of any more: how a guest failed that went on after its response.
+fn remark(sandbox: &SandboxInner, ending: &Ending) {
+    let text = match ending {
+        Ending::Trap(text) => format!("The component trapped after its response: {text}"),
+        Ending::Memory { limit } => {
+            format!("The component reached its memory limit of {limit} bytes after its response")
+        }
+        Ending::Finished | Ending::Killed | Ending::NotStarted(_) | Ending::Refused(_) => return,
+    };
+    sandbox.grant.log.remark(&text);
 }
 
 /// Calls the guest, and stays until it needs the store no more.

@@ -189,6 +189,7 @@ fn engine_config(config: &EngineConfig, places: u32) -> Config {
         .wasm_component_model_async(true)
         .epoch_interruption(true)
         .memory_init_cow(true)
+        .shared_memory(false)
         .memory_reservation(RESERVATION)
         .memory_guard_size(GUARD)
         // Making a backtrace for every `exit` and trap costs more than the request; and what would be

@@ -29,6 +29,7 @@ mod stdio;
 mod ticker;
 mod tmp;
 mod trap;
+mod worker;
 
 /// Why a body ended early.
 pub use wasmtime_wasi_http::Error as BodyError;

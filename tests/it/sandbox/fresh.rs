@@ -172,6 +172,36 @@ async fn dropping_a_call_ends_its_instance() {
 }
 
 #[tokio::test]
+async fn a_guest_may_go_on_after_its_response_but_not_for_ever() {
+    let mut setup = Setup::new();
+    setup.limits.timeout = Duration::from_millis(300);
+    let sandbox = setup.sandbox("handler-p3");
+    assert_eq!(
+        text(soon(sandbox.call(get("/after"))).await).await,
+        "answered"
+    );
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(sandbox.meter().memory_bytes() > 0);
+    gone(&sandbox).await;
+}
+
+#[tokio::test]
+async fn a_trap_after_the_whole_response_is_remarked() {
+    let setup = Setup::new();
+    let sandbox = setup.sandbox("handler-p3");
+    assert_eq!(
+        text(soon(sandbox.call(get("/trap-later"))).await).await,
+        "answered"
+    );
+    gone(&sandbox).await;
+    let remarks = setup.log.remarks.lock().unwrap().clone();
+    assert_eq!(
+        remarks,
+        ["The component trapped after its response: wasm `unreachable` instruction executed"]
+    );
+}
+
+#[tokio::test]
 async fn neighbours_answer_while_guests_spin() {
     for guest in HANDLERS {
         let sandbox = Setup::new().sandbox(guest);

@@ -174,6 +174,20 @@ async fn a_retired_instance_finishes_its_calls() {
 }
 
 #[tokio::test]
+async fn a_retired_guest_hears_that_it_is_to_stop() {
+    let setup = Setup::new();
+    let instance = soon(setup.sandbox("handler-p3").start()).await.unwrap();
+    assert_eq!(
+        text(soon(instance.call(get("/until-stop"))).await).await,
+        "answered"
+    );
+    assert_eq!(text(soon(instance.call(get("/"))).await).await, "hello");
+    instance.retire();
+    assert_eq!(soon(instance.ended()).await, InstanceEnd::Retired);
+    assert_eq!(setup.log.stdout(), ["stopping"]);
+}
+
+#[tokio::test]
 async fn an_abandoned_call_ends_an_instance_that_has_no_other() {
     for guest in HANDLERS {
         for path in ["/spin", "/slow"] {
@@ -184,12 +198,20 @@ async fn an_abandoned_call_ends_an_instance_that_has_no_other() {
                 response
             });
             assert!(call.await.is_err());
-            assert_eq!(
-                soon(instance.ended()).await,
-                InstanceEnd::Killed,
-                "{guest} {path}"
-            );
+            assert_eq!(soon(instance.ended()).await, InstanceEnd::Killed);
         }
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_comes_as_another_is_abandoned_is_served() {
+    let instance = soon(Setup::new().sandbox("handler-p3").start())
+        .await
+        .unwrap();
+    for count in 1..=20 {
+        let slow = soon(instance.call(get("/slow"))).await.unwrap();
+        let (answer, ()) = tokio::join!(instance.call(get("/counter")), async { drop(slow) });
+        assert_eq!(text(answer).await, count.to_string());
     }
 }
 

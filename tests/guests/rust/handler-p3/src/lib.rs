@@ -10,6 +10,16 @@ wasip3::http::service::export!(Handler);
 
 struct Handler;
 
+mod lifecycle {
+    wasip3::wit_bindgen::generate!({
+        path: "../../../../sdk/wit",
+        world: "oarlock:dyno/imports-async",
+        generate_all,
+        runtime_path: "wasip3::wit_bindgen::rt",
+    });
+    pub use oarlock::dyno::lifecycle_async::stopping;
+}
+
 static COUNTER: AtomicU64 = AtomicU64::new(0);
 const TURN: u64 = 20_000_000;
 
@@ -56,6 +66,27 @@ impl wasip3::exports::http::handler::Guest for Handler {
             "/spin" => loop {
                 std::hint::black_box(0);
             },
+            // Work that goes on after the response: without end, until the dyno is to stop, to a trap.
+            "/after" => {
+                wit_bindgen::spawn_local(async {
+                    monotonic_clock::wait_for(3_600_000_000_000).await
+                });
+                text("answered")
+            }
+            "/until-stop" => {
+                wit_bindgen::spawn_local(async {
+                    lifecycle::stopping().await;
+                    println!("stopping");
+                });
+                text("answered")
+            }
+            "/trap-later" => {
+                wit_bindgen::spawn_local(async {
+                    monotonic_clock::wait_for(TURN * 5).await;
+                    std::process::abort()
+                });
+                text("answered")
+            }
             "/trap-after-head" => stream(Some(3)),
             "/slow" => stream(None),
             _ => text("not found"),
