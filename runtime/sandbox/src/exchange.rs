@@ -314,7 +314,8 @@ impl<O: Owner> http_body::Body for ResponseBody<O> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended || self.body.is_end_stream()
+        // A body whose store is gone looks ended; servers that ask here never poll for the error.
+        self.ended || (self.body.is_end_stream() && self.caller.exchange.cut().is_none())
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -108,11 +108,14 @@ impl Instance {
         );
         let request = exchange.clone().guard(with_authority(request));
         handle.sandbox.count_request();
-        let call = Unserved::new(Call {
-            request,
-            head,
-            exchange,
-        });
+        let call = Unserved::new(
+            Call {
+                request,
+                head,
+                exchange,
+            },
+            &handle.shared,
+        );
         if handle.calls.send(call).await.is_err() {
             return Err(CallError::Ended("it takes no further calls".to_owned()));
         }

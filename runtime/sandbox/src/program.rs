@@ -286,5 +286,8 @@ fn is_provided(linker: &Linker<State>, import: &str) -> bool {
         return false;
     };
     let is_release = !patch.is_empty() && patch.bytes().all(|byte| byte.is_ascii_digit());
-    is_release && (0..PATCHES).any(|patch| is_taken(&format!("{track}.{patch}")))
+    is_release
+        && (0..PATCHES)
+            .map(|patch| format!("{track}.{patch}"))
+            .any(|name| name != import && is_taken(&name))
 }

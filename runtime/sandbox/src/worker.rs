@@ -2,7 +2,7 @@
 //! and hands them to the guest, 0.3 up to its slots at once, 0.2 one after the other.
 
 use std::future::{pending, poll_fn};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
@@ -29,6 +29,8 @@ use crate::state::State;
 pub(crate) struct Shared {
     /// Calls that the guest has, until they need it no more.
     running: Mutex<Vec<Arc<Exchange>>>,
+    /// Calls on their way to the guest.
+    waiting: AtomicUsize,
     /// Wakes the task when a caller is done, or the instance is retired.
     wake: AtomicWaker,
     retired: AtomicBool,
@@ -70,11 +72,13 @@ impl Shared {
             .push(call.clone());
     }
 
-    /// Whether the guest has calls, and all of them were abandoned: it works for nobody. One that was
-    /// abandoned beside others does not count any more when it is done.
-    fn all_abandoned(&self) -> bool {
+    /// Whether the guest has calls, all of them were abandoned, and no other call can come to it: it works
+    /// for nobody. One that was abandoned beside others does not count any more when it is done.
+    fn all_abandoned(&self, at_once: usize) -> bool {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        !running.is_empty() && running.iter().all(|call| call.is_abandoned())
+        let is_full = running.len() >= at_once;
+        let is_wanted = self.waiting.load(Ordering::Acquire) > 0 && !is_full;
+        !running.is_empty() && !is_wanted && running.iter().all(|call| call.is_abandoned())
     }
 
     /// Says how the instance ended, to its calls first; before its store is dropped.
@@ -105,18 +109,26 @@ pub(crate) struct Call {
     pub(crate) exchange: Arc<Exchange>,
 }
 
-/// Settles a call that the guest never got.
-pub(crate) struct Unserved(Option<Call>);
+/// A call that waits for the guest, and is settled if the guest never gets it.
+pub(crate) struct Unserved {
+    call: Option<Call>,
+    shared: Arc<Shared>,
+}
 
 impl Unserved {
-    pub(crate) fn new(call: Call) -> Self {
-        Self(Some(call))
+    pub(crate) fn new(call: Call, shared: &Arc<Shared>) -> Self {
+        shared.waiting.fetch_add(1, Ordering::AcqRel);
+        Self {
+            call: Some(call),
+            shared: shared.clone(),
+        }
     }
 }
 
 impl Drop for Unserved {
     fn drop(&mut self) {
-        if let Some(call) = &self.0 {
+        self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
+        if let Some(call) = &self.call {
             call.exchange.end(Ending::Killed);
         }
     }
@@ -191,19 +203,16 @@ impl Worker {
         store: &mut Store<State>,
         proxy: &Proxy,
     ) -> Option<wasmtime::Result<()>> {
-        let shared = self.shared.clone();
+        let (shared, at_once) = (self.shared.clone(), self.at_once);
         let guest = store.run_concurrent(async |accessor| self.accept(accessor, proxy).await);
         let mut guest = std::pin::pin!(guest);
         poll_fn(|cx| {
             shared.wake.register(cx.waker());
-            if let Poll::Ready(result) = guest.as_mut().poll(cx) {
-                return Poll::Ready(Some(result.flatten()));
+            // Before the guest's turn, in which it may return and the call be forgotten.
+            if shared.all_abandoned(at_once) {
+                return Poll::Ready(None);
             }
-            if shared.all_abandoned() {
-                Poll::Ready(None)
-            } else {
-                Poll::Pending
-            }
+            guest.as_mut().poll(cx).map(|result| Some(result.flatten()))
         })
         .await
     }
@@ -247,7 +256,7 @@ impl Worker {
             }
             match std::task::ready!(self.queue.poll_recv(cx)) {
                 None => return Poll::Ready(None),
-                Some(mut call) => match call.0.take() {
+                Some(mut call) => match call.call.take() {
                     // Its caller left while it waited.
                     Some(call) if call.exchange.is_closed() => {}
                     Some(call) => return Poll::Ready(Some(call)),

@@ -160,8 +160,8 @@ async fn everything_else_is_denied_with_its_reason() {
 
 #[tokio::test]
 async fn requests_at_once_are_capped_with_a_named_error() {
-    let (addr, _) = http_server().await;
     for guest in GUESTS {
+        let (addr, count) = http_server().await;
         let mut net = Net::none().addon("api", addr);
         net.limits.outgoing = 1;
         let (sandbox, log, _egress) = net.sandbox(guest, &[]);
@@ -172,18 +172,16 @@ async fn requests_at_once_are_capped_with_a_named_error() {
                 .await
                 .map(|_| ())
         });
-        let full = async {
-            loop {
-                let (status, _, body) =
-                    call(&sandbox, request(&format!("http://{addr}/"), b"")).await;
-                if status == 502 {
-                    return String::from_utf8_lossy(&body).into_owned();
-                }
+        let under_way = async {
+            while count.load(Ordering::Relaxed) == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        let body = tokio::time::timeout(PATIENCE, full)
+        tokio::time::timeout(PATIENCE, under_way)
             .await
-            .expect("the slow request takes the only place");
+            .expect("the slow request is sent");
+        let (_, _, body) = call(&sandbox, request(&format!("http://{addr}/"), b"")).await;
+        let body = String::from_utf8_lossy(&body).into_owned();
         assert!(body.contains("ConnectionLimitReached"), "{guest}: {body}");
         remarked(
             &log.remarks.lock().unwrap(),

@@ -198,12 +198,20 @@ async fn an_abandoned_call_ends_an_instance_that_has_no_other() {
                 response
             });
             assert!(call.await.is_err());
-            assert_eq!(
-                soon(instance.ended()).await,
-                InstanceEnd::Killed,
-                "{guest} {path}"
-            );
+            assert_eq!(soon(instance.ended()).await, InstanceEnd::Killed);
         }
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_comes_as_another_is_abandoned_is_served() {
+    let instance = soon(Setup::new().sandbox("handler-p3").start())
+        .await
+        .unwrap();
+    for count in 1..=20 {
+        let slow = soon(instance.call(get("/slow"))).await.unwrap();
+        let (answer, ()) = tokio::join!(instance.call(get("/counter")), async { drop(slow) });
+        assert_eq!(text(answer).await, count.to_string());
     }
 }
 

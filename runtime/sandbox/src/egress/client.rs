@@ -219,7 +219,7 @@ async fn connect(
         match outcome {
             Ok(stream) => {
                 let connection = egress
-                    .admit(stream, granted, Some(slot))
+                    .admit(stream, addr, granted, Some(slot))
                     .ok_or_else(withdrawn)?;
                 return Ok(TokioIo::new(HttpStream(connection)));
             }

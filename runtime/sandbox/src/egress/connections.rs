@@ -28,6 +28,7 @@ struct Entry {
 /// One TCP connection: its descriptor, its grant, its place under a limit.
 pub(crate) struct Connection {
     stream: TcpStream,
+    peer: SocketAddr,
     ended: AtomicBool,
     id: u64,
     owner: Arc<Connections>,
@@ -40,6 +41,7 @@ impl Connections {
     pub(crate) fn admit(
         self: &Arc<Self>,
         stream: TcpStream,
+        peer: SocketAddr,
         granted: Granted,
         slot: Option<OwnedSemaphorePermit>,
     ) -> Arc<Connection> {
@@ -48,6 +50,7 @@ impl Connections {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let connection = Arc::new(Connection {
             stream,
+            peer,
             ended: AtomicBool::new(false),
             id,
             owner: self.clone(),
@@ -101,8 +104,9 @@ impl Connection {
         self.stream.local_addr()
     }
 
-    pub(crate) fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.stream.peer_addr()
+    /// As it was at the beginning: a connection that was reset has none, and wasi-libc aborts a guest for that.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.peer
     }
 
     /// Cuts it: both sides see it at once, and ours sees an error instead of a clean end.
@@ -161,5 +165,31 @@ impl Connection {
                 other => return Poll::Ready(other),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_have_no_delay_and_can_be_cut() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(addr).await.unwrap();
+        let (mut other, _) = listener.accept().await.unwrap();
+        let connections = Arc::<Connections>::default();
+        let granted = Granted {
+            addon: Some("db".into()),
+        };
+        let connection = connections.admit(stream, addr, granted, None);
+        assert!(connection.stream().nodelay().unwrap());
+        connections.end(|addon| addon == Some("db"));
+        let read = std::future::poll_fn(|cx| connection.poll_read(cx, &mut [0; 8])).await;
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        let ended = tokio::io::AsyncReadExt::read(&mut other, &mut [0; 8]).await;
+        assert!(matches!(ended, Ok(0) | Err(_)));
+        drop(connection);
+        assert!(connections.alive.lock().unwrap().is_empty());
     }
 }

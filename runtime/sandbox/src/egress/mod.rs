@@ -280,11 +280,12 @@ impl Egress {
     pub(crate) fn admit(
         &self,
         stream: TcpStream,
+        peer: SocketAddr,
         granted: Granted,
         slot: Option<OwnedSemaphorePermit>,
     ) -> Option<Arc<Connection>> {
         let addon = granted.addon.clone();
-        let connection = self.connections.admit(stream, granted, slot);
+        let connection = self.connections.admit(stream, peer, granted, slot);
         // In this order, a withdrawal either finds the connection in the list or is seen here.
         let detached = self.detached.read().unwrap_or_else(PoisonError::into_inner);
         let gone = addon.is_some_and(|addon| detached.iter().any(|other| **other == *addon));

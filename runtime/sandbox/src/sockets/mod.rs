@@ -1,7 +1,8 @@
 //! `wasi:sockets` for 0.2 and 0.3: the TCP resource and the name look-up are ours, and ask the [`Egress`].
 //!
 //! wasmtime-wasi's TCP socket shows neither its descriptor nor its end, so that it could not be given TCP_NODELAY,
-//! counted, capped or cut from outside. UDP stays wasmtime-wasi's, behind [`udp_check`], but for the creation and
+//! counted, capped or cut from outside; a relay per binding could do most of that, but costs a hop and two more
+//! descriptors for each connection. UDP stays wasmtime-wasi's, behind [`udp_check`], but for the creation and
 //! the end of a socket, which are counted here.
 
 mod names;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
-use super::tcp::{Code, Family, TcpSocket};
+use super::tcp::{Code, TcpSocket};
 
 /// Linux's largest keep-alive time, in seconds.
 const MAX_KEEP_ALIVE: u64 = i16::MAX as u64;
@@ -98,11 +98,10 @@ impl TcpSocket {
 
     pub(crate) fn hop_limit(&self) -> Result<u8, Code> {
         let descriptor = self.descriptor()?;
-        match self.family() {
-            Family::V4 => {
-                u8::try_from(sockopt::ip_ttl(descriptor)?).map_err(|_| Code::NotSupported)
-            }
-            Family::V6 => Ok(sockopt::ipv6_unicast_hops(descriptor)?),
+        if self.is_ipv6()? {
+            Ok(sockopt::ipv6_unicast_hops(descriptor)?)
+        } else {
+            u8::try_from(sockopt::ip_ttl(descriptor)?).map_err(|_| Code::NotSupported)
         }
     }
 
@@ -111,9 +110,10 @@ impl TcpSocket {
             return Err(Code::InvalidArgument);
         }
         let descriptor = self.descriptor()?;
-        match self.family() {
-            Family::V4 => Ok(sockopt::set_ip_ttl(descriptor, value.into())?),
-            Family::V6 => Ok(sockopt::set_ipv6_unicast_hops(descriptor, Some(value))?),
+        if self.is_ipv6()? {
+            Ok(sockopt::set_ipv6_unicast_hops(descriptor, Some(value))?)
+        } else {
+            Ok(sockopt::set_ip_ttl(descriptor, value.into())?)
         }
     }
 

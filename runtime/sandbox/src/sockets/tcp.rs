@@ -96,6 +96,14 @@ impl Family {
         }
     }
 
+    /// An address as a socket of this family shows it: libc takes no IPv4 address for an IPv6 socket.
+    fn show(self, addr: SocketAddr) -> SocketAddr {
+        match (self, addr) {
+            (Self::V6, SocketAddr::V4(v4)) => (v4.ip().to_ipv6_mapped(), v4.port()).into(),
+            _ => addr,
+        }
+    }
+
     /// IPv4-mapped and -compatible addresses have no place in an IPv6 socket (WIT).
     fn has(self, ip: IpAddr) -> bool {
         match (self, ip) {
@@ -268,7 +276,7 @@ impl TcpSocket {
             let stream = socket.connect(addr).await?;
             grant
                 .egress
-                .admit(stream, granted, Some(slot))
+                .admit(stream, addr, granted, Some(slot))
                 .ok_or(Code::AccessDenied)
         }));
         Ok(())
@@ -379,25 +387,31 @@ impl TcpSocket {
         if let Some(shown) = self.shown {
             return Ok(shown);
         }
-        match &self.state {
+        let addr = match &self.state {
             State::Fresh {
                 socket,
                 bound: true,
                 ..
-            } => Ok(socket.local_addr()?),
-            State::Connected { connection, .. } => Ok(connection.local_addr()?),
-            State::Listening(listener) => Ok(listener.inner.local_addr()?),
-            State::Fresh { .. } | State::Connecting(_) => Err(Code::InvalidState),
-            State::Closed(code) => Err(*code),
-        }
+            } => socket.local_addr()?,
+            State::Connected { connection, .. } => connection.local_addr()?,
+            State::Listening(listener) => listener.inner.local_addr()?,
+            State::Fresh { .. } | State::Connecting(_) => return Err(Code::InvalidState),
+            State::Closed(code) => return Err(*code),
+        };
+        Ok(self.family.show(addr))
     }
 
     pub(crate) fn remote_address(&self) -> Result<SocketAddr, Code> {
         match &self.state {
-            State::Connected { connection, .. } => Ok(connection.peer_addr()?),
+            State::Connected { connection, .. } => Ok(self.family.show(connection.peer())),
             State::Closed(code) => Err(*code),
             _ => Err(Code::InvalidState),
         }
+    }
+
+    /// Whether the descriptor is IPv6: a guest's IPv6 listener may be IPv4 on the host, as `$PORT` is.
+    pub(crate) fn is_ipv6(&self) -> Result<bool, Code> {
+        Ok(sockopt::socket_domain(self.descriptor()?)? == rustix::net::AddressFamily::INET6)
     }
 
     pub(crate) fn set_backlog(&mut self, value: u64) -> Result<(), Code> {
@@ -468,7 +482,7 @@ struct Waiting {
     slot: Option<OwnedSemaphorePermit>,
     /// It was remarked on that there is none.
     full: bool,
-    accepted: Option<io::Result<TcpStream>>,
+    accepted: Option<io::Result<(TcpStream, SocketAddr)>>,
 }
 
 impl Listener {
@@ -488,8 +502,7 @@ impl Listener {
     pub(crate) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.accepted.is_none() && !self.is_closed() {
-            let accepted = ready!(self.inner.poll_accept(cx));
-            waiting.accepted = Some(accepted.map(|(stream, _)| stream));
+            waiting.accepted = Some(ready!(self.inner.poll_accept(cx)));
         }
         if waiting.slot.is_none() && matches!(waiting.accepted, Some(Ok(_))) {
             match waiting.slots.poll_acquire(cx) {
@@ -513,15 +526,15 @@ impl Listener {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             (waiting.accepted.take(), waiting.slot.take())
         };
-        let stream = match accepted {
-            Some(Ok(stream)) => stream,
-            // What Linux says of a listener that was shut down; guests end their loop on it, or pause.
-            None => return Poll::Ready(Err(Code::InvalidState)),
-            Some(Err(_)) if self.is_closed() => return Poll::Ready(Err(Code::InvalidState)),
+        let (stream, peer) = match accepted {
+            Some(Ok(accepted)) => accepted,
+            // Guests end their loop on this, or pause. Not "invalid state": wasi-libc aborts on it.
+            None => return Poll::Ready(Err(Code::Unknown)),
+            Some(Err(_)) if self.is_closed() => return Poll::Ready(Err(Code::Unknown)),
             Some(Err(error)) => return Poll::Ready(Err(accept_error(error))),
         };
         let granted = Granted { addon: None };
-        let Some(connection) = self.grant.egress.admit(stream, granted, slot) else {
+        let Some(connection) = self.grant.egress.admit(stream, peer, granted, slot) else {
             return Poll::Ready(Err(Code::ConnectionAborted));
         };
         Poll::Ready(Ok(TcpSocket {

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::FutureExt;
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource, ResourceType};
 use wasmtime_wasi::WasiView;
@@ -50,7 +49,9 @@ pub(super) fn count<T: NetView + WasiView + 'static>(
 ) -> wasmtime::Result<()> {
     linker
         .instance("wasi:sockets/udp-create-socket@0.2.12")?
-        .func_wrap("create-udp-socket", create_p2::<T>)?;
+        .func_wrap_async("create-udp-socket", |store, (family,)| {
+            Box::new(create_p2::<T>(store, family))
+        })?;
     linker.instance("wasi:sockets/udp@0.2.12")?.resource(
         "udp-socket",
         ResourceType::host::<P2UdpSocket>(),
@@ -64,7 +65,9 @@ pub(super) fn count<T: NetView + WasiView + 'static>(
         },
     )?;
     let mut types = linker.instance("wasi:sockets/types@0.3.0")?;
-    types.func_wrap("[static]udp-socket.create", create_p3::<T>)?;
+    types.func_wrap_async("[static]udp-socket.create", |store, (family,)| {
+        Box::new(create_p3::<T>(store, family))
+    })?;
     types.resource(
         "udp-socket",
         ResourceType::host::<UdpSocket>(),
@@ -87,45 +90,38 @@ fn take_slot<T: NetView>(store: &mut StoreContextMut<'_, T>) -> bool {
 
 type Created<S, E> = wasmtime::Result<(Result<Resource<S>, E>,)>;
 
-fn create_p2<T: NetView + WasiView>(
+/// Waits for one turn of tokio's driver, as wasmtime-wasi's own does: a new socket must be writable at once.
+async fn create_p2<T: NetView + WasiView>(
     mut store: StoreContextMut<'_, T>,
-    (family,): (P2Family,),
+    family: P2Family,
 ) -> Created<P2UdpSocket, P2ErrorCode> {
     if !take_slot(&mut store) {
         return Ok((Err(P2ErrorCode::NewSocketLimit),));
     }
-    // Async in name only: it opens a descriptor.
-    let created = store
-        .data_mut()
-        .sockets()
-        .create_udp_socket(family)
-        .now_or_never();
+    let created = store.data_mut().sockets().create_udp_socket(family).await;
     match created {
-        Some(Ok(socket)) => Ok((Ok(socket),)),
-        Some(Err(error)) => {
+        Ok(socket) => Ok((Ok(socket),)),
+        Err(error) => {
             store.data_mut().net().ctx.udp.pop();
             Ok((Err(error.downcast()?),))
         }
-        None => Err(wasmtime::format_err!("creating a UDP socket had to wait")),
     }
 }
 
-fn create_p3<T: NetView + WasiView>(
+async fn create_p3<T: NetView + WasiView>(
     mut store: StoreContextMut<'_, T>,
-    (family,): (p3::IpAddressFamily,),
+    family: p3::IpAddressFamily,
 ) -> Created<UdpSocket, p3::ErrorCode> {
     if !take_slot(&mut store) {
-        return Ok((Err(p3::ErrorCode::Other(Some(
-            "too many sockets are open".to_owned(),
-        ))),));
+        let text = "too many sockets are open".to_owned();
+        return Ok((Err(p3::ErrorCode::Other(Some(text))),));
     }
-    let created = store.data_mut().sockets().create(family).now_or_never();
+    let created = store.data_mut().sockets().create(family).await;
     match created {
-        Some(Ok(socket)) => Ok((Ok(socket),)),
-        Some(Err(error)) => {
+        Ok(socket) => Ok((Ok(socket),)),
+        Err(error) => {
             store.data_mut().net().ctx.udp.pop();
             Ok((Err(error.downcast()?),))
         }
-        None => Err(wasmtime::format_err!("creating a UDP socket had to wait")),
     }
 }
