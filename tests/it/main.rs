@@ -9,4 +9,5 @@ mod external;
 mod formation;
 mod guests;
 mod kv;
+mod router;
 mod sdk;
