@@ -21,23 +21,74 @@ const RUST: &[File] = &[
 
 /// The guest crate, without its tests.
 const RUST_SDK: &[File] = &[
-    ("vendor/oarlock-sdk/Cargo.toml", include_str!("../rust/Cargo.toml")),
-    ("vendor/oarlock-sdk/README.md", include_str!("../rust/README.md")),
-    ("vendor/oarlock-sdk/src/lib.rs", include_str!("../rust/src/lib.rs")),
-    ("vendor/oarlock-sdk/src/body.rs", include_str!("../rust/src/body.rs")),
-    ("vendor/oarlock-sdk/src/body/tests.rs", include_str!("../rust/src/body/tests.rs")),
-    ("vendor/oarlock-sdk/src/command.rs", include_str!("../rust/src/command.rs")),
-    ("vendor/oarlock-sdk/src/config.rs", include_str!("../rust/src/config.rs")),
-    ("vendor/oarlock-sdk/src/config/de.rs", include_str!("../rust/src/config/de.rs")),
-    ("vendor/oarlock-sdk/src/config/tests.rs", include_str!("../rust/src/config/tests.rs")),
-    ("vendor/oarlock-sdk/src/handler.rs", include_str!("../rust/src/handler.rs")),
-    ("vendor/oarlock-sdk/src/kv.rs", include_str!("../rust/src/kv.rs")),
-    ("vendor/oarlock-sdk/src/p3/mod.rs", include_str!("../rust/src/p3/mod.rs")),
-    ("vendor/oarlock-sdk/src/p3/bindings.rs", include_str!("../rust/src/p3/bindings.rs")),
-    ("vendor/oarlock-sdk/src/p3/http.rs", include_str!("../rust/src/p3/http.rs")),
-    ("vendor/oarlock-sdk/src/stopping.rs", include_str!("../rust/src/stopping.rs")),
-    ("vendor/oarlock-sdk/src/time.rs", include_str!("../rust/src/time.rs")),
-    ("vendor/oarlock-sdk/src/tokio.rs", include_str!("../rust/src/tokio.rs")),
+    (
+        "vendor/oarlock-sdk/Cargo.toml",
+        include_str!("../rust/Cargo.toml"),
+    ),
+    (
+        "vendor/oarlock-sdk/README.md",
+        include_str!("../rust/README.md"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/lib.rs",
+        include_str!("../rust/src/lib.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/body.rs",
+        include_str!("../rust/src/body.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/body/tests.rs",
+        include_str!("../rust/src/body/tests.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/command.rs",
+        include_str!("../rust/src/command.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/config.rs",
+        include_str!("../rust/src/config.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/config/de.rs",
+        include_str!("../rust/src/config/de.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/config/tests.rs",
+        include_str!("../rust/src/config/tests.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/handler.rs",
+        include_str!("../rust/src/handler.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/kv.rs",
+        include_str!("../rust/src/kv.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/p3/mod.rs",
+        include_str!("../rust/src/p3/mod.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/p3/bindings.rs",
+        include_str!("../rust/src/p3/bindings.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/p3/http.rs",
+        include_str!("../rust/src/p3/http.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/stopping.rs",
+        include_str!("../rust/src/stopping.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/time.rs",
+        include_str!("../rust/src/time.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/tokio.rs",
+        include_str!("../rust/src/tokio.rs"),
+    ),
 ];
 
 /// The names of the templates.
@@ -48,7 +99,9 @@ pub fn files(template: &str, name: &str) -> Option<Vec<(&'static str, String)>> 
     if template != "rust" {
         return None;
     }
-    let own = RUST.iter().map(|&(path, text)| (path, text.replace("{{name}}", name)));
+    let own = RUST
+        .iter()
+        .map(|&(path, text)| (path, text.replace("{{name}}", name)));
     let sdk = RUST_SDK.iter().map(|&(path, text)| (path, text.to_owned()));
     Some(own.chain(sdk).collect())
 }

@@ -1,7 +1,7 @@
 //! Sandboxes without a host: one engine for all tests, and dynos with the binding of a manifest.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -28,17 +28,16 @@ fn engine() -> &'static Engine {
 
 /// A test guest, compiled once.
 pub(crate) fn program(guest: &str) -> Program {
-    static PROGRAMS: Mutex<BTreeMap<String, Program>> = Mutex::new(BTreeMap::new());
+    program_at(&oarlock_tests::guest(guest))
+}
+
+/// Any component, compiled once.
+pub(crate) fn program_at(path: &Path) -> Program {
+    static PROGRAMS: Mutex<BTreeMap<PathBuf, Program>> = Mutex::new(BTreeMap::new());
     let mut programs = PROGRAMS.lock().unwrap();
-    let load = || {
-        engine()
-            .load(guest, &std::fs::read(oarlock_tests::guest(guest)).unwrap())
-            .unwrap()
-    };
-    programs
-        .entry(guest.to_owned())
-        .or_insert_with(load)
-        .clone()
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let load = || engine().load(name, &std::fs::read(path).unwrap()).unwrap();
+    programs.entry(path.to_owned()).or_insert_with(load).clone()
 }
 
 /// An add-on of a manifest.
@@ -137,6 +136,15 @@ pub(crate) fn sandbox(
     binding: &Binding,
     env: &BTreeMap<String, String>,
 ) -> (Sandbox, Arc<Log>) {
+    sandbox_of(&program(guest), binding, env)
+}
+
+/// A sandbox of a program with this binding, and its log.
+pub(crate) fn sandbox_of(
+    program: &Program,
+    binding: &Binding,
+    env: &BTreeMap<String, String>,
+) -> (Sandbox, Arc<Log>) {
     let log = Arc::new(Log::default());
     let rules = EgressRules {
         endpoints: binding.endpoints.clone(),
@@ -148,7 +156,7 @@ pub(crate) fn sandbox(
             .iter()
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),
-        args: vec![guest.to_owned()],
+        args: vec![program.name().to_owned()],
         folders: Vec::new(),
         tmp_root: None,
         egress: Arc::new(Egress::new(rules)),
@@ -158,7 +166,7 @@ pub(crate) fn sandbox(
         log: log.clone(),
     };
     (
-        Sandbox::new(&program(guest), grant, &Limits::default()).unwrap(),
+        Sandbox::new(program, grant, &Limits::default()).unwrap(),
         log,
     )
 }

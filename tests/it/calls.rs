@@ -21,7 +21,12 @@ impl Answer {
             Ok(body) => (body.trailers().cloned(), Ok(body.to_bytes())),
             Err(error) => (None, Err(error)),
         };
-        Self { status: head.status.as_u16(), headers: head.headers, trailers, body }
+        Self {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            trailers,
+            body,
+        }
     }
 
     pub(crate) fn text(&self) -> &str {
@@ -33,20 +38,28 @@ impl Answer {
     }
 
     pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
     }
 }
 
 pub(crate) fn get(path: &str) -> Request<Body> {
-    Request::get(format!("http://app.localhost{path}")).body(body("")).unwrap()
+    Request::get(format!("http://app.localhost{path}"))
+        .body(body(""))
+        .unwrap()
 }
 
 pub(crate) fn post(path: &str, text: &str) -> Request<Body> {
-    Request::post(format!("http://app.localhost{path}")).body(body(text)).unwrap()
+    Request::post(format!("http://app.localhost{path}"))
+        .body(body(text))
+        .unwrap()
 }
 
 fn body(text: &str) -> Body {
-    Full::new(Bytes::copy_from_slice(text.as_bytes())).map_err(|never| match never {}).boxed_unsync()
+    Full::new(Bytes::copy_from_slice(text.as_bytes()))
+        .map_err(|never| match never {})
+        .boxed_unsync()
 }
 
 /// The answer of an instance that serves many.

@@ -12,7 +12,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 fn manifest(krate: &str) -> toml::Table {
-    let path = oarlock_tests::repository().join("runtime").join(krate).join("Cargo.toml");
+    let path = oarlock_tests::repository()
+        .join("runtime")
+        .join(krate)
+        .join("Cargo.toml");
     std::fs::read_to_string(&path).unwrap().parse().unwrap()
 }
 
@@ -42,7 +45,10 @@ fn edges_only_go_down() {
     for (krate, allowed) in ALLOWED {
         for dependency in dependencies(&manifest(krate)) {
             if dependency.starts_with("oarlock") {
-                assert!(allowed.contains(&dependency.as_str()), "{krate} may not depend on {dependency}");
+                assert!(
+                    allowed.contains(&dependency.as_str()),
+                    "{krate} may not depend on {dependency}"
+                );
             }
         }
     }
@@ -51,8 +57,10 @@ fn edges_only_go_down() {
 #[test]
 fn only_the_sandbox_names_wasmtime() {
     for (krate, _) in ALLOWED.iter().filter(|(krate, _)| *krate != "sandbox") {
-        let named: Vec<String> =
-            dependencies(&manifest(krate)).into_iter().filter(|name| name.starts_with("wasmtime")).collect();
+        let named: Vec<String> = dependencies(&manifest(krate))
+            .into_iter()
+            .filter(|name| name.starts_with("wasmtime"))
+            .collect();
         assert!(named.is_empty(), "{krate} names {named:?}");
     }
 }

@@ -151,7 +151,7 @@ impl TestHost {
             stdout,
             stderr,
         };
-        let one_off = self.host.run(&self.app, request).await?;
+        let mut one_off = self.host.run(&self.app, request).await?;
         assert_eq!(one_off.dyno.process.as_str(), "run");
         let collect = async |from: &mut tokio::sync::mpsc::Receiver<Bytes>| {
             let mut text = Vec::new();

@@ -5,7 +5,9 @@ use oarlock_sandbox::{Exit, Output, Sandbox, Stdin};
 use crate::bench::{App, program, program_at, sandbox_of};
 use crate::calls::{Answer, call, get, post};
 
-async fn sandbox(program: &oarlock_sandbox::Program) -> (Sandbox, std::sync::Arc<crate::bench::Log>) {
+async fn sandbox(
+    program: &oarlock_sandbox::Program,
+) -> (Sandbox, std::sync::Arc<crate::bench::Log>) {
     let data = tempfile::tempdir().unwrap();
     let (binding, mut env) = App::new(data.path()).release(&[], &[], "worker").await;
     env.insert("DYNO".to_owned(), "worker.1".to_owned());
@@ -20,7 +22,11 @@ async fn handlers_of_wstd_waki_and_raw_wasip3_answer_in_both_isolations() {
         assert_eq!(fresh.text(), "Hello, Oarlock", "{name}");
         let instance = sandbox.start().await.unwrap();
         for _ in 0..3 {
-            assert_eq!(call(&instance, get("/x")).await.text(), "Hello, Oarlock", "{name}");
+            assert_eq!(
+                call(&instance, get("/x")).await.text(),
+                "Hello, Oarlock",
+                "{name}"
+            );
         }
     }
 }
@@ -51,9 +57,18 @@ async fn c_worker(args: &[&str], stdin: Stdin) -> (Exit, String) {
 #[tokio::test]
 async fn a_worker_in_c_runs_and_stops_at_the_end_of_its_stdin() {
     let hello = "hello from C in worker.1".to_owned();
-    assert_eq!(c_worker(&[], Stdin::Ended).await, (Exit::Code(0), hello.clone()));
-    assert_eq!(c_worker(&["fail"], Stdin::Ended).await, (Exit::Code(1), hello.clone()));
-    assert_eq!(c_worker(&["wait"], Stdin::OpenUntilStop).await, (Exit::Code(0), format!("{hello}\nstopping")));
+    assert_eq!(
+        c_worker(&[], Stdin::Ended).await,
+        (Exit::Code(0), hello.clone())
+    );
+    assert_eq!(
+        c_worker(&["fail"], Stdin::Ended).await,
+        (Exit::Code(1), hello.clone())
+    );
+    assert_eq!(
+        c_worker(&["wait"], Stdin::OpenUntilStop).await,
+        (Exit::Code(0), format!("{hello}\nstopping"))
+    );
 }
 
 #[tokio::test]

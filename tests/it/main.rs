@@ -1,13 +1,23 @@
 //! The one integration-test binary: a module per feature.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "tests"
+)]
 
-mod edges;
 mod bench;
 mod calls;
+mod edges;
 mod examples;
 mod external;
 mod formation;
 mod guests;
 mod kv;
 mod router;
+mod net;
+mod platform;
+mod sandbox;
 mod sdk;

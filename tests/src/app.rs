@@ -37,10 +37,22 @@ pub struct App {
 impl App {
     /// A folder with this manifest; `app = "test"` is put before it if it names no app.
     pub fn new(manifest: &str) -> Self {
-        let folder = tempfile::Builder::new().prefix("oarlock-test-").tempdir().unwrap();
+        let folder = tempfile::Builder::new()
+            .prefix("oarlock-test-")
+            .tempdir()
+            .unwrap();
         let app = Self { folder };
-        let named = manifest.lines().any(|line| line.trim_start().starts_with("app ="));
-        app.write("oarlock.toml", &if named { manifest.to_owned() } else { format!("app = \"test\"\n{manifest}") });
+        let named = manifest
+            .lines()
+            .any(|line| line.trim_start().starts_with("app ="));
+        app.write(
+            "oarlock.toml",
+            &if named {
+                manifest.to_owned()
+            } else {
+                format!("app = \"test\"\n{manifest}")
+            },
+        );
         app
     }
 
@@ -71,7 +83,11 @@ impl App {
     /// `oarlock up` of this folder, on a free port, without a build.
     pub fn up(&self, binary: &Path) -> Launch {
         let mut launch = Launch::new(binary, self.path());
-        launch.command.arg("up").arg(self.path()).args(["--no-build", "--listen", "127.0.0.1:0"]);
+        launch
+            .command
+            .arg("up")
+            .arg(self.path())
+            .args(["--no-build", "--listen", "127.0.0.1:0"]);
         launch
     }
 }
@@ -96,7 +112,11 @@ impl Launch {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        Self { binary: binary.to_owned(), folder: folder.to_owned(), command }
+        Self {
+            binary: binary.to_owned(),
+            folder: folder.to_owned(),
+            command,
+        }
     }
 
     /// Further arguments.
@@ -112,7 +132,13 @@ impl Launch {
         let output = Output::default();
         output.read(child.stdout.take().unwrap(), "");
         output.read(child.stderr.take().unwrap(), "! ");
-        Running { child, output, address: None, binary: self.binary, folder: self.folder }
+        Running {
+            child,
+            output,
+            address: None,
+            binary: self.binary,
+            folder: self.folder,
+        }
     }
 
     /// Starts it and waits until the app serves.
@@ -162,7 +188,11 @@ impl Output {
             if let Some(line) = self.find(text) {
                 return line;
             }
-            assert!(Instant::now() < deadline, "no line with {text:?} in:\n{}", self.lines().join("\n"));
+            assert!(
+                Instant::now() < deadline,
+                "no line with {text:?} in:\n{}",
+                self.lines().join("\n")
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -195,7 +225,15 @@ impl Running {
 
     /// Its process id.
     pub fn pid(&self) -> Pid {
-        Pid::from_raw(i32::try_from(self.child.id().expect("the process has not been waited for")).unwrap()).unwrap()
+        Pid::from_raw(
+            i32::try_from(
+                self.child
+                    .id()
+                    .expect("the process has not been waited for"),
+            )
+            .unwrap(),
+        )
+        .unwrap()
     }
 
     /// Sends a signal.
@@ -217,12 +255,26 @@ impl Running {
 
     /// `GET` on a connection of its own.
     pub async fn get(&self, path: &str) -> Answer {
-        fetch("GET", &format!("http://{}{path}", self.address()), &[], Bytes::new()).await.unwrap()
+        fetch(
+            "GET",
+            &format!("http://{}{path}", self.address()),
+            &[],
+            Bytes::new(),
+        )
+        .await
+        .unwrap()
     }
 
     /// `POST` on a connection of its own.
     pub async fn post(&self, path: &str, body: impl Into<Bytes>) -> Answer {
-        fetch("POST", &format!("http://{}{path}", self.address()), &[], body.into()).await.unwrap()
+        fetch(
+            "POST",
+            &format!("http://{}{path}", self.address()),
+            &[],
+            body.into(),
+        )
+        .await
+        .unwrap()
     }
 
     /// A command for this app (`ps`, `scale web=3`, …), run in its folder.
@@ -234,7 +286,10 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- output of oarlock:\n{}\n---", self.output.lines().join("\n"));
+            eprintln!(
+                "--- output of oarlock:\n{}\n---",
+                self.output.lines().join("\n")
+            );
         }
     }
 }
@@ -254,7 +309,10 @@ pub struct Finished {
 pub async fn oarlock(binary: &Path, folder: &Path, args: &[&str]) -> Finished {
     let launch = Launch::new(binary, folder).args(args);
     let mut command = launch.command;
-    let done = tokio::time::timeout(PATIENCE, command.output()).await.expect("the command ends in time").unwrap();
+    let done = tokio::time::timeout(PATIENCE, command.output())
+        .await
+        .expect("the command ends in time")
+        .unwrap();
     Finished {
         code: done.status.code().unwrap_or(-1),
         stdout: String::from_utf8(done.stdout).unwrap(),
@@ -281,14 +339,22 @@ impl Answer {
 
     /// A header as text; empty if absent.
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
     }
 }
 
 /// A request on a connection of its own, read to the end of the body; an error if any of it fails.
-pub async fn fetch(method: &str, url: &str, headers: &[(&str, &str)], body: Bytes) -> anyhow::Result<Answer> {
-    let client: Client<HttpConnector, Full<Bytes>> =
-        Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http();
+pub async fn fetch(
+    method: &str,
+    url: &str,
+    headers: &[(&str, &str)],
+    body: Bytes,
+) -> anyhow::Result<Answer> {
+    let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new())
+        .pool_max_idle_per_host(0)
+        .build_http();
     let mut request = http::Request::builder().method(method).uri(url);
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -297,7 +363,11 @@ pub async fn fetch(method: &str, url: &str, headers: &[(&str, &str)], body: Byte
         let response = client.request(request.body(Full::new(body))?).await?;
         let (head, body) = response.into_parts();
         let body = body.collect().await?.to_bytes();
-        anyhow::Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
+        anyhow::Ok(Answer {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body,
+        })
     };
     tokio::time::timeout(PATIENCE, exchange).await?
 }

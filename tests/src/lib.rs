@@ -27,7 +27,11 @@ pub fn guest(name: &str) -> PathBuf {
     let folder = BUILT.get_or_init(|| build_components(&repository().join("tests/guests")));
     // A binary keeps its name, a cdylib gets underscores.
     let bin = folder.join(format!("{name}.wasm"));
-    if bin.exists() { bin } else { folder.join(format!("{}.wasm", name.replace('-', "_"))) }
+    if bin.exists() {
+        bin
+    } else {
+        folder.join(format!("{}.wasm", name.replace('-', "_")))
+    }
 }
 
 /// A component of `examples/<example>`; the example is built on first use.
@@ -35,7 +39,10 @@ pub fn example(example: &str, component: &str) -> PathBuf {
     static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
     let mut built = BUILT.lock().unwrap();
     let build = || build_components(&repository().join("examples").join(example));
-    built.entry(example.to_owned()).or_insert_with(build).join(format!("{component}.wasm"))
+    built
+        .entry(example.to_owned())
+        .or_insert_with(build)
+        .join(format!("{component}.wasm"))
 }
 
 /// Builds a cargo workspace of guests; where its components are.
@@ -75,6 +82,10 @@ pub fn c_guest(name: &str) -> PathBuf {
         .args([&folder.join(format!("{name}.c")), &out])
         .output()
         .expect("sh runs");
-    assert!(output.status.success(), "{name}.c: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{name}.c: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     out
 }

@@ -4,15 +4,26 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{build, check, completions, config, logs, new, ps, releases, restart, rollback, run, scale, serve, up};
+use crate::commands::{
+    build, check, completions, config, logs, new, ps, releases, restart, rollback, run, scale,
+    serve, up,
+};
 
 /// Run, scale and release apps of sandboxed WebAssembly components.
 #[derive(Debug, Parser)]
-#[command(name = "oarlock", version, about, propagate_version = true, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 success, 1 failure, 2 usage, 120 mistakes in the manifest, 121 build failed,\n\
+#[command(
+    name = "oarlock",
+    version,
+    about,
+    propagate_version = true,
+    max_term_width = 100
+)]
+#[command(
+    after_help = "Exit codes: 0 success, 1 failure, 2 usage, 120 mistakes in the manifest, 121 build failed,\n\
 122 release phase failed, 123 no host is running, 124 already running, 125 address in use,\n\
 126 dyno ended by the host, 130 interrupted, 134 the guest trapped. `oarlock run` exits\n\
-with the guest's own code below 120.")]
+with the guest's own code below 120."
+)]
 pub(crate) struct Args {
     /// What to do.
     #[command(subcommand)]

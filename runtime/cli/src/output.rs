@@ -17,7 +17,10 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
-        Self { message: message.into(), code }
+        Self {
+            message: message.into(),
+            code,
+        }
     }
 }
 
@@ -57,7 +60,13 @@ pub(crate) fn listing<T: Serialize + ?Sized>(
     } else {
         let rendered = text(rows);
         if !rendered.is_empty() {
-            line(rendered.lines().map(str::trim_end).collect::<Vec<_>>().join("\n"));
+            line(
+                rendered
+                    .lines()
+                    .map(str::trim_end)
+                    .collect::<Vec<_>>()
+                    .join("\n"),
+            );
         }
     }
     Ok(())

@@ -13,12 +13,17 @@ use oarlock_spec::api::{LogLine, LogSource};
 fn colour(terminal: bool) -> bool {
     static NO_COLOR: OnceLock<bool> = OnceLock::new();
     // https://no-color.org: set and not empty.
-    let refused = *NO_COLOR.get_or_init(|| std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()));
+    let refused = *NO_COLOR
+        .get_or_init(|| std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()));
     terminal && !refused
 }
 
 fn styled(style: Style, text: &str, terminal: bool) -> String {
-    if colour(terminal) { format!("{style}{text}{style:#}") } else { text.to_owned() }
+    if colour(terminal) {
+        format!("{style}{text}{style:#}")
+    } else {
+        text.to_owned()
+    }
 }
 
 /// An error, on stderr.
@@ -31,7 +36,11 @@ pub(crate) fn error(message: &str) {
 /// A note of what goes on, on stderr, in the manner of `cargo`.
 pub(crate) fn note(label: &str, message: &str) {
     let terminal = std::io::stderr().is_terminal();
-    let label = styled(AnsiColor::Green.on_default().bold(), &format!("{label:>12}"), terminal);
+    let label = styled(
+        AnsiColor::Green.on_default().bold(),
+        &format!("{label:>12}"),
+        terminal,
+    );
     let _ = writeln!(std::io::stderr().lock(), "{label} {message}");
 }
 
@@ -42,7 +51,11 @@ pub(crate) fn foreign(text: &str) {
 
 /// A log line on stdout, coloured by dyno, control characters made visible on a terminal.
 pub(crate) fn log(entry: &LogLine) {
-    let _ = writeln!(std::io::stdout().lock(), "{}", render_log(entry, std::io::stdout().is_terminal()));
+    let _ = writeln!(
+        std::io::stdout().lock(),
+        "{}",
+        render_log(entry, std::io::stdout().is_terminal())
+    );
 }
 
 /// A log line as it is printed: contract 4's, and on a terminal safe and coloured.
@@ -50,10 +63,17 @@ pub(crate) fn render_log(entry: &LogLine, terminal: bool) -> String {
     if !terminal {
         return entry.to_string();
     }
-    let visible = LogLine { message: visible(&entry.message), ..entry.clone() }.to_string();
+    let visible = LogLine {
+        message: visible(&entry.message),
+        ..entry.clone()
+    }
+    .to_string();
     // The head ends where the message starts: `time source[dyno]: message`.
     match visible.split_once("]: ") {
-        Some((head, message)) => format!("{} {message}", styled(style_of(entry), &format!("{head}]:"), terminal)),
+        Some((head, message)) => format!(
+            "{} {message}",
+            styled(style_of(entry), &format!("{head}]:"), terminal)
+        ),
         None => visible,
     }
 }
@@ -70,7 +90,11 @@ fn style_of(entry: &LogLine) -> Style {
     let mut hasher = DefaultHasher::new();
     entry.dyno.hash(&mut hasher);
     let index = usize::try_from(hasher.finish() % 6).unwrap_or(0);
-    let style = PALETTE.get(index).copied().unwrap_or(AnsiColor::Cyan).on_default();
+    let style = PALETTE
+        .get(index)
+        .copied()
+        .unwrap_or(AnsiColor::Cyan)
+        .on_default();
     match entry.source {
         LogSource::App => style.bold(),
         LogSource::Oarlock => style,
@@ -83,7 +107,16 @@ fn visible(message: &str) -> String {
     if message.chars().all(harmless) {
         return message.to_owned();
     }
-    message.chars().flat_map(|c| if harmless(c) { vec![c] } else { c.escape_default().collect() }).collect()
+    message
+        .chars()
+        .flat_map(|c| {
+            if harmless(c) {
+                vec![c]
+            } else {
+                c.escape_default().collect()
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -30,8 +30,12 @@ impl Which {
         if let Some(data) = &self.data {
             return Ok(data.clone());
         }
-        let here = std::env::current_dir()
-            .map_err(|error| Failure::new(exit::FAILURE, format!("the current folder is gone: {error}")))?;
+        let here = std::env::current_dir().map_err(|error| {
+            Failure::new(
+                exit::FAILURE,
+                format!("the current folder is gone: {error}"),
+            )
+        })?;
         nearest_data_folder(&here).ok_or_else(|| {
             Failure::new(
                 exit::NO_HOST,
@@ -43,11 +47,19 @@ impl Which {
 
     /// Without `--app`: the app of this folder's manifest, else the only one of the host.
     async fn only_app(&self, client: &Client) -> Result<AppName, Failure> {
-        let apps: Vec<AppName> = client.apps().await.map_err(client_failure)?.into_iter().map(|row| row.app).collect();
+        let apps: Vec<AppName> = client
+            .apps()
+            .await
+            .map_err(client_failure)?
+            .into_iter()
+            .map(|row| row.app)
+            .collect();
         if let [only] = apps.as_slice() {
             return Ok(only.clone());
         }
-        let here = std::env::current_dir().ok().and_then(|dir| oarlock_platform::load_manifest(&dir, None).ok());
+        let here = std::env::current_dir()
+            .ok()
+            .and_then(|dir| oarlock_platform::load_manifest(&dir, None).ok());
         if let Some(manifest) = here
             && apps.contains(&manifest.app)
         {
@@ -59,18 +71,24 @@ impl Which {
             if names.is_empty() {
                 "the host has no apps yet".to_owned()
             } else {
-                format!("the host runs several apps; choose one with `--app`: {}", names.join(", "))
+                format!(
+                    "the host runs several apps; choose one with `--app`: {}",
+                    names.join(", ")
+                )
             },
         ))
     }
 }
 
 pub(crate) fn parse_app(name: &str) -> Result<AppName, Failure> {
-    name.parse().map_err(|error| Failure::new(exit::USAGE, format!("{error}")))
+    name.parse()
+        .map_err(|error| Failure::new(exit::USAGE, format!("{error}")))
 }
 
 fn nearest_data_folder(from: &Path) -> Option<PathBuf> {
-    from.ancestors().map(|dir| dir.join(".oarlock")).find(|dir| dir.is_dir())
+    from.ancestors()
+        .map(|dir| dir.join(".oarlock"))
+        .find(|dir| dir.is_dir())
 }
 
 /// A control API error as the command's.

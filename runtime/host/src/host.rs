@@ -11,6 +11,7 @@
 //! dropped without it ends its threads too, but lets nobody finish.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -145,6 +146,12 @@ fn instances_of_machine() -> u32 {
         .clamp(64, 4_000)
 }
 
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host").finish_non_exhaustive()
+    }
+}
+
 impl Host {
     /// Starts the threads and the engine. May be called on any thread; no runtime is needed.
     pub fn start(config: HostConfig) -> Result<Self, HostError> {
@@ -172,7 +179,7 @@ impl Host {
         let cores = Cores::start(count).map_err(io("the cores' threads do not start"))?;
         let logs = Logs::start().map_err(io("the logs' thread does not start"))?;
         let (control, stop, thread) =
-            start_control().map_err(io("the control thread does not start"))?;
+            start_control(cores.clone()).map_err(io("the control thread does not start"))?;
         let router = Router::new(cores.clone(), config.domain.clone());
         let compilers = tokio::sync::Semaphore::new(COMPILERS);
         let shared = Arc::new(Shared {
@@ -336,7 +343,8 @@ type Control = (
     (std::thread::JoinHandle<()>, oneshot::Receiver<()>),
 );
 
-fn start_control() -> std::io::Result<Control> {
+/// The thread ends the cores with it: what is accepting on them would keep them alive.
+fn start_control(cores: Cores) -> std::io::Result<Control> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_name("oarlock-blocking")
@@ -350,6 +358,7 @@ fn start_control() -> std::io::Result<Control> {
         .spawn(move || {
             runtime.block_on(stopped.cancelled());
             runtime.shutdown_timeout(BLOCKING_END);
+            cores.stop();
             // Whoever shuts down may have gone.
             drop(ended_tx.send(()));
         })?;

@@ -87,8 +87,8 @@ impl OneOff {
         self.words.send_replace(Word::Stop);
     }
 
-    /// Waits for its end.
-    pub async fn wait(mut self) -> OneOffExit {
+    /// Waits for its end. Cancel safe, so that a caller can wait for a stop request beside it.
+    pub async fn wait(&mut self) -> OneOffExit {
         match (&mut self.end).await {
             Ok(end) => exit_of(&end),
             Err(_gone) => OneOffExit {

@@ -31,12 +31,14 @@ mod tmp;
 mod trap;
 mod worker;
 
-/// The body of a request or response on its way in or out of a guest.
-pub use wasmtime_wasi_http::WasiBody as Body;
 /// Why a body ended early.
 pub use wasmtime_wasi_http::Error as BodyError;
+/// The body of a request or response on its way in or out of a guest.
+pub use wasmtime_wasi_http::WasiBody as Body;
 
-pub use egress::{Attempt, Decision, Denial, Egress, EgressRules, Endpoint, HttpClient, PrivateNetworks};
+pub use egress::{
+    Attempt, Decision, Denial, Egress, EgressRules, Endpoint, HttpClient, PrivateNetworks,
+};
 pub use engine::{Engine, EngineConfig, EngineError};
 pub use grant::{DynoLog, Folder, Grant, OutputStream};
 pub use instance::{CallError, Instance, InstanceEnd};

@@ -42,19 +42,25 @@ pub enum Origin {
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// Not WebAssembly at all.
-    #[error("{name} is not a WebAssembly component: it does not start with the WebAssembly magic number")]
+    #[error(
+        "{name} is not a WebAssembly component: it does not start with the WebAssembly magic number"
+    )]
     NotWasm {
         /// The component's path.
         name: String,
     },
     /// A core module.
-    #[error("{name} is a core WebAssembly module, not a component; build it for `wasm32-wasip2`, or wrap it with `wasm-tools component new`")]
+    #[error(
+        "{name} is a core WebAssembly module, not a component; build it for `wasm32-wasip2`, or wrap it with `wasm-tools component new`"
+    )]
     CoreModule {
         /// The component's path.
         name: String,
     },
     /// Exports neither a handler nor a command.
-    #[error("{name} exports neither `wasi:http/incoming-handler@0.2`, `wasi:http/handler@0.3` nor `wasi:cli/run`; it exports {exports:?}")]
+    #[error(
+        "{name} exports neither `wasi:http/incoming-handler@0.2`, `wasi:http/handler@0.3` nor `wasi:cli/run`; it exports {exports:?}"
+    )]
     WrongWorld {
         /// The component's path.
         name: String,

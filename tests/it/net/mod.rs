@@ -16,9 +16,10 @@ use oarlock_spec::manifest::{AllowEntry, HostPattern};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 
-mod http;
 mod listen;
+mod outgoing;
 mod sockets;
+mod tls;
 
 /// Ten times what a step may take.
 const PATIENCE: Duration = Duration::from_secs(100);

@@ -22,8 +22,9 @@ impl Build {
         super::block_on(async move {
             let manifest = oarlock_platform::load_manifest(&self.dir, None)
                 .map_err(|message| Failure::new(exit::MANIFEST, message))?;
-            let mut signals = Signals::install()
-                .map_err(|error| Failure::new(exit::FAILURE, format!("cannot listen for signals: {error}")))?;
+            let mut signals = Signals::install().map_err(|error| {
+                Failure::new(exit::FAILURE, format!("cannot listen for signals: {error}"))
+            })?;
             let env = std::env::vars().collect();
             let building = oarlock_platform::build::build(&self.dir, &manifest, &env, show);
             tokio::select! {

@@ -46,20 +46,27 @@ impl Check {
         let policy = drive::policy(self.policy.as_deref())?;
         let manifest = oarlock_platform::load_manifest(&self.dir, Some(&policy))
             .map_err(|message| Failure::new(exit::MANIFEST, message))?;
-        let rows: Vec<ProcessRow> =
-            manifest.processes.keys().map(|process| self.row(&manifest, process)).collect();
+        let rows: Vec<ProcessRow> = manifest
+            .processes
+            .keys()
+            .map(|process| self.row(&manifest, process))
+            .collect();
         output::listing(&rows, self.json, |rows| text(&manifest, rows))?;
         Ok(exit::OK)
     }
 
     fn row(&self, manifest: &Manifest, process: &ProcessType) -> ProcessRow {
         let described = manifest.processes.get(process);
-        let component = described.map(|found| found.component.clone()).unwrap_or_default();
+        let component = described
+            .map(|found| found.component.clone())
+            .unwrap_or_default();
         ProcessRow {
             process: process.clone(),
             built: self.dir.join(&component).is_file(),
             component,
-            args: described.map(|found| found.args.clone()).unwrap_or_default(),
+            args: described
+                .map(|found| found.args.clone())
+                .unwrap_or_default(),
             dynos: manifest.initial_scale().get(process).copied().unwrap_or(0),
             schedule: described
                 .and_then(|found| found.schedule.as_ref())
@@ -68,7 +75,11 @@ impl Check {
             memory_bytes: manifest.limits_of(process).memory,
             config: manifest.config.keys().cloned().collect(),
             addons: addons_of(manifest, process),
-            network: manifest.allow.iter().map(|entry| entry.text.clone()).collect(),
+            network: manifest
+                .allow
+                .iter()
+                .map(|entry| entry.text.clone())
+                .collect(),
             files: folders_of(manifest),
         }
     }
@@ -78,14 +89,21 @@ fn addons_of(manifest: &Manifest, process: &ProcessType) -> Vec<String> {
     manifest
         .addons
         .iter()
-        .filter(|(_, addon)| addon.processes.as_ref().is_none_or(|only| only.contains(process)))
+        .filter(|(_, addon)| {
+            addon
+                .processes
+                .as_ref()
+                .is_none_or(|only| only.contains(process))
+        })
         .map(|(name, addon)| format!("{name} ({})", addon.provider))
         .collect()
 }
 
 fn folders_of(manifest: &Manifest) -> Vec<String> {
     let app = (!manifest.files.is_empty()).then(|| "/app (read-only)".to_owned());
-    app.into_iter().chain(std::iter::once("/tmp".to_owned())).collect()
+    app.into_iter()
+        .chain(std::iter::once("/tmp".to_owned()))
+        .collect()
 }
 
 fn text(manifest: &Manifest, rows: &Vec<ProcessRow>) -> String {
@@ -94,25 +112,37 @@ fn text(manifest: &Manifest, rows: &Vec<ProcessRow>) -> String {
         let what = match &row.schedule {
             Some(schedule) => format!("scheduled {schedule}"),
             None if row.process.is_release() => "release phase".to_owned(),
-            None => format!("{} dyno{}", row.dynos, if row.dynos == 1 { "" } else { "s" }),
+            None => format!(
+                "{} dyno{}",
+                row.dynos,
+                if row.dynos == 1 { "" } else { "s" }
+            ),
         };
         let singleton = if row.singleton { ", singleton" } else { "" };
-        let command: Vec<&str> =
-            std::iter::once(row.component.as_str()).chain(row.args.iter().map(String::as_str)).collect();
+        let command: Vec<&str> = std::iter::once(row.component.as_str())
+            .chain(row.args.iter().map(String::as_str))
+            .collect();
         lines.push(String::new());
         lines.push(format!("{} ({what}{singleton})", row.process));
         lines.push(format!("  command  {}", command.join(" ")));
         if !row.built {
             lines.push("           not built yet: `oarlock build`".to_owned());
         }
-        lines.push(format!("  memory   {} MiB", row.memory_bytes / (1024 * 1024)));
+        lines.push(format!(
+            "  memory   {} MiB",
+            row.memory_bytes / (1024 * 1024)
+        ));
         for (label, values) in [
             ("config", &row.config),
             ("add-ons", &row.addons),
             ("network", &row.network),
             ("files", &row.files),
         ] {
-            let shown = if values.is_empty() { "nothing".to_owned() } else { values.join(", ") };
+            let shown = if values.is_empty() {
+                "nothing".to_owned()
+            } else {
+                values.join(", ")
+            };
             lines.push(format!("  {label:<8} {shown}"));
         }
     }

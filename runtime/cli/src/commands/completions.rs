@@ -9,7 +9,9 @@ use crate::output::Outcome;
 
 /// Print a completion script for a shell
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: oarlock completions bash > ~/.local/share/bash-completion/completions/oarlock")]
+#[command(
+    after_help = "Example: oarlock completions bash > ~/.local/share/bash-completion/completions/oarlock"
+)]
 pub(crate) struct Completions {
     /// Which shell
     shell: Shell,

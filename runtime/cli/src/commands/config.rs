@@ -10,7 +10,10 @@ use crate::target::{Target, client_failure};
 
 /// Show or change config vars; each change is a release
 #[derive(Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = false, subcommand_negates_reqs = true)]
+#[command(
+    args_conflicts_with_subcommands = false,
+    subcommand_negates_reqs = true
+)]
 pub(crate) struct Config {
     #[command(flatten)]
     which: Which,
@@ -56,23 +59,38 @@ impl Config {
             None => show(&target, self.json).await,
             Some(Action::Get { name }) => get(&target, &name).await,
             Some(Action::Set { vars }) => {
-                let change = vars.into_iter().map(|(name, value)| (name, Some(value))).collect();
+                let change = vars
+                    .into_iter()
+                    .map(|(name, value)| (name, Some(value)))
+                    .collect();
                 set(&target, change, self.json).await
             }
             Some(Action::Unset { names }) => {
-                set(&target, names.into_iter().map(|name| (name, None)).collect(), self.json).await
+                set(
+                    &target,
+                    names.into_iter().map(|name| (name, None)).collect(),
+                    self.json,
+                )
+                .await
             }
         }
     }
 }
 
 async fn vars(target: &Target) -> Result<ConfigVars, Failure> {
-    target.client.config(&target.app).await.map_err(client_failure)
+    target
+        .client
+        .config(&target.app)
+        .await
+        .map_err(client_failure)
 }
 
 async fn show(target: &Target, json: bool) -> Outcome {
     output::listing(&vars(target).await?, json, |vars| {
-        vars.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("\n")
+        vars.iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect::<Vec<_>>()
+            .join("\n")
     })?;
     Ok(exit::OK)
 }
@@ -83,12 +101,21 @@ async fn get(target: &Target, name: &str) -> Outcome {
             output::line(value);
             Ok(exit::OK)
         }
-        None => Err(Failure::new(exit::FAILURE, format!("`{name}` is not set; `oarlock config` lists what is"))),
+        None => Err(Failure::new(
+            exit::FAILURE,
+            format!("`{name}` is not set; `oarlock config` lists what is"),
+        )),
     }
 }
 
 async fn set(target: &Target, change: ConfigChange, json: bool) -> Outcome {
-    let row: ReleaseRow = target.client.change_config(&target.app, &change).await.map_err(client_failure)?;
-    output::listing(&row, json, |row| format!("{}: {}", row.release, row.description))?;
+    let row: ReleaseRow = target
+        .client
+        .change_config(&target.app, &change)
+        .await
+        .map_err(client_failure)?;
+    output::listing(&row, json, |row| {
+        format!("{}: {}", row.release, row.description)
+    })?;
     Ok(exit::OK)
 }

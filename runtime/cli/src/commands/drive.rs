@@ -21,9 +21,14 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// The policy of a file, or the defaults.
 pub(super) fn policy(file: Option<&Path>) -> Result<Policy, Failure> {
-    let Some(file) = file else { return Ok(Policy::default()) };
+    let Some(file) = file else {
+        return Ok(Policy::default());
+    };
     let text = std::fs::read_to_string(file).map_err(|error| {
-        Failure::new(exit::FAILURE, format!("the policy file {} cannot be read: {error}", file.display()))
+        Failure::new(
+            exit::FAILURE,
+            format!("the policy file {} cannot be read: {error}", file.display()),
+        )
     })?;
     oarlock_spec::policy::parse(&text)
         .map_err(|errors| Failure::new(exit::MANIFEST, format!("in {}:\n{errors}", file.display())))
@@ -31,8 +36,13 @@ pub(super) fn policy(file: Option<&Path>) -> Result<Policy, Failure> {
 
 /// Where machine code is kept between runs: the user's cache folder, never an app's.
 pub(super) fn user_code_cache() -> Option<PathBuf> {
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
+    let absolute = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let cache =
+        absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
     Some(cache.join("oarlock").join("code"))
 }
 
@@ -51,8 +61,9 @@ pub(super) fn until_stopped(config: PlatformConfig) -> Outcome {
 }
 
 async fn drive(config: PlatformConfig) -> Outcome {
-    let mut signals = Signals::install()
-        .map_err(|error| Failure::new(exit::FAILURE, format!("cannot listen for signals: {error}")))?;
+    let mut signals = Signals::install().map_err(|error| {
+        Failure::new(exit::FAILURE, format!("cannot listen for signals: {error}"))
+    })?;
     let (events, mut told) = mpsc::unbounded_channel();
     let mut screen = Screen::default();
 
@@ -78,7 +89,10 @@ async fn drive(config: PlatformConfig) -> Outcome {
             Some(event) = told.recv() => screen.show(event),
         }
     }
-    print::note("Stopping", "requests under way are finished; press Ctrl-C again to end at once");
+    print::note(
+        "Stopping",
+        "requests under way are finished; press Ctrl-C again to end at once",
+    );
     let ended = tokio::select! {
         () = platform.shutdown() => exit::OK,
         () = signals.next() => exit::INTERRUPTED,
@@ -107,11 +121,21 @@ impl Screen {
                     }
                 });
             }
-            Event::Building { app, command } => print::note("Building", &format!("{app}: {command}")),
+            Event::Building { app, command } => {
+                print::note("Building", &format!("{app}: {command}"))
+            }
             Event::BuildOutput { app: _, line } => print::foreign(&line),
-            Event::Loaded { app, compiled, cached, millis } => print::note(
+            Event::Loaded {
+                app,
+                compiled,
+                cached,
+                millis,
+            } => print::note(
                 "Loaded",
-                &format!("{app}: {compiled} compiled, {cached} from the cache in {:.1}s", millis as f64 / 1000.0),
+                &format!(
+                    "{app}: {compiled} compiled, {cached} from the cache in {:.1}s",
+                    millis as f64 / 1000.0
+                ),
             ),
             Event::Ready { app, release, url } => print::note(
                 "Running",

@@ -48,9 +48,13 @@ impl Logs {
             dyno: self.dyno,
             source: self.source,
         };
-        let mut lines = target.client.logs(&target.app, &query).await.map_err(client_failure)?;
-        let mut signals =
-            Signals::install().map_err(|error| Failure::new(exit::FAILURE, format!("no signals: {error}")))?;
+        let mut lines = target
+            .client
+            .logs(&target.app, &query)
+            .await
+            .map_err(client_failure)?;
+        let mut signals = Signals::install()
+            .map_err(|error| Failure::new(exit::FAILURE, format!("no signals: {error}")))?;
         loop {
             let entry = tokio::select! {
                 entry = lines.next() => entry.map_err(client_failure)?,
@@ -60,7 +64,12 @@ impl Logs {
                 None => return Ok(exit::OK),
                 Some(entry) if self.json => match serde_json::to_string(&entry) {
                     Ok(text) => output::line(text),
-                    Err(error) => return Err(Failure::new(exit::FAILURE, format!("cannot print JSON: {error}"))),
+                    Err(error) => {
+                        return Err(Failure::new(
+                            exit::FAILURE,
+                            format!("cannot print JSON: {error}"),
+                        ));
+                    }
                 },
                 Some(entry) => print::log(&entry),
             }

@@ -48,10 +48,16 @@ impl New {
         let app = parse_app(&self.name)?;
         let folder = PathBuf::from(app.as_str());
         std::fs::create_dir(&folder).map_err(|error| {
-            Failure::new(exit::FAILURE, format!("the folder `{app}` cannot be made: {error}; choose another name"))
+            Failure::new(
+                exit::FAILURE,
+                format!("the folder `{app}` cannot be made: {error}; choose another name"),
+            )
         })?;
         for (path, content) in self.template.files() {
-            write(&folder.join(path), &content.replace("{{name}}", app.as_str()))?;
+            write(
+                &folder.join(path),
+                &content.replace("{{name}}", app.as_str()),
+            )?;
         }
         output::line(format!("Made {app}/. Next:\n  cd {app}\n  oarlock up"));
         Ok(exit::OK)
@@ -59,6 +65,14 @@ impl New {
 }
 
 fn write(path: &Path, content: &str) -> Result<(), Failure> {
-    let made = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(path, content));
-    made.map_err(|error| Failure::new(exit::FAILURE, format!("{} cannot be written: {error}", path.display())))
+    let made = path
+        .parent()
+        .map_or(Ok(()), std::fs::create_dir_all)
+        .and_then(|()| std::fs::write(path, content));
+    made.map_err(|error| {
+        Failure::new(
+            exit::FAILURE,
+            format!("{} cannot be written: {error}", path.display()),
+        )
+    })
 }

@@ -21,7 +21,11 @@ pub(crate) struct Ps {
 impl Ps {
     pub(crate) async fn run(self) -> Outcome {
         let target = self.which.find().await?;
-        let rows = target.client.dynos(&target.app).await.map_err(client_failure)?;
+        let rows = target
+            .client
+            .dynos(&target.app)
+            .await
+            .map_err(client_failure)?;
         output::listing(&rows, self.json, |rows| text(rows, Timestamp::now()))?;
         Ok(exit::OK)
     }
@@ -31,7 +35,9 @@ fn text(rows: &Vec<DynoRow>, now: Timestamp) -> String {
     if rows.is_empty() {
         return "No dynos. `oarlock scale web=1` starts one.".to_owned();
     }
-    let mut table = output::table(&["DYNO", "STATE", "RELEASE", "SINCE", "RESTARTS", "CPU", "MEMORY", "REQUESTS"]);
+    let mut table = output::table(&[
+        "DYNO", "STATE", "RELEASE", "SINCE", "RESTARTS", "CPU", "MEMORY", "REQUESTS",
+    ]);
     for row in rows {
         table.add_row([
             row.dyno.to_string(),
@@ -74,9 +80,18 @@ mod tests {
     #[test]
     fn times_and_sizes_read_well() {
         let now = Timestamp::from_second(1_000_000).unwrap();
-        assert_eq!(ago(Timestamp::from_second(999_990).unwrap(), now), "10s ago");
-        assert_eq!(ago(Timestamp::from_second(1_000_100).unwrap(), now), "0s ago");
-        assert_eq!(ago(Timestamp::from_second(1_000_000 - 7200).unwrap(), now), "2h ago");
+        assert_eq!(
+            ago(Timestamp::from_second(999_990).unwrap(), now),
+            "10s ago"
+        );
+        assert_eq!(
+            ago(Timestamp::from_second(1_000_100).unwrap(), now),
+            "0s ago"
+        );
+        assert_eq!(
+            ago(Timestamp::from_second(1_000_000 - 7200).unwrap(), now),
+            "2h ago"
+        );
         assert_eq!(bytes(1_310_720), "1.2 MiB");
     }
 }

@@ -20,7 +20,11 @@ pub(crate) struct Releases {
 impl Releases {
     pub(crate) async fn run(self) -> Outcome {
         let target = self.which.find().await?;
-        let rows = target.client.releases(&target.app).await.map_err(client_failure)?;
+        let rows = target
+            .client
+            .releases(&target.app)
+            .await
+            .map_err(client_failure)?;
         output::listing(&rows, self.json, text)?;
         Ok(exit::OK)
     }

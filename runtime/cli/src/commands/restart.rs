@@ -22,11 +22,21 @@ pub(crate) struct Restart {
 impl Restart {
     pub(crate) async fn run(self) -> Outcome {
         let target = self.which.find().await?;
-        let restarted =
-            target.client.restart(&target.app, self.target.as_deref()).await.map_err(client_failure)?;
+        let restarted = target
+            .client
+            .restart(&target.app, self.target.as_deref())
+            .await
+            .map_err(client_failure)?;
         output::listing(&restarted, self.json, |dynos| {
             let names: Vec<String> = dynos.iter().map(ToString::to_string).collect();
-            format!("Restarting {}", if names.is_empty() { "nothing".to_owned() } else { names.join(", ") })
+            format!(
+                "Restarting {}",
+                if names.is_empty() {
+                    "nothing".to_owned()
+                } else {
+                    names.join(", ")
+                }
+            )
         })?;
         Ok(exit::OK)
     }

@@ -22,8 +22,14 @@ pub(crate) struct Rollback {
 impl Rollback {
     pub(crate) async fn run(self) -> Outcome {
         let target = self.which.find().await?;
-        let row = target.client.rollback(&target.app, self.release).await.map_err(client_failure)?;
-        output::listing(&row, self.json, |row| format!("{}: {}", row.release, row.description))?;
+        let row = target
+            .client
+            .rollback(&target.app, self.release)
+            .await
+            .map_err(client_failure)?;
+        output::listing(&row, self.json, |row| {
+            format!("{}: {}", row.release, row.description)
+        })?;
         Ok(exit::OK)
     }
 }

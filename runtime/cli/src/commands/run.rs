@@ -32,10 +32,18 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) async fn run(self) -> Outcome {
         let target = self.which.find().await?;
-        let mut signals = Signals::install()
-            .map_err(|error| Failure::new(exit::FAILURE, format!("cannot listen for signals: {error}")))?;
-        let request = RunRequest { command: self.command, args: self.args };
-        let connection = target.client.run(&target.app, &request).await.map_err(client_failure)?;
+        let mut signals = Signals::install().map_err(|error| {
+            Failure::new(exit::FAILURE, format!("cannot listen for signals: {error}"))
+        })?;
+        let request = RunRequest {
+            command: self.command,
+            args: self.args,
+        };
+        let connection = target
+            .client
+            .run(&target.app, &request)
+            .await
+            .map_err(client_failure)?;
         let mut writer = connection.writer;
         let mut frames = read_frames(connection.reader);
         let mut stdin = Some(read_stdin());
@@ -73,7 +81,10 @@ async fn send(writer: &mut RunWriter, frame: RunFrame) -> Result<(), Failure> {
 }
 
 fn broken(error: FrameError) -> Failure {
-    Failure::new(exit::NO_HOST, format!("the connection to the dyno broke: {error}"))
+    Failure::new(
+        exit::NO_HOST,
+        format!("the connection to the dyno broke: {error}"),
+    )
 }
 
 /// Reads frames in a task of its own, since a read that was given up in the middle would lose bytes.
@@ -108,7 +119,10 @@ fn shown(frame: RunFrame) -> Result<Option<u8>, Failure> {
     };
     match written {
         Ok(()) => Ok(None),
-        Err(error) => Err(Failure::new(exit::FAILURE, format!("the output cannot be written: {error}"))),
+        Err(error) => Err(Failure::new(
+            exit::FAILURE,
+            format!("the output cannot be written: {error}"),
+        )),
     }
 }
 

@@ -27,7 +27,10 @@ impl Scale {
         let formation = if self.changes.is_empty() {
             target.client.formation(&target.app).await
         } else {
-            target.client.scale(&target.app, &collect(self.changes)?).await
+            target
+                .client
+                .scale(&target.app, &collect(self.changes)?)
+                .await
         }
         .map_err(client_failure)?;
         output::listing(&formation, self.json, text)?;
@@ -36,13 +39,18 @@ impl Scale {
 }
 
 fn text(formation: &Formation) -> String {
-    formation.iter().map(|(process, count)| format!("{process}={count}")).collect::<Vec<_>>().join(" ")
+    formation
+        .iter()
+        .map(|(process, count)| format!("{process}={count}"))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// One `web=3`.
 pub(crate) fn parse(text: &str) -> Result<(ProcessType, u32), String> {
-    let (process, count) =
-        text.split_once('=').ok_or_else(|| format!("`{text}` has no `=`; write it as in `web=3`"))?;
+    let (process, count) = text
+        .split_once('=')
+        .ok_or_else(|| format!("`{text}` has no `=`; write it as in `web=3`"))?;
     let count = count
         .parse()
         .map_err(|_| format!("`{count}` is not a number of dynos; write it as in `{process}=3`"))?;
@@ -54,7 +62,10 @@ pub(crate) fn collect(changes: Vec<(ProcessType, u32)>) -> Result<Formation, Fai
     let mut formation = Formation::new();
     for (process, count) in changes {
         if formation.insert(process.clone(), count).is_some() {
-            return Err(Failure::new(exit::USAGE, format!("`{process}` is named twice")));
+            return Err(Failure::new(
+                exit::USAGE,
+                format!("`{process}` is named twice"),
+            ));
         }
     }
     Ok(formation)

@@ -33,9 +33,15 @@ pub(crate) struct Serve {
 
 impl Serve {
     pub(crate) fn run(self) -> Outcome {
-        let data = self.data.clone().unwrap_or_else(|| self.apps.join(".oarlock"));
+        let data = self
+            .data
+            .clone()
+            .unwrap_or_else(|| self.apps.join(".oarlock"));
         let config = PlatformConfig {
-            source: Source::Apps { dir: self.apps, data: self.data },
+            source: Source::Apps {
+                dir: self.apps,
+                data: self.data,
+            },
             listen: self.listen,
             domain: self.domain,
             build: !self.no_build,

@@ -35,7 +35,11 @@ pub(crate) struct Up {
 impl Up {
     pub(crate) fn run(self) -> Outcome {
         let config = PlatformConfig {
-            source: Source::App { dir: self.dir, scale: scale::collect(self.scale)?, watch: self.watch },
+            source: Source::App {
+                dir: self.dir,
+                scale: scale::collect(self.scale)?,
+                watch: self.watch,
+            },
             listen: self.listen,
             domain: "localhost".to_owned(),
             build: !self.no_build,

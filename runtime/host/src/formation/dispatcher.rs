@@ -12,7 +12,7 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use oarlock_sandbox::Meter;
 use oarlock_spec::api::{DynoRow, Formation, LogSource};
-use oarlock_spec::names::{DynoName, ProcessType};
+use oarlock_spec::names::DynoName;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::time::DelayQueue;
@@ -23,10 +23,8 @@ use super::clock::Clock;
 use super::cron::Schedules;
 use super::dyno::{Ready, Task, Word};
 use super::occasional::{Occasional, OccasionalError, Occasionals, Purpose, Started};
-use super::prepare::{Kind, MOST_DYNOS, Prepared};
-use super::table::{
-    ChangeError, Closing, DynoId, Effect, Ended, Generation, Now, Role, Row, Table,
-};
+use super::prepare::{Kind, Prepared};
+use super::table::{ChangeError, Closing, DynoId, Effect, Ended, Generation, Now, Table};
 use crate::web::{RequestLimits, WebDyno};
 
 /// Changes that wait for the one under way.
@@ -85,20 +83,20 @@ enum Waiting {
     Restart(oneshot::Sender<Result<Vec<DynoName>, String>>),
 }
 
-struct Live {
+pub(super) struct Live {
     words: watch::Sender<Word>,
-    meter: Arc<Meter>,
-    web: Option<Arc<WebDyno>>,
+    pub(super) meter: Arc<Meter>,
+    pub(super) web: Option<Arc<WebDyno>>,
 }
 
 /// See the module.
 pub(crate) struct Dispatcher {
     pub(super) app: Arc<App>,
     pub(super) shared: Arc<Shared>,
-    table: Table,
+    pub(super) table: Table,
     generations: BTreeMap<Generation, Arc<Prepared>>,
     last_generation: u64,
-    live: HashMap<DynoId, Live>,
+    pub(super) live: HashMap<DynoId, Live>,
     tasks: JoinSet<Ended>,
     ids: HashMap<tokio::task::Id, DynoId>,
     pub(super) ready: mpsc::Sender<Ready>,
@@ -420,80 +418,6 @@ impl Dispatcher {
         }
         self.app.current.store(Some(release));
         self.remember_cron();
-    }
-
-    fn check_scale(&self, change: &Formation) -> Result<(), String> {
-        let Some(release) = self.app.current.load_full() else {
-            return Err("the app has no release yet; it can be scaled once one runs".into());
-        };
-        let plan = release.plan(Generation(0));
-        for (name, count) in change {
-            let role = match (plan.types.get(name), release.processes.contains_key(name)) {
-                (Some((role, _)), _) => *role,
-                (None, true) => {
-                    return Err(format!(
-                        "`{name}` has no scale: it is started by the clock or by a release"
-                    ));
-                }
-                (None, false) => {
-                    let known: Vec<&str> = plan.types.keys().map(ProcessType::as_str).collect();
-                    return Err(format!(
-                        "the app has no process type `{name}`; it has: {}",
-                        known.join(", ")
-                    ));
-                }
-            };
-            if role == Role::Singleton && *count > 1 {
-                return Err(format!(
-                    "`{name}` is a singleton: it can be scaled to 0 or 1, not to {count}"
-                ));
-            }
-            if *count > MOST_DYNOS {
-                return Err(format!(
-                    "`{name}` can have up to {MOST_DYNOS} dynos, not {count}"
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// The dynos that a restart's target names.
-    fn named(&self, target: Option<&str>) -> Result<Vec<DynoName>, String> {
-        let mut names: Vec<DynoName> = self.table.slots.keys().cloned().collect();
-        let Some(target) = target else {
-            return Ok(names);
-        };
-        names.retain(|name| name.process.as_str() == target || name.to_string() == target);
-        if !names.is_empty() || self.table.formation().contains_key(target) {
-            return Ok(names);
-        }
-        let known: Vec<String> = self.table.slots.keys().map(ToString::to_string).collect();
-        Err(format!(
-            "no dyno or process type `{target}` is in the formation; it has: {}",
-            known.join(", ")
-        ))
-    }
-
-    fn rows(&self) -> Vec<DynoRow> {
-        let row = |row: Row| {
-            let live = row.id.and_then(|id| self.live.get(&id));
-            DynoRow {
-                process: row.name.process.clone(),
-                dyno: row.name,
-                state: row.state,
-                release: row.release,
-                since: row.since,
-                restarts: row.restarts,
-                cpu_ms: live.map_or(0, |live| live.meter.cpu_nanos() / 1_000_000),
-                memory_bytes: live.map_or(0, |live| live.meter.memory_bytes()),
-                requests: live
-                    .and_then(|live| live.web.as_ref())
-                    .map_or(0, |web| web.requests()),
-            }
-        };
-        let mut rows: Vec<DynoRow> = self.table.rows().into_iter().map(row).collect();
-        rows.extend(self.occasionals.rows());
-        rows
     }
 
     fn end(&mut self, what: Ending, reply: oneshot::Sender<()>) {

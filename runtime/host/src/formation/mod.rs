@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `prepare` | a release ready to be started: components, add-ons, grants |
 //! | `table`, `rollout`, `backoff` | every decision about formation dynos; pure |
-//! | `dispatcher` | the task that owns an app's table and carries decisions out |
+//! | `dispatcher`, `questions` | the task that owns an app's table and carries decisions out |
 //! | `occasional` | one-off, scheduled and release dynos |
 //! | `dyno` | the task of one dyno |
 //! | `cron`, `clock` | when scheduled processes are due |
@@ -24,6 +24,7 @@ mod dyno;
 mod dyno_tests;
 mod occasional;
 mod prepare;
+mod questions;
 mod rollout;
 mod table;
 #[cfg(test)]

@@ -30,7 +30,7 @@ const LIVE_CONCURRENCY: u32 = 16;
 /// No instance serves less than one request, or WASI 0.2 more.
 const ONE_AT_A_TIME: u32 = 1;
 
-/// The SHA-like name of a component's bytes.
+/// The BLAKE3 digest of a component's bytes.
 type Digest = [u8; 32];
 
 /// How a process type's dynos are run.
@@ -46,7 +46,7 @@ pub(crate) enum Kind {
     Occasional,
 }
 
-/// What the dynos of one process type have in common.
+/// A release ready to be started.
 pub(crate) struct Prepared {
     pub(crate) release: ReleaseId,
     pub(crate) manifest: Manifest,

@@ -12,10 +12,11 @@ use oarlock_spec::api::{AppRow, ConfigChange, ConfigVars, Formation, ReleaseRow}
 use oarlock_spec::names::{AppName, ReleaseId};
 use oarlock_spec::policy::Policy;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::TaskTracker;
 
 use crate::control::{ApiError, words};
 use crate::platform::Event;
-use crate::releases::{ReleaseError, Releases, find_current};
+use crate::releases::{ReleaseError, Releases, find_current, wanted_slugs};
 use crate::runtime::Runtime;
 use crate::slug::SlugStore;
 use crate::store::Store;
@@ -76,12 +77,30 @@ pub(crate) struct Shared {
     pub(crate) building: Building,
     pub(crate) scale_lasts: ScaleLasts,
     pub(crate) urls: Urls,
+    /// The apps' tasks, waited for before the data folder is given back.
+    pub(crate) workers: TaskTracker,
 }
 
 impl Shared {
     pub(crate) fn tell(&self, event: Event) {
         // Nobody listens any more when the command is ending.
         let _ = self.events.send(event);
+    }
+
+    /// Removes the slugs that no release wants any more; one that cannot be removed stays for the next time.
+    pub(crate) async fn sweep(&self) {
+        let swept = async {
+            let wanted = wanted_slugs(&*self.store)
+                .await
+                .map_err(|error| error.to_string())?;
+            let slugs = self.slugs.clone();
+            worker::blocking(move || slugs.sweep(&wanted))
+                .await
+                .map_err(|error| error.to_string())
+        };
+        if let Err(error) = swept.await {
+            tracing::warn!(%error, "old slugs stay for now");
+        }
     }
 }
 
@@ -137,7 +156,7 @@ impl App {
             scaled.clone(),
             shown.clone(),
         );
-        tokio::spawn(worker.run(queue));
+        shared.workers.spawn(worker.run(queue));
         Ok(Arc::new(Self {
             name,
             dir,
@@ -151,6 +170,13 @@ impl App {
 
     pub(crate) fn name(&self) -> &AppName {
         &self.name
+    }
+
+    /// Tells that its log may be followed.
+    pub(crate) fn opened(&self) {
+        self.shared.tell(Event::Opened {
+            app: self.name.clone(),
+        });
     }
 
     pub(crate) fn row(&self) -> AppRow {

@@ -14,9 +14,7 @@ use super::{Shared, Shown, lock};
 use crate::control::{ApiError, words};
 use crate::env_file::refuse_name;
 use crate::platform::Event;
-use crate::releases::{
-    Draft, ReleaseError, Releases, Step, Stored, change_vars, find_current, wanted_slugs,
-};
+use crate::releases::{Draft, ReleaseError, Releases, Step, Stored, change_vars, find_current};
 use crate::slug::{SlugError, StoredSlug};
 
 /// What the task is asked to do.
@@ -170,7 +168,7 @@ impl Worker {
                     return Ok(Deployed::Unchanged(current.record.row()));
                 }
                 self.apply(&current, &slug).await?;
-                self.now_running(&current, slug).await;
+                self.now_running(&current, slug);
                 Ok(Deployed::Running(current.record.row()))
             }
             Step::Release(pending) => Ok(Deployed::Running(self.release(pending, slug).await?)),
@@ -182,7 +180,7 @@ impl Worker {
         let current = find_current(&all).ok_or(ReleaseFailure::NothingCurrent)?;
         let slug = self.open_slug(current).await?;
         self.apply(current, &slug).await?;
-        self.now_running(current, slug).await;
+        self.now_running(current, slug);
         Ok(Deployed::Running(current.record.row()))
     }
 
@@ -298,7 +296,8 @@ impl Worker {
             Ok(()) => {
                 let current = self.releases.succeed(&pending).await?;
                 self.log(&format!("Release {id} is current"));
-                self.now_running(&current, slug).await;
+                self.now_running(&current, slug);
+                self.shared.sweep().await;
                 Ok(current.record.row())
             }
             // The host is ending: the next start finds it pending.
@@ -361,8 +360,8 @@ impl Worker {
         }
     }
 
-    /// Tells the world, and lets go of slugs that no release wants any more.
-    async fn now_running(&mut self, current: &Stored, slug: StoredSlug) {
+    /// Tells the world.
+    fn now_running(&mut self, current: &Stored, slug: StoredSlug) {
         let release = current.record.release;
         let serves = slug
             .manifest
@@ -380,16 +379,6 @@ impl Worker {
             release,
             url,
         });
-        if let Err(error) = self.sweep().await {
-            tracing::warn!(%error, "old slugs stay for now");
-        }
-    }
-
-    async fn sweep(&self) -> Result<(), ReleaseFailure> {
-        let wanted = wanted_slugs(&*self.shared.store).await?;
-        let slugs = self.shared.slugs.clone();
-        blocking(move || slugs.sweep(&wanted)).await?;
-        Ok(())
     }
 
     async fn open_slug(&self, stored: &Stored) -> Result<StoredSlug, ReleaseFailure> {

@@ -118,9 +118,7 @@ impl From<OneOffError> for ApiError {
             OneOffError::UnknownCommand { .. } => Self::refused(words::UNKNOWN_COMMAND, message),
             OneOffError::NotACommand { .. } => Self::refused(words::NOT_A_COMMAND, message),
             OneOffError::Load(_) => Self::refused(words::INVALID_COMPONENT, message),
-            OneOffError::TooMany { .. } => {
-                Self::new(StatusCode::TOO_MANY_REQUESTS, words::BUSY, message)
-            }
+            OneOffError::TooMany { .. } => Self::busy(message),
             OneOffError::Platform(_) => Self::internal(message),
         }
     }

@@ -8,6 +8,7 @@ use oarlock_spec::api::Formation;
 use oarlock_spec::codes::exit;
 use oarlock_spec::names::AppName;
 use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
 
 use super::{Event, Source, StartError};
 use crate::apps::{App, Apps, DeployFailure, Shared, bring_up, resume, watch};
@@ -18,6 +19,9 @@ use crate::releases::ReleaseError;
 /// Apps of `serve` that are built and started at once.
 const AT_ONCE: usize = 2;
 
+/// How long a change under way may take to end, once the host itself has ended.
+const WORKERS_END: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Apps below one folder.
 const MAX_APPS: usize = 1_000;
 
@@ -26,6 +30,7 @@ pub(super) struct Core {
     apps: Arc<Apps>,
     server: Server,
     watches: JoinSet<()>,
+    workers: TaskTracker,
 }
 
 impl Core {
@@ -44,17 +49,22 @@ impl Core {
                     format!("the control socket in {}: {error}", data.display()),
                 )
             })?;
+        let workers = shared.workers.clone();
         let mut core = Self {
             apps,
             server,
             watches: JoinSet::new(),
+            workers,
         };
         let started = match source {
-            Source::App { dir, scale, watch } => core.start_app(shared, dir, scale, watch).await,
-            Source::Apps { dir, .. } => core.start_apps(shared, &dir).await,
+            Source::App { dir, scale, watch } => core.start_app(&shared, dir, scale, watch).await,
+            Source::Apps { dir, .. } => core.start_apps(&shared, &dir).await,
         };
         match started {
-            Ok(()) => Ok(core),
+            Ok(()) => {
+                shared.sweep().await;
+                Ok(core)
+            }
             Err(error) => {
                 core.shutdown().await;
                 Err(error)
@@ -64,15 +74,16 @@ impl Core {
 
     async fn start_app(
         &mut self,
-        shared: Arc<Shared>,
+        shared: &Arc<Shared>,
         dir: PathBuf,
         scale: Formation,
         watched: bool,
     ) -> Result<(), StartError> {
         let manifest = load_manifest(&dir, Some(&shared.policy))
             .map_err(|mistakes| StartError::new(exit::MANIFEST, mistakes))?;
-        let app = App::open(shared, manifest.app, dir, scale).await?;
+        let app = App::open(shared.clone(), manifest.app, dir, scale).await?;
         self.apps.add(app.clone());
+        app.opened();
         // Before the first build, so that a change during it is not lost.
         let watching = if watched {
             Some(
@@ -89,7 +100,7 @@ impl Core {
         Ok(())
     }
 
-    async fn start_apps(&mut self, shared: Arc<Shared>, dir: &Path) -> Result<(), StartError> {
+    async fn start_apps(&mut self, shared: &Arc<Shared>, dir: &Path) -> Result<(), StartError> {
         let failed = |app: AppName, message: String| {
             shared.runtime.log(&app, "api", &message);
             shared.tell(Event::Failed { app, message });
@@ -106,6 +117,7 @@ impl Core {
                     )
                     .await?;
                     if self.apps.add(app.clone()) {
+                        app.opened();
                         found.push(app);
                     } else {
                         let message = format!(
@@ -143,6 +155,13 @@ impl Core {
         self.watches.shutdown().await;
         self.apps.clear();
         self.server.shutdown().await;
+        self.workers.close();
+        if tokio::time::timeout(WORKERS_END, self.workers.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("a release was still being applied at the end; it is pending");
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use oarlock_spec::names::{AppName, ReleaseId};
 use oarlock_spec::policy::Policy;
 
 use crate::apps::{Building, ScaleLasts, Shared, Urls};
-use crate::folder::{DATA_NAME, DataDir, FolderError, load_manifest};
+use crate::folder::{DATA_NAME, DataDir, FolderError, explain_io, load_manifest};
 use crate::slug::SlugStore;
 use crate::store::{SqliteOptions, SqliteStore, Store};
 use core::Core;
@@ -62,6 +62,13 @@ pub struct PlatformConfig {
 /// What a platform tells while it starts and runs, in order; the CLI prints it.
 #[derive(Debug, Clone)]
 pub enum Event {
+    /// The host runs, and listens; before anything of an app.
+    Hosting(Host),
+    /// An app is known: its log may be followed from now on.
+    Opened {
+        /// Whose.
+        app: AppName,
+    },
     /// A build command starts.
     Building {
         /// Whose.
@@ -144,8 +151,8 @@ impl From<ListenError> for StartError {
     }
 }
 
-/// A running platform. [`Platform::shutdown`] is how it ends; dropped, it ends the same way as long as
-/// its runtime goes on, without anybody to wait for it.
+/// A running platform. [`Platform::shutdown`] is how it ends; dropped, it closes the control API and
+/// leaves the host's dynos to the end of the process.
 pub struct Platform {
     host: Host,
     address: SocketAddr,
@@ -169,6 +176,8 @@ impl Platform {
         let host = start_host(&config, data.path())?;
         let mut ending = EndHost(Some(host.clone()));
         let address = host.listen(config.listen).await?;
+        // A receiver that is gone does not want to know.
+        let _ = events.send(Event::Hosting(host.clone()));
         let shared = Shared {
             runtime: Arc::new(host.clone()),
             store,
@@ -185,6 +194,7 @@ impl Platform {
                 Source::App { .. } => ScaleLasts::UntilTheEnd,
                 Source::Apps { .. } => ScaleLasts::Forever,
             },
+            workers: tokio_util::task::TaskTracker::new(),
             urls: match config.source {
                 Source::App { .. } => Urls::Address(address),
                 Source::Apps { .. } => Urls::Domain(config.domain.clone(), address.port()),
@@ -279,9 +289,18 @@ fn open_data(source: &Source, policy: &Policy) -> Result<DataDir, StartError> {
                     format!("{}: there is no such folder", dir.display()),
                 ));
             }
-            Ok(DataDir::open(
-                &data.clone().unwrap_or_else(|| dir.join(DATA_NAME)),
-            )?)
+            let Some(data) = data else {
+                return Ok(DataDir::open(&dir.join(DATA_NAME))?);
+            };
+            // The operator's own choice: it may be made here, and may be reached by a link.
+            let made = std::fs::create_dir_all(data).and_then(|()| data.canonicalize());
+            let data = made.map_err(|error| {
+                StartError::new(
+                    exit::FAILURE,
+                    format!("{}: {}", data.display(), explain_io(&error)),
+                )
+            })?;
+            Ok(DataDir::open(&data)?)
         }
     }
 }

@@ -6,6 +6,9 @@
 
 #[allow(
     clippy::all,
+    clippy::panic,
+    clippy::undocumented_unsafe_blocks,
+    clippy::unwrap_used,
     missing_docs,
     unreachable_pub,
     unused_qualifications,
@@ -18,8 +21,8 @@ use std::pin::pin;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-pub(crate) use http::send;
 pub(crate) use http::Incoming;
+pub(crate) use http::send;
 pub use http::{FetchError, handle};
 pub use wasip3::exports::cli::run::Guest as CommandGuest;
 pub use wasip3::exports::http::handler::Guest as HandlerGuest;

@@ -13,7 +13,7 @@ use crate::control::{Client, ClientError, LogQuery, words};
 use crate::folder::DataDir;
 use crate::runtime::Runtime;
 use crate::slug::SlugStore;
-use crate::store::MemStore;
+use crate::store::{MemStore, SqliteOptions, SqliteStore, Store};
 use crate::testing::{FakeRuntime, path_env, write};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -21,7 +21,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// A folder with apps, and what outlives a host.
 struct Place {
     root: tempfile::TempDir,
-    store: MemStore,
+    /// `None`: in the data folder, as in life.
+    store: Option<MemStore>,
 }
 
 /// A running platform with a fake host.
@@ -37,7 +38,7 @@ impl Place {
     fn new() -> Self {
         Self {
             root: tempfile::tempdir().unwrap(),
-            store: MemStore::new(1000),
+            store: Some(MemStore::new(1000)),
         }
     }
 
@@ -62,6 +63,13 @@ impl Place {
         }
     }
 
+    fn open_store(&self, data: &DataDir) -> Arc<dyn Store> {
+        match &self.store {
+            Some(store) => Arc::new(store.clone()),
+            None => Arc::new(SqliteStore::open(&data.store(), &SqliteOptions::default()).unwrap()),
+        }
+    }
+
     async fn up(&self, runtime: &Arc<FakeRuntime>) -> Result<Running, StartError> {
         self.start(runtime, self.source(false), Building::No).await
     }
@@ -72,14 +80,26 @@ impl Place {
         source: Source,
         building: Building,
     ) -> Result<Running, StartError> {
-        let data = DataDir::open(&self.root.path().join(".oarlock")).unwrap();
+        self.start_in(self.root.path(), runtime, source, building)
+            .await
+    }
+
+    async fn start_in(
+        &self,
+        root: &Path,
+        runtime: &Arc<FakeRuntime>,
+        source: Source,
+        building: Building,
+    ) -> Result<Running, StartError> {
+        let data = DataDir::open(&root.join(".oarlock")).unwrap();
         let (tell, events) = mpsc::unbounded_channel();
         let serve = matches!(source, Source::Apps { .. });
         let address = "127.0.0.1:8080".parse().unwrap();
         let shared = Shared {
             runtime: runtime.clone() as Arc<dyn Runtime>,
-            store: Arc::new(self.store.clone()),
+            store: self.open_store(&data),
             slugs: SlugStore::new(data.path()),
+            workers: TaskTracker::new(),
             events: tell,
             policy: Policy::default(),
             build_env: path_env(),
@@ -876,4 +896,82 @@ async fn a_path_of_400_characters_works() {
     running.stop().await;
     drop(place);
     drop(old);
+}
+
+/// The child of [`a_host_killed_at_any_moment_starts_again`]: releases one change after the other.
+#[tokio::test]
+#[ignore = "run by another test, as a process of its own"]
+async fn release_until_killed() {
+    let Some(root) = std::env::var_os("OARLOCK_TEST_APP") else {
+        return;
+    };
+    let runtime = FakeRuntime::new();
+    let mut place = Place::app();
+    place.store = None;
+    for n in 0u64.. {
+        // Not the app's own folder, whose guard would remove it.
+        let app = PathBuf::from(&root);
+        write(&app, "web.wasm", &n.to_string());
+        let source = Source::App {
+            dir: app.clone(),
+            scale: Formation::new(),
+            watch: false,
+        };
+        let running = place
+            .start_in(&app, &runtime, source, Building::No)
+            .await
+            .unwrap();
+        running
+            .client
+            .change_config(&name(), &change(&[("N", Some(&n.to_string()))]))
+            .await
+            .unwrap();
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_host_killed_at_any_moment_starts_again() {
+    let mut place = Place::app();
+    place.store = None;
+    let mut releases = 0;
+    for round in 0..10u64 {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "platform::core::tests::release_until_killed",
+                "--ignored",
+            ])
+            .env("OARLOCK_TEST_APP", place.root.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(60 + round * 37)).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let running = place.up(&FakeRuntime::new()).await.unwrap();
+        let rows = running.rows().await;
+        assert_eq!(
+            rows.iter()
+                .filter(|row| row.1 == ReleaseStatus::Current)
+                .count(),
+            1
+        );
+        assert!(
+            rows.iter().all(|row| row.1 != ReleaseStatus::Pending),
+            "{rows:?}"
+        );
+        assert!(rows.len() >= releases, "no release is lost");
+        releases = rows.len();
+        let left = std::fs::read_dir(place.root.path().join(".oarlock/tmp"))
+            .unwrap()
+            .count();
+        assert_eq!(left, 0, "nothing half-written stays");
+        running
+            .client
+            .change_config(&name(), &change(&[("R", Some(&round.to_string()))]))
+            .await
+            .unwrap();
+        running.stop().await;
+    }
 }

@@ -31,7 +31,7 @@ async fn http_server() -> (SocketAddr, Arc<AtomicUsize>) {
     (addr, count)
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Incoming>, Infallible> {
+pub(super) async fn answer(request: Request<Incoming>) -> Result<Response<Incoming>, Infallible> {
     if request.uri().path() == "/slow" {
         std::future::pending::<()>().await;
     }
@@ -43,7 +43,7 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Incoming>, Infall
     Ok(response.body(request.into_body()).unwrap())
 }
 
-fn request(url: &str, body: &'static [u8]) -> Request<Body> {
+pub(super) fn request(url: &str, body: &'static [u8]) -> Request<Body> {
     let body = Full::new(Bytes::from_static(body))
         .map_err(|never| match never {})
         .boxed_unsync();
@@ -53,7 +53,7 @@ fn request(url: &str, body: &'static [u8]) -> Request<Body> {
         .unwrap()
 }
 
-async fn call(
+pub(super) async fn call(
     sandbox: &Sandbox,
     request: Request<Body>,
 ) -> (::http::StatusCode, ::http::HeaderMap, Bytes) {
