@@ -51,9 +51,7 @@ pub enum HostError {
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Somebody has it.
-    #[error(
-        "{addr} is taken by another process; stop it or choose another address with `--listen`"
-    )]
+    #[error("{addr} is taken by another process; stop it or choose another address with `--listen`")]
     InUse {
         /// The address.
         addr: SocketAddr,
@@ -97,9 +95,7 @@ pub enum OneOffError {
         known: Vec<String>,
     },
     /// A handler cannot be run.
-    #[error(
-        "`{command}` is an HTTP handler; a one-off dyno needs a component that exports `wasi:cli/run`"
-    )]
+    #[error("`{command}` is an HTTP handler; a one-off dyno needs a component that exports `wasi:cli/run`")]
     NotACommand {
         /// As asked.
         command: String,
@@ -168,11 +164,7 @@ impl Host {
     /// Changes how many dynos of each named type run; types not named keep theirs. Returns the whole
     /// formation once the new dynos were told to start. `None`: no such app. An error is a message
     /// for the user (unknown type, scheduled type, singleton above 1, …).
-    pub async fn scale(
-        &self,
-        _app: &AppName,
-        _change: Formation,
-    ) -> Option<Result<Formation, String>> {
+    pub async fn scale(&self, _app: &AppName, _change: Formation) -> Option<Result<Formation, String>> {
         unimplemented!()
     }
 
@@ -183,11 +175,7 @@ impl Host {
 
     /// Restarts one dyno (`web.1`), a process type (`web`) or all, one by one without a gap in service;
     /// the names of those it restarts.
-    pub async fn restart(
-        &self,
-        _app: &AppName,
-        _target: Option<&str>,
-    ) -> Option<Result<Vec<DynoName>, String>> {
+    pub async fn restart(&self, _app: &AppName, _target: Option<&str>) -> Option<Result<Vec<DynoName>, String>> {
         unimplemented!()
     }
 
@@ -197,11 +185,7 @@ impl Host {
     }
 
     /// Starts a one-off dyno of the current release.
-    pub async fn run(
-        &self,
-        _app: &AppName,
-        _request: OneOffRequest,
-    ) -> Result<OneOff, OneOffError> {
+    pub async fn run(&self, _app: &AppName, _request: OneOffRequest) -> Result<OneOff, OneOffError> {
         unimplemented!()
     }
 

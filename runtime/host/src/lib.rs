@@ -15,6 +15,4 @@ mod web;
 
 pub use addons::{AppAddons, Binding, check as check_addons};
 pub use apply::{Applied, ApplyError, Component, Desired, ReleasePhase, Slug};
-pub use host::{
-    Host, HostConfig, HostError, ListenError, OneOff, OneOffError, OneOffExit, OneOffRequest,
-};
+pub use host::{Host, HostConfig, HostError, ListenError, OneOff, OneOffError, OneOffExit, OneOffRequest};

@@ -36,12 +36,7 @@ pub(crate) struct WebDyno {
 }
 
 impl WebDyno {
-    pub(crate) fn new(
-        _name: DynoName,
-        _release: ReleaseId,
-        _backend: Backend,
-        _capacity: u32,
-    ) -> Arc<Self> {
+    pub(crate) fn new(_name: DynoName, _release: ReleaseId, _backend: Backend, _capacity: u32) -> Arc<Self> {
         unimplemented!()
     }
     /// Requests under way.
@@ -89,20 +84,12 @@ impl WebPool {
         unimplemented!()
     }
     /// From now on leases come from these. Leases of dynos that are gone from the list go on until they end.
-    pub(crate) fn publish(
-        &self,
-        _dynos: Vec<Arc<WebDyno>>,
-        _state: PoolState,
-        _limits: RequestLimits,
-    ) {
+    pub(crate) fn publish(&self, _dynos: Vec<Arc<WebDyno>>, _state: PoolState, _limits: RequestLimits) {
         unimplemented!()
     }
     /// A slot of a dyno for a request accepted on `core`: the less busy of two free dynos of its own core,
     /// another core's only when none of these has a slot. (A `Fresh` dyno is of every core.)
-    pub(crate) async fn lease(
-        self: &Arc<Self>,
-        _core: Option<CoreId>,
-    ) -> Result<Lease, oarlock_spec::codes::RouterCode> {
+    pub(crate) async fn lease(self: &Arc<Self>, _core: Option<CoreId>) -> Result<Lease, oarlock_spec::codes::RouterCode> {
         unimplemented!()
     }
 }
