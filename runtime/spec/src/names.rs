@@ -187,11 +187,15 @@ impl fmt::Display for ReleaseId {
 impl FromStr for ReleaseId {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
-        text.strip_prefix('v').unwrap_or(text).parse().map(Self).map_err(|_| NameError {
-            what: "release",
-            text: text.to_owned(),
-            rule: "use `v` and a number, as in `v12`",
-        })
+        text.strip_prefix('v')
+            .unwrap_or(text)
+            .parse()
+            .map(Self)
+            .map_err(|_| NameError {
+                what: "release",
+                text: text.to_owned(),
+                rule: "use `v` and a number, as in `v12`",
+            })
     }
 }
 

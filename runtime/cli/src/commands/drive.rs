@@ -117,7 +117,10 @@ impl Screen {
                 let mut lines = host.log(&app).follow(0, LogFilter::default());
                 self.logs.spawn(async move {
                     while let Some(line) = lines.next().await {
-                        print::log(&line);
+                        // What a build prints is shown as it is, by `BuildOutput`.
+                        if line.dyno != "build" {
+                            print::log(&line);
+                        }
                     }
                 });
             }

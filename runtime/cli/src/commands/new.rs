@@ -1,5 +1,8 @@
 //! `oarlock new NAME`
 
+#[path = "../../../../sdk/templates/mod.rs"]
+mod templates;
+
 use std::path::{Path, PathBuf};
 
 use oarlock_spec::codes::exit;
@@ -13,35 +16,9 @@ pub(crate) struct New {
     /// The app's name, and the folder that is made for it
     name: String,
     /// Which template
-    #[arg(long, default_value = "rust")]
-    template: Template,
+    #[arg(long, default_value = "rust", value_parser = clap::builder::PossibleValuesParser::new(templates::NAMES))]
+    template: String,
 }
-
-/// The templates there are.
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Template {
-    /// A web handler and a worker in Rust
-    Rust,
-}
-
-/// A template's files: path and content, where `{{name}}` stands for the app's name.
-type Files = &'static [(&'static str, &'static str)];
-
-impl Template {
-    fn files(self) -> Files {
-        match self {
-            Self::Rust => RUST,
-        }
-    }
-}
-
-macro_rules! template {
-    ($dir:literal: $($file:literal => $source:literal),* $(,)?) => {
-        &[$(($file, include_str!(concat!("../../../../sdk/templates/", $dir, "/", $source)))),*]
-    };
-}
-
-const RUST: Files = template!("rust": );
 
 impl New {
     pub(crate) fn run(self) -> Outcome {
@@ -53,11 +30,9 @@ impl New {
                 format!("the folder `{app}` cannot be made: {error}; choose another name"),
             )
         })?;
-        for (path, content) in self.template.files() {
-            write(
-                &folder.join(path),
-                &content.replace("{{name}}", app.as_str()),
-            )?;
+        let files = templates::files(&self.template, app.as_str()).unwrap_or_default();
+        for (path, content) in files {
+            write(&folder.join(path), &content)?;
         }
         output::line(format!("Made {app}/. Next:\n  cd {app}\n  oarlock up"));
         Ok(exit::OK)
