@@ -21,3 +21,8 @@ mod platform;
 mod router;
 mod sandbox;
 mod sdk;
+
+/// The real `oarlock` binary, as cargo built it for these tests.
+fn binary() -> &'static std::path::Path {
+    std::path::Path::new(env!("CARGO_BIN_EXE_oarlock"))
+}
