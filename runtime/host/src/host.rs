@@ -360,7 +360,7 @@ fn start_control(cores: Cores) -> std::io::Result<Control> {
             runtime.shutdown_timeout(BLOCKING_END);
             cores.stop();
             // Whoever shuts down may have gone.
-            drop(ended_tx.send(()));
+            let _gone = ended_tx.send(()).is_err();
         })?;
     Ok((handle, token, (thread, ended)))
 }

@@ -256,7 +256,7 @@ impl Dispatcher {
                     Effect::Publish => self.publish(),
                     Effect::Current { generation } => self.make_current(generation),
                     Effect::Wake { name, timer, after } => {
-                        drop(self.timers.insert((name, timer), after))
+                        self.timers.insert((name, timer), after);
                     }
                     Effect::Log { dyno, message } => self.remark(&dyno.to_string(), &message),
                     Effect::Done(result) => self.done(result),
@@ -459,7 +459,8 @@ impl Dispatcher {
                 continue;
             }
             self.over |= what == Ending::OneOffs;
-            drop(reply.send(()));
+            // Whoever asked may have gone.
+            let _gone = reply.send(()).is_err();
         }
     }
 
