@@ -79,6 +79,8 @@ pub struct OneOff {
     pub dyno: DynoName,
     words: watch::Sender<Word>,
     end: oneshot::Receiver<RunEnd>,
+    /// How it ended, once that is known, so that asking again is no mistake.
+    ended: Option<OneOffExit>,
 }
 
 impl OneOff {
@@ -89,13 +91,17 @@ impl OneOff {
 
     /// Waits for its end. Cancel safe, so that a caller can wait for a stop request beside it.
     pub async fn wait(&mut self) -> OneOffExit {
-        match (&mut self.end).await {
+        if let Some(ended) = &self.ended {
+            return ended.clone();
+        }
+        let ended = match (&mut self.end).await {
             Ok(end) => exit_of(&end),
             Err(_gone) => OneOffExit {
                 code: exit::DYNO_ENDED,
                 message: "the host ended it".into(),
             },
-        }
+        };
+        self.ended.insert(ended).clone()
     }
 }
 
@@ -169,6 +175,7 @@ pub(crate) async fn start(
             dyno: started.name,
             words: started.words,
             end: started.end,
+            ended: None,
         }),
         Err(OccasionalError::TooMany) => Err(OneOffError::TooMany {
             limit: MOST_ONE_OFFS,
