@@ -6,7 +6,7 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -50,6 +50,8 @@ pub(crate) struct Exchange {
     /// The caller went away before it had all.
     abandoned: AtomicBool,
     ending: OnceLock<Ending>,
+    /// The request, if the instance ended before its guest had anything of it.
+    unserved: Mutex<Option<Box<Request<Body>>>>,
     /// Tells either side of a change.
     changed: Notify,
     /// Wakes the guest when it reads a request whose caller has gone.
@@ -64,6 +66,7 @@ impl Exchange {
             closed: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             ending: OnceLock::new(),
+            unserved: Mutex::default(),
             changed: Notify::new(),
             reader: AtomicWaker::new(),
         })
@@ -79,6 +82,20 @@ impl Exchange {
     pub(crate) fn end(&self, ending: Ending) {
         drop(self.ending.set(ending));
         self.changed.notify_waiters();
+    }
+
+    /// The call's instance ended before the guest had it: whoever made it may make it elsewhere.
+    pub(crate) fn hand_back(&self, request: Request<Body>) {
+        *self.unserved.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(request));
+        self.end(Ending::Killed);
+    }
+
+    /// The request, if it was handed back.
+    pub(crate) fn unserved(&self) -> Option<Box<Request<Body>>> {
+        self.unserved
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     /// The caller is done with the call.

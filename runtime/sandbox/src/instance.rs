@@ -41,6 +41,17 @@ pub enum CallError {
     Start(#[from] StartError),
 }
 
+/// Why a call of a live instance brought no response.
+#[derive(Debug, thiserror::Error)]
+pub enum LiveCallError {
+    /// The instance ended before its guest had anything of this request: it may be sent to another.
+    #[error("the instance ended before it took the request")]
+    Unserved(Box<Request<Body>>),
+    /// As it says.
+    #[error(transparent)]
+    Failed(#[from] CallError),
+}
+
 /// How an instance came to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InstanceEnd {
@@ -98,6 +109,18 @@ impl Instance {
     ///
     /// If the instance takes no more calls, or ends without a response; see [`CallError`].
     pub async fn call(&self, request: Request<Body>) -> Result<Response<Body>, CallError> {
+        self.try_call(request).await.map_err(|error| match error {
+            LiveCallError::Unserved(_) => CallError::Ended("it takes no further calls".to_owned()),
+            LiveCallError::Failed(error) => error,
+        })
+    }
+
+    /// The same, for callers who have other instances: a request that this one never took comes back.
+    ///
+    /// # Errors
+    ///
+    /// As of [`call`](Self::call); see [`LiveCallError`].
+    pub async fn try_call(&self, request: Request<Body>) -> Result<Response<Body>, LiveCallError> {
         let handle = &self.inner;
         let exchange = Exchange::new(handle.wasi);
         let (head, answer) = futures::channel::oneshot::channel();
@@ -112,14 +135,17 @@ impl Instance {
             Call {
                 request,
                 head,
-                exchange,
+                exchange: exchange.clone(),
             },
             &handle.shared,
         );
-        if handle.calls.send(call).await.is_err() {
-            return Err(CallError::Ended("it takes no further calls".to_owned()));
-        }
-        caller.response(answer).await
+        // If it takes no more, the call comes back like those that it had not come to.
+        drop(handle.calls.send(call).await);
+        caller.response(answer).await.map_err(|error| {
+            exchange
+                .unserved()
+                .map_or(LiveCallError::Failed(error), LiveCallError::Unserved)
+        })
     }
 
     /// Tells the guest that it is to stop (the WIT event) and takes no further call; ends when the

@@ -41,7 +41,7 @@ pub use egress::{
 };
 pub use engine::{Engine, EngineConfig, EngineError};
 pub use grant::{DynoLog, Folder, Grant, OutputStream};
-pub use instance::{CallError, Instance, InstanceEnd};
+pub use instance::{CallError, Instance, InstanceEnd, LiveCallError};
 pub use kv::{KvBucket, KvError, KvKeys, KvSwap};
 pub use meter::Meter;
 pub use program::{LoadError, Origin, Program, ProgramKind, Wasi};

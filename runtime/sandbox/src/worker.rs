@@ -109,7 +109,7 @@ pub(crate) struct Call {
     pub(crate) exchange: Arc<Exchange>,
 }
 
-/// A call that waits for the guest, and is settled if the guest never gets it.
+/// A call that waits for the guest, and goes back to its caller if the guest never gets it.
 pub(crate) struct Unserved {
     call: Option<Call>,
     shared: Arc<Shared>,
@@ -128,8 +128,11 @@ impl Unserved {
 impl Drop for Unserved {
     fn drop(&mut self) {
         self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
-        if let Some(call) = &self.call {
-            call.exchange.end(Ending::Killed);
+        if let Some(Call {
+            request, exchange, ..
+        }) = self.call.take()
+        {
+            exchange.hand_back(request);
         }
     }
 }

@@ -131,7 +131,8 @@ async fn a_trap_fails_the_requests_of_its_instance_and_no_other() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn h10_only_while_all_web_dynos_are_in_crash_back_off() {
-    let running = up(&app("handler-p3", 2, "isolation = \"dyno\"")).await;
+    let app = app("handler-p3", 2, "isolation = \"dyno\"");
+    let running = up(&app).await;
     // Every trap but a dyno's first costs it a pause, each twice as long as the one before.
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -199,7 +200,8 @@ async fn slow_answers_are_h12_and_silent_ones_h15() {
             "isolation = \"{isolation}\"\ntimeout = \"1s\"\nidle_timeout = \"1s\"\nmemory = \"32 MiB\""
         );
         let context = format!("{guest} {isolation}");
-        let running = up(&app(guest, 1, &limits)).await;
+        let app = app(guest, 1, &limits);
+        let running = up(&app).await;
         for path in ["/sleep/60000", "/spin"] {
             let start = Instant::now();
             assert_refused(&running.get(path).await, "H12");
@@ -233,7 +235,8 @@ async fn requests_that_outlast_stop_grace_are_cut() {
     for (guest, isolation) in GUESTS {
         let context = format!("{guest} {isolation}");
         let limits = format!("isolation = \"{isolation}\"\nstop_grace = \"1s\"");
-        let running = up(&app(guest, 3, &limits)).await;
+        let app = app(guest, 3, &limits);
+        let running = up(&app).await;
         let mut slow = Raw::get(running.address(), "/slow").await;
         slow.until("\r\n0\n").await;
         let mut spinning = Vec::new();
@@ -245,7 +248,13 @@ async fn requests_that_outlast_stop_grace_are_cut() {
         let start = Instant::now();
         let scaled = running.oarlock(&["scale", "web=0"]).await;
         assert_eq!(scaled.code, 0, "{scaled:?}");
-        assert_cut(&format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n{}", slow.rest().await), &context);
+        assert_cut(
+            &format!(
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n{}",
+                slow.rest().await
+            ),
+            &context,
+        );
         for request in spinning {
             let rest = request.rest().await;
             assert!(
@@ -260,8 +269,64 @@ async fn requests_that_outlast_stop_grace_are_cut() {
             let about = format!(" path=\"{path}\" ");
             let line = lines.iter().find(|line| line.contains(&about));
             let line = super::Line::parse(line.unwrap());
-            assert!(line.is("code", code), "{context} {path}: {}", line.field("code"));
+            assert!(
+                line.is("code", code),
+                "{context} {path}: {}",
+                line.field("code")
+            );
         }
         assert_eq!(running.interrupt().await, Some(0), "{context}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_leave_cost_those_who_wait_nothing() {
+    for (guest, limits) in [
+        ("handler-p2", "isolation = \"dyno\""),
+        ("handler-p3", "isolation = \"dyno\"\nconcurrency = 1"),
+        ("handler-p3", "isolation = \"dyno\"\nconcurrency = 2"),
+    ] {
+        let app = app(guest, 1, limits);
+        let running = up(&app).await;
+        for turn in 0..10 {
+            let mut leaves = Vec::new();
+            for _ in 0..if limits.ends_with('2') { 2 } else { 1 } {
+                // With and without a head.
+                let path = if turn % 2 == 0 {
+                    "/slow"
+                } else {
+                    "/sleep/60000"
+                };
+                let mut client = Raw::get(running.address(), path).await;
+                if turn % 2 == 0 {
+                    client.until("\r\n0\n").await;
+                }
+                leaves.push(client);
+            }
+            let waits = async {
+                let (first, second) = tokio::join!(running.post("/echo", "one"), running.get("/"));
+                assert_eq!(
+                    (first.status, first.text()),
+                    (200, "one"),
+                    "{guest} {limits}"
+                );
+                assert_eq!(
+                    (second.status, second.text()),
+                    (200, "hello"),
+                    "{guest} {limits}"
+                );
+            };
+            let go = async {
+                // Long enough for those who wait to be in the queue; they are served in any case.
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                drop(leaves);
+            };
+            tokio::join!(waits, go);
+        }
+        // It was replaced each time, and never counted as crashed.
+        let lines = log(&running, "web.1").await;
+        let crashed = |line: &&String| line.contains("crashed") || line.contains("Restarting in");
+        assert_eq!(lines.iter().find(crashed), None);
+        running.interrupt().await;
     }
 }

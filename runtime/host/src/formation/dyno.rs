@@ -375,24 +375,23 @@ impl Task {
     }
 
     fn instance_ended(&self, end: &InstanceEnd) -> Ended {
-        match end {
-            InstanceEnd::Retired => {
-                self.remark("Process exited with status 0");
-                return Ended::Retired;
+        let (code, ended) = match end {
+            InstanceEnd::Retired => (exit::OK, Ended::Retired),
+            // The host ended it with a request that nobody waited for any more: no crash of the guest's.
+            InstanceEnd::Killed => (exit::DYNO_ENDED, Ended::Retired),
+            InstanceEnd::Trap(text) => {
+                self.remark(&format!("The component trapped: {text}"));
+                let (code, reason) = (exit::TRAP, format!("it trapped: {text}"));
+                (code, Ended::Exited { code, reason })
             }
-            InstanceEnd::Killed => {}
-            InstanceEnd::Trap(text) => self.remark(&format!("The component trapped: {text}")),
-            InstanceEnd::Memory => self.remark(&error_line(DynoCode::R14)),
-        }
-        let (code, reason) = match end {
-            InstanceEnd::Retired | InstanceEnd::Killed => {
-                (exit::DYNO_ENDED, "it was ended".to_owned())
+            InstanceEnd::Memory => {
+                let (code, reason) = (exit::DYNO_ENDED, error_line(DynoCode::R14));
+                self.remark(&reason);
+                (code, Ended::Exited { code, reason })
             }
-            InstanceEnd::Trap(text) => (exit::TRAP, format!("it trapped: {text}")),
-            InstanceEnd::Memory => (exit::DYNO_ENDED, error_line(DynoCode::R14)),
         };
         self.remark(&format!("Process exited with status {code}"));
-        Ended::Exited { code, reason }
+        ended
     }
 }
 

@@ -87,6 +87,12 @@ impl Exchange {
         self.lease = Some(lease);
     }
 
+    /// The dyno had nothing of the request.
+    pub(super) fn unserved(&mut self) {
+        self.leased = None;
+        self.lease = None;
+    }
+
     /// The app's head is on its way.
     pub(super) fn answered(&mut self, status: StatusCode) {
         self.status = status;

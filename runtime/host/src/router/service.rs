@@ -9,7 +9,7 @@ use http::request::Parts;
 use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use oarlock_sandbox::{Body, CallError, StartError};
+use oarlock_sandbox::{Body, CallError, LiveCallError, StartError};
 use oarlock_spec::codes::RouterCode;
 use tokio::time::Instant;
 
@@ -86,26 +86,49 @@ async fn answer(
     }
     checked?;
     identity?;
-    let lease = lease(exchange.pool(), &connection).await?;
-    let dyno = lease.dyno().clone();
-    exchange.leased(lease);
     let (body, upload) = body::request(incoming, limits.request_body);
     let request = Request::from_parts(parts, body);
-    let mut response = call(&dyno.backend, request, upload.as_deref(), limits.timeout)
-        .await
-        .map_err(|failed| {
-            if failed == Failed::DynoEnded {
-                // Formation hears of it too, but the next request may be quicker.
-                dyno.close();
-            }
-            Failure::from(failed)
-        })?;
+    let called = lease_and_call(exchange, request, upload.as_deref(), limits.timeout);
+    let mut response = called.await?;
     check_response(&mut response, &limits)?;
     Ok(Answer {
         response,
         upload,
         limits,
     })
+}
+
+/// Dynos that a request may be sent to, one after the other, because each ended before it took it.
+const MAX_DYNOS: u32 = 10;
+
+/// Sends the request to a dyno; to another if that one ended before it had anything of it.
+async fn lease_and_call(
+    exchange: &mut Exchange,
+    mut request: Request<Body>,
+    upload: Option<&Upload>,
+    timeout: Duration,
+) -> Result<Response<Body>, Failure> {
+    let connection = exchange.connection().clone();
+    for _ in 0..MAX_DYNOS {
+        let lease = lease(exchange.pool(), &connection).await?;
+        let dyno = lease.dyno().clone();
+        exchange.leased(lease);
+        match call(&dyno.backend, request, upload, timeout).await {
+            Ok(response) => return Ok(response),
+            Err(Failed::Answer(failure)) => return Err(failure),
+            // Formation hears of it too, but the next request may be quicker.
+            Err(Failed::DynoEnded) => {
+                dyno.close();
+                break;
+            }
+            Err(Failed::Unserved(back)) => {
+                dyno.close();
+                exchange.unserved();
+                request = *back;
+            }
+        }
+    }
+    Err(Failure::Code(RouterCode::H13))
 }
 
 /// A slot of a dyno whose instance is alive, as far as can be seen.
@@ -132,21 +155,14 @@ fn has_ended(backend: &Backend) -> bool {
 }
 
 /// Why a dyno's call brought no head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Failed {
     /// As it says.
     Answer(Failure),
     /// H13, and its instance takes no more calls.
     DynoEnded,
-}
-
-impl From<Failed> for Failure {
-    fn from(failed: Failed) -> Self {
-        match failed {
-            Failed::Answer(failure) => failure,
-            Failed::DynoEnded => Self::Code(RouterCode::H13),
-        }
-    }
+    /// The same, and it had nothing of the request.
+    Unserved(Box<Request<Body>>),
 }
 
 async fn call(
@@ -158,10 +174,10 @@ async fn call(
     let live = !matches!(backend, Backend::Fresh(_));
     let called = async {
         match backend {
-            Backend::Fresh(sandbox) => sandbox.call(request).await,
-            Backend::Live { instance, .. } => instance.call(request).await,
+            Backend::Fresh(sandbox) => sandbox.call(request).await.map_err(LiveCallError::Failed),
+            Backend::Live { instance, .. } => instance.try_call(request).await,
             #[cfg(test)]
-            Backend::Fake { answer, .. } => answer(request).await,
+            Backend::Fake { answer, .. } => answer(request).await.map_err(LiveCallError::Failed),
         }
     };
     let result = match upload {
@@ -175,7 +191,10 @@ async fn call(
     if let Some(failure) = upload.and_then(Upload::failure) {
         return Err(Failed::Answer(failure));
     }
-    result.map_err(|error| failure_of(&error, live))
+    result.map_err(|error| match error {
+        LiveCallError::Unserved(request) => Failed::Unserved(request),
+        LiveCallError::Failed(error) => failure_of(&error, live),
+    })
 }
 
 /// Waits for the head. The time for it begins anew with each piece of the body that the guest
