@@ -31,7 +31,10 @@ fn tenant(apps: &Apps, name: &str, more: &str) {
         {more}"#
     );
     apps.add(name, &manifest);
-    apps.write(&format!("{name}/static/file.txt"), &format!("file of {name}"));
+    apps.write(
+        &format!("{name}/static/file.txt"),
+        &format!("file of {name}"),
+    );
     for (path, guest) in [
         ("web.wasm", "formation-web"),
         ("probe.wasm", "probe-p2"),
@@ -121,7 +124,10 @@ async fn an_app_sees_nothing_of_its_neighbour() {
     kv("bob", &["set", "store", "k", "of bob"]).await;
     assert_eq!(kv("ada", &["get", "store", "k"]).await, r#"Some("of ada")"#);
     for name in ["ada", "ada/store", "../ada/store"] {
-        assert!(kv("bob", &["open", name]).await.contains("AccessDenied"), "{name}");
+        assert!(
+            kv("bob", &["open", name]).await.contains("AccessDenied"),
+            "{name}"
+        );
     }
 
     // Ports: neither the host's listener nor any other on loopback, and no listening.
@@ -146,8 +152,14 @@ async fn an_app_sees_nothing_of_its_neighbour() {
 
     // Logs: each app's lines are in its own.
     for (app, other) in [("ada", "bob"), ("bob", "ada")] {
-        let log = host.oarlock(&["logs", "--app", app, "-n", "1000"]).await.stdout;
-        assert!(log.contains(&format!("/tmp/kept is kept by {app}")), "{log}");
+        let log = host
+            .oarlock(&["logs", "--app", app, "-n", "1000"])
+            .await
+            .stdout;
+        assert!(
+            log.contains(&format!("/tmp/kept is kept by {app}")),
+            "{log}"
+        );
         assert!(log.contains(&format!("host={app}.localhost")), "{log}");
         let foreign = log.lines().find(|line| {
             line.contains(&format!("by {other}")) || line.contains(&format!("host={other}"))
@@ -164,7 +176,8 @@ async fn commands_choose_the_app_and_a_scaled_formation_is_kept() {
         tenant(&apps, name, "");
     }
     let host = apps.start(binary(), &["ada", "bob"]).await;
-    let here = async |folder: &str, args: &[&str]| oarlock(binary(), &apps.path(folder), args).await;
+    let here =
+        async |folder: &str, args: &[&str]| oarlock(binary(), &apps.path(folder), args).await;
 
     // In an app's folder, or below it, or by name; elsewhere the command asks which.
     std::fs::create_dir(apps.path("bob/src")).unwrap();
@@ -176,24 +189,42 @@ async fn commands_choose_the_app_and_a_scaled_formation_is_kept() {
     assert_eq!(done.stdout.trim(), "secret of bob", "{done:?}");
     let done = here("", &["ps"]).await;
     assert_eq!(done.code, i32::from(exit::USAGE), "{done:?}");
-    assert!(done.stderr.contains("--app") && done.stderr.contains("ada, bob"), "{done:?}");
+    assert!(
+        done.stderr.contains("--app") && done.stderr.contains("ada, bob"),
+        "{done:?}"
+    );
     let done = here("ada", &["ps", "--app", "eve"]).await;
     assert!(done.code != 0 && done.stderr.contains("eve"), "{done:?}");
 
     // A change of one is none of the other's.
     assert_eq!(here("ada", &["scale", "web=3"]).await.code, 0);
-    assert_eq!(here("ada", &["config", "set", "SECRET=changed"]).await.code, 0);
+    assert_eq!(
+        here("ada", &["config", "set", "SECRET=changed"]).await.code,
+        0
+    );
     until("web=3", async || webs(&host, "ada").await == 3).await;
     assert_eq!(webs(&host, "bob").await, 1);
     let env = get(&host, "bob", "/env").await;
-    assert!(env.text().contains("SECRET=secret of bob\n") && env.text().contains("OARLOCK_RELEASE=v1"));
-    assert!(get(&host, "ada", "/env").await.text().contains("SECRET=changed\n"));
+    assert!(
+        env.text().contains("SECRET=secret of bob\n") && env.text().contains("OARLOCK_RELEASE=v1")
+    );
+    assert!(
+        get(&host, "ada", "/env")
+            .await
+            .text()
+            .contains("SECRET=changed\n")
+    );
     assert_eq!(host.interrupt().await, Some(0));
 
     let host = apps.start(binary(), &["ada", "bob"]).await;
     until("web=3 again", async || webs(&host, "ada").await == 3).await;
     assert_eq!(webs(&host, "bob").await, 1);
-    assert!(get(&host, "ada", "/env").await.text().contains("SECRET=changed\n"));
+    assert!(
+        get(&host, "ada", "/env")
+            .await
+            .text()
+            .contains("SECRET=changed\n")
+    );
     assert_eq!(host.interrupt().await, Some(0));
 }
 
@@ -230,11 +261,27 @@ async fn an_app_that_cannot_start_stops_no_other() {
         host.output.wait_for(says).await;
         // Nor is it answered for by those that run.
         let answer = get(&host, app, "/env").await;
-        assert!(answer.status >= 400 && !answer.text().contains("ada"), "{app}: {answer:?}");
+        assert!(
+            answer.status >= 400 && !answer.text().contains("ada"),
+            "{app}: {answer:?}"
+        );
     }
-    assert!(get(&host, "ada", "/env").await.text().contains("secret of ada"));
+    assert!(
+        get(&host, "ada", "/env")
+            .await
+            .text()
+            .contains("secret of ada")
+    );
     let link = host
-        .oarlock(&["run", "--app", "sly", "probe", "--", "read", "/app/static/link.txt"])
+        .oarlock(&[
+            "run",
+            "--app",
+            "sly",
+            "probe",
+            "--",
+            "read",
+            "/app/static/link.txt",
+        ])
         .await;
     assert!(!link.stdout.contains("file of ada"), "{link:?}");
 

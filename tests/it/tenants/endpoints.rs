@@ -39,7 +39,10 @@ async fn a_tenants_url_opens_no_private_range_unless_the_operator_does() {
     for app in all {
         host.output.wait_for(&format!("{app} v1")).await;
     }
-    assert_eq!(connect(&host, "ada", &server).await, "error: PermissionDenied");
+    assert_eq!(
+        connect(&host, "ada", &server).await,
+        "error: PermissionDenied"
+    );
     assert_eq!(connect(&host, "sly", &own).await, "error: PermissionDenied");
     assert_eq!(
         connect(&host, "cloud", "169.254.169.254:80").await,
@@ -54,17 +57,17 @@ async fn a_tenants_url_opens_no_private_range_unless_the_operator_does() {
     assert_eq!(host.interrupt().await, Some(0));
 
     let mut launch = apps.serve_at(binary(), &own);
-    launch
-        .command
-        .arg("--policy")
-        .arg(apps.path("policy.toml"));
+    launch.command.arg("--policy").arg(apps.path("policy.toml"));
     let host = running(launch, &[]).await;
     for app in all {
         host.output.wait_for(&format!("{app} v1")).await;
     }
     assert_eq!(connect(&host, "ada", &server).await, "connected");
     // Another's endpoint, the host's own listener and a name for loopback stay closed.
-    assert_eq!(connect(&host, "sly", &server).await, "error: PermissionDenied");
+    assert_eq!(
+        connect(&host, "sly", &server).await,
+        "error: PermissionDenied"
+    );
     assert_eq!(connect(&host, "sly", &own).await, "error: PermissionDenied");
     assert_eq!(
         connect(&host, "cloud", "169.254.169.254:80").await,

@@ -23,7 +23,11 @@ async fn guests_of_any_make_run_unmodified() {
         let host = app.up(binary()).start().await;
         for _ in 0..4 {
             let answer = host.get("/a/path").await;
-            assert_eq!((answer.status, answer.text()), (200, "Hello, Oarlock"), "{guest}");
+            assert_eq!(
+                (answer.status, answer.text()),
+                (200, "Hello, Oarlock"),
+                "{guest}"
+            );
         }
         host.output.wait_for("hello from C in worker.1").await;
         // wasi-libc's `exit` has only two codes in WASI 0.2.
@@ -34,7 +38,11 @@ async fn guests_of_any_make_run_unmodified() {
         // The end of its stdin is the stop signal of a guest without our interface.
         let output = host.output.clone();
         assert_eq!(host.interrupt().await, Some(0), "{guest}");
-        assert!(output.find("app[worker.1]: stopping").is_some(), "{:?}", output.lines());
+        assert!(
+            output.find("app[worker.1]: stopping").is_some(),
+            "{:?}",
+            output.lines()
+        );
         assert!(output.find("R12").is_none(), "{:?}", output.lines());
     }
 }

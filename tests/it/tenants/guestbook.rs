@@ -35,13 +35,18 @@ async fn an_entry_is_signed_indexed_found_and_counted() {
 
     // The scheduler writes a digest as it starts, and then each minute.
     assert_eq!(host.oarlock(&["restart", "scheduler"]).await.code, 0);
-    host.output.wait_for("digest: 2 entries, 2 new, 2 indexed").await;
+    host.output
+        .wait_for("digest: 2 entries, 2 new, 2 indexed")
+        .await;
     let digest = host.get("/api/digest").await;
     let digest: serde_json::Value = serde_json::from_str(digest.text()).unwrap();
     assert_eq!(digest["written"], 2);
     let nightly = host.oarlock(&["run", "nightly"]).await;
     assert_eq!(nightly.code, 0, "{nightly:?}");
-    assert!(nightly.stdout.contains("2 entries written so far"), "{nightly:?}");
+    assert!(
+        nightly.stdout.contains("2 entries written so far"),
+        "{nightly:?}"
+    );
     assert_eq!(host.interrupt().await, Some(0));
 
     // All of it is there at the next start, and the release phase has nothing to do.

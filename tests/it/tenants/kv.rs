@@ -23,9 +23,7 @@ async fn an_acknowledged_write_survives_the_death_of_the_host() {
         let mut up = app.up(binary());
         up.command.args(["--scale", "writer=2"]);
         let mut host = up.start().await;
-        host.output
-            .wait_for(&format!(" {}", 40 * run))
-            .await;
+        host.output.wait_for(&format!(" {}", 40 * run)).await;
         host.signal(Signal::KILL);
         assert_eq!(host.wait().await, None);
         // What the binary told before it died, and nothing later, had been acknowledged.
@@ -48,7 +46,14 @@ async fn an_acknowledged_write_survives_the_death_of_the_host() {
             .max()
             .unwrap();
         let done = host
-            .oarlock(&["run", "kv", "--", "check", &run.to_string(), &last.to_string()])
+            .oarlock(&[
+                "run",
+                "kv",
+                "--",
+                "check",
+                &run.to_string(),
+                &last.to_string(),
+            ])
             .await;
         assert_eq!(done.code, 0, "{done:?}");
         assert_eq!(done.stdout.trim(), format!("{run}: all of 0 to {last}"));

@@ -63,14 +63,20 @@ async fn processes_reach_their_own_server_until_its_binding_is_gone() {
     for n in 0..20 {
         redis.command(&["RPUSH", "jobs", &format!("job {n}")]);
     }
-    until("20 answers", async || redis.command(&["LLEN", "answers"]) == ":20").await;
+    until("20 answers", async || {
+        redis.command(&["LLEN", "answers"]) == ":20"
+    })
+    .await;
     assert_eq!(host.get("/").await.text(), "visit 1");
     assert_eq!(host.get("/").await.text(), "visit 2");
 
     // And nothing else: the denial is in the log with the line that would allow it.
     let denied = format!("{}: PermissionDenied", postgres.address());
     host.output.wait_for(&denied).await;
-    assert_eq!(host.get(&format!("/?{redis_at}")).await.text(), "PermissionDenied");
+    assert_eq!(
+        host.get(&format!("/?{redis_at}")).await.text(),
+        "PermissionDenied"
+    );
     for (dyno, address) in [("worker.1", postgres.address()), ("web.1", redis.address())] {
         let line = host
             .output
@@ -86,35 +92,51 @@ async fn processes_reach_their_own_server_until_its_binding_is_gone() {
     }
 
     // A one-off dyno outlives its release, but not its binding.
-    let mut launch = Launch::new(binary(), app.path()).args(&["run", "hold", "--", "hold", &redis_at]);
+    let mut launch =
+        Launch::new(binary(), app.path()).args(&["run", "hold", "--", "hold", &redis_at]);
     launch.command.stdin(Stdio::null());
     let mut held = launch.command.spawn().unwrap();
     let mut lines = BufReader::new(held.stdout.take().unwrap()).lines();
     assert_eq!(lines.next_line().await.unwrap().unwrap(), "connected");
     assert_eq!(redis.clients(), 2, "the worker's and the one-off's");
-    assert_eq!(host.oarlock(&["config", "set", "UNRELATED=1"]).await.code, 0);
+    assert_eq!(
+        host.oarlock(&["config", "set", "UNRELATED=1"]).await.code,
+        0
+    );
     until("the old worker's end", async || redis.clients() == 2).await;
-    assert!(held.try_wait().unwrap().is_none(), "an unrelated release ends nothing of it");
+    assert!(
+        held.try_wait().unwrap().is_none(),
+        "an unrelated release ends nothing of it"
+    );
 
     app.write(
         "oarlock.toml",
         &format!("app = \"test\"\n{}", manifest(&redis, &postgres, false)),
     );
     host.output.wait_for("test v3").await;
-    until("the end of the binding's connections", async || redis.clients() == 0).await;
+    until("the end of the binding's connections", async || {
+        redis.clients() == 0
+    })
+    .await;
     let line = lines.next_line().await.unwrap().unwrap();
     // Cut, which is no clean end; WASI 0.2 does not tell std more.
     assert!(line.starts_with("error "), "{line}");
     assert!(held.wait().await.unwrap().success());
 
     // The URL is a plain config var now, and opens nothing.
-    for args in [vec!["run", "redis", "--", "1", &redis_at], vec!["run", "redis", "--", "1"]] {
+    for args in [
+        vec!["run", "redis", "--", "1", &redis_at],
+        vec!["run", "redis", "--", "1"],
+    ] {
         let done = host.oarlock(&args).await;
         assert_eq!(done.code, 1, "{done:?}");
         assert!(done.stdout.contains("cannot connect"), "{done:?}");
     }
     let probe = ["run", "probe", "--", "connect", &redis_at];
-    assert_eq!(host.oarlock(&probe).await.stdout.trim(), "error: PermissionDenied");
+    assert_eq!(
+        host.oarlock(&probe).await.stdout.trim(),
+        "error: PermissionDenied"
+    );
     // What is still bound still serves.
     assert_eq!(host.get("/").await.text(), "visit 3");
     assert_eq!(redis.clients(), 0);
