@@ -267,7 +267,7 @@ async fn one_client(
     for turn in 0..100 {
         let lease = pool.lease(Some(CoreId(thread % 2)));
         // Some go away while they wait.
-        let lease = if (task + turn) % 5 == 0 {
+        let lease = if (task + turn).is_multiple_of(5) {
             match tokio::time::timeout(Duration::from_micros(50), lease).await {
                 Ok(lease) => lease.unwrap(),
                 Err(_) => continue,
