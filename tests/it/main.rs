@@ -21,6 +21,7 @@ mod platform;
 mod router;
 mod sandbox;
 mod sdk;
+mod tenants;
 
 /// The real `oarlock` binary, as cargo built it for these tests.
 fn binary() -> &'static std::path::Path {

@@ -81,9 +81,9 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Which {
     /// The app, where a host runs several [default: the one of the manifest here or above]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME")]
     pub(crate) app: Option<String>,
     /// The host's data folder [default: `.oarlock` here or in a folder above]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
 }

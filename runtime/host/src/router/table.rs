@@ -97,7 +97,13 @@ mod tests {
     #[test]
     fn an_only_app_has_every_host() {
         let one = table(&["one"]);
-        for host in ["127.0.0.1", "one.example.test", "example.test", "www.shop.test", ""] {
+        for host in [
+            "127.0.0.1",
+            "one.example.test",
+            "example.test",
+            "www.shop.test",
+            "",
+        ] {
             assert_eq!(routed(&one, host), Some("one"), "{host}");
         }
         assert_eq!(routed(&one, "two.example.test"), None);
