@@ -80,7 +80,7 @@ pub(crate) enum Command {
 /// How a running app is found.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Which {
-    /// The app, where a host runs several [default: the one of this folder's manifest]
+    /// The app, where a host runs several [default: the one of the manifest here or above]
     #[arg(long, value_name = "NAME")]
     pub(crate) app: Option<String>,
     /// The host's data folder [default: `.oarlock` here or in a folder above]

@@ -263,8 +263,12 @@ impl Dispatcher {
                 }
             }
         }
+        let before = self.generations.len();
         self.generations
             .retain(|generation, _| self.table.uses(*generation));
+        if self.generations.len() < before {
+            self.revoke_detached();
+        }
         if !self.changes.is_empty() && !self.table.is_changing() {
             self.next_change();
         }

@@ -18,7 +18,7 @@ use super::connection::{Busy, Connection};
 use super::exchange::Exchange;
 use super::headers;
 use super::rescue::{Failure, rescue};
-use crate::web::{Backend, Lease, RequestLimits, WebPool};
+use crate::web::{Backend, Lease, RequestLimits, WebDyno, WebPool};
 
 /// Never fails: what goes wrong is answered by [`rescue`].
 pub(super) async fn handle(
@@ -91,12 +91,17 @@ async fn answer(
     exchange.leased(lease);
     let (body, upload) = body::request(incoming, limits.request_body);
     let request = Request::from_parts(parts, body);
-    let mut response = call(&dyno.backend, request, upload.as_deref(), limits.timeout)
+    let mut response = call(&dyno, request, upload.as_deref(), limits.timeout)
         .await
         .map_err(|failed| {
-            if failed == Failed::DynoEnded {
+            match &failed {
                 // Formation hears of it too, but the next request may be quicker.
-                dyno.close();
+                Failed::DynoEnded => dyno.close(),
+                Failed::Platform(reason) => {
+                    let (app, name, release) = (&exchange.pool().app, &dyno.name, dyno.release);
+                    tracing::error!(%app, dyno = %name, %release, reason, "an instance could not be started");
+                }
+                Failed::Answer(_) => {}
             }
             Failure::from(failed)
         })?;
@@ -132,32 +137,34 @@ fn has_ended(backend: &Backend) -> bool {
 }
 
 /// Why a dyno's call brought no head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Failed {
     /// As it says.
     Answer(Failure),
     /// H13, and its instance takes no more calls.
     DynoEnded,
+    /// H13, and it is the host's fault: for the operator.
+    Platform(String),
 }
 
 impl From<Failed> for Failure {
     fn from(failed: Failed) -> Self {
         match failed {
             Failed::Answer(failure) => failure,
-            Failed::DynoEnded => Self::Code(RouterCode::H13),
+            Failed::DynoEnded | Failed::Platform(_) => Self::Code(RouterCode::H13),
         }
     }
 }
 
 async fn call(
-    backend: &Backend,
+    dyno: &WebDyno,
     request: Request<Body>,
     upload: Option<&Upload>,
     timeout: Duration,
 ) -> Result<Response<Body>, Failed> {
-    let live = !matches!(backend, Backend::Fresh(_));
+    let live = !matches!(dyno.backend, Backend::Fresh(_));
     let called = async {
-        match backend {
+        match &dyno.backend {
             Backend::Fresh(sandbox) => sandbox.call(request).await,
             Backend::Live { instance, .. } => instance.call(request).await,
             #[cfg(test)]
@@ -211,10 +218,7 @@ fn failure_of(error: &CallError, live: bool) -> Failed {
         }
         // All places of the host's are taken: it is the host that is too busy.
         CallError::Start(StartError::Pool { .. }) => Failed::Answer(Failure::Code(RouterCode::H11)),
-        CallError::Start(StartError::Platform(reason)) => {
-            tracing::error!(reason, "an instance could not be started");
-            Failed::Answer(Failure::Code(RouterCode::H13))
-        }
+        CallError::Start(StartError::Platform(reason)) => Failed::Platform(reason.clone()),
         CallError::Trap(_)
         | CallError::Memory { .. }
         | CallError::Ended(_)
