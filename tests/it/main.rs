@@ -19,6 +19,7 @@ mod kv;
 mod net;
 mod platform;
 mod router;
+mod run;
 mod sandbox;
 mod sdk;
 mod tenants;
