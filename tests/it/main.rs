@@ -23,6 +23,7 @@ mod run;
 mod sandbox;
 mod sdk;
 mod tenants;
+mod serving;
 
 /// The real `oarlock` binary, as cargo built it for these tests.
 fn binary() -> &'static std::path::Path {

@@ -268,16 +268,23 @@ impl Task {
             Ok(None) => return Ended::Stopped,
             Err(ended) => return ended,
         }
-        let web = WebDyno::new(&self.name, Backend::Fresh(sandbox), capacity);
+        let web = WebDyno::new(&self.name, Backend::Fresh(sandbox.clone()), capacity);
         self.tell_ready(Some(Arc::clone(&web))).await;
         Self::told_to_stop(&mut self.words).await;
-        if tokio::time::timeout(self.stop_grace, web.drained())
-            .await
-            .is_err()
-        {
-            self.log_exit_timeout();
-        }
-        self.remark("Process exited with status 0");
+        // Guests may go on after their answers.
+        let orderly = async {
+            web.drained().await;
+            sandbox.calls_gone().await;
+        };
+        let status = match tokio::time::timeout(self.stop_grace, orderly).await {
+            Ok(()) => exit::OK,
+            Err(_elapsed) => {
+                self.log_exit_timeout();
+                sandbox.end_calls().await;
+                exit::DYNO_ENDED
+            }
+        };
+        self.remark(&format!("Process exited with status {status}"));
         Ended::Stopped
     }
 
