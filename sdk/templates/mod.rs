@@ -5,7 +5,7 @@
 //! `vendor/oarlock-sdk`: it is a few small files, and always those that match the binary's host.
 
 /// A file of a template: its path in the new app, and its text.
-pub type File = (&'static str, &'static str);
+pub(crate) type File = (&'static str, &'static str);
 
 /// The template `rust`: a web process and a worker.
 const RUST: &[File] = &[
@@ -92,10 +92,10 @@ const RUST_SDK: &[File] = &[
 ];
 
 /// The names of the templates.
-pub const NAMES: &[&str] = &["rust"];
+pub(crate) const NAMES: &[&str] = &["rust"];
 
 /// The files of a new app called `name`: their paths and texts. `None`: there is no such template.
-pub fn files(template: &str, name: &str) -> Option<Vec<(&'static str, String)>> {
+pub(crate) fn files(template: &str, name: &str) -> Option<Vec<(&'static str, String)>> {
     if template != "rust" {
         return None;
     }

@@ -148,7 +148,11 @@ pub(crate) fn sandbox_of(
     let log = Arc::new(Log::default());
     let rules = EgressRules {
         endpoints: binding.endpoints.clone(),
-        private: PrivateNetworks::default(),
+        // As in `up`: the tests' servers listen on loopback, and an app's own URL alone does not open that.
+        private: PrivateNetworks {
+            allowed: Vec::new(),
+            local_development: true,
+        },
         ..EgressRules::default()
     };
     let grant = Grant {

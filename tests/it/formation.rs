@@ -658,7 +658,9 @@ async fn scheduled_processes_go_by_the_clock_across_a_daylight_saving_change() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    let at = |text: &str| drop(clock.now.send_replace(text.parse().unwrap()));
+    let at = |text: &str| {
+        clock.now.send_replace(text.parse().unwrap());
+    };
     at("2027-03-28T00:59:59Z");
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(lines("nightly", "ran"), 0);

@@ -19,8 +19,10 @@ mod kv;
 mod net;
 mod platform;
 mod router;
+mod run;
 mod sandbox;
 mod sdk;
+mod tenants;
 mod serving;
 
 /// The real `oarlock` binary, as cargo built it for these tests.

@@ -1,7 +1,7 @@
 //! The guest crate, as a guest that uses all of it sees it.
 
 use http_body_util::BodyExt as _;
-use oarlock_sandbox::Endpoint;
+use oarlock_sandbox::{ChosenBy, Endpoint};
 
 use crate::bench::{App, program, sandbox_of};
 use crate::calls::{Answer, call, get, post};
@@ -133,6 +133,7 @@ async fn fetch_sends_and_receives_and_a_get_announces_no_body() {
         addon: "api".to_owned(),
         host: "127.0.0.1".to_owned(),
         port,
+        chosen_by: ChosenBy::Operator,
     });
     let (sandbox, log) = sandbox_of(&program("sdk-web"), &binding, &env);
     let web = sandbox.start().await.unwrap();

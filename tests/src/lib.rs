@@ -9,6 +9,8 @@
 )]
 
 pub mod app;
+pub mod apps;
+mod packages;
 pub mod servers;
 
 use std::collections::BTreeMap;
@@ -69,8 +71,12 @@ pub fn build_components(workspace: &Path) -> PathBuf {
 /// The component of a C guest (`tests/guests/c/<name>.c`), built on first use in a process.
 ///
 /// # Panics
-/// If it cannot be built; the message says what has to be installed.
+/// If it cannot be built; the message says what has to be installed (as root it is installed).
 pub fn c_guest(name: &str) -> PathBuf {
+    packages::need("clang", || packages::is_program("clang"));
+    packages::need("wasi-libc", || {
+        Path::new("/usr/include/wasm32-wasi").is_dir()
+    });
     // One at a time: tests of one binary run beside each other and share the folder.
     static BUILDING: Mutex<()> = Mutex::new(());
     let _building = BUILDING.lock().unwrap();

@@ -1,5 +1,5 @@
 //! Private servers for tests: each test starts its own, on a free port and in a temporary folder, and
-//! it ends with the value.
+//! it ends with the value. A server's Debian package that is missing is installed, if the tests run as root.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -9,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+use crate::packages;
 
 /// How long a server may take to answer; a loaded machine needs some of it.
 const START: Duration = Duration::from_secs(60);
@@ -38,9 +40,9 @@ impl Server {
                 .stdin(Stdio::null())
                 .stdout(log.try_clone().unwrap())
                 .stderr(log);
-            let child = command.spawn().unwrap_or_else(|error| {
-                panic!("{name} cannot be started ({error}); is Debian's package installed?")
-            });
+            let child = command
+                .spawn()
+                .unwrap_or_else(|error| panic!("{name} cannot be started: {error}"));
             let mut server = Self {
                 child,
                 port,
@@ -90,6 +92,7 @@ pub struct Redis(Server);
 impl Redis {
     /// Starts it.
     pub fn start() -> Self {
+        packages::need("redis-server", || packages::is_program("redis-server"));
         let command = |port: u16, folder: &Path| {
             let mut command = Command::new("redis-server");
             command
@@ -128,6 +131,22 @@ impl Redis {
         let _ = exchange(&mut socket, &["AUTH", "opensesame"]).unwrap();
         exchange(&mut socket, words).unwrap()
     }
+
+    /// Connections of others.
+    pub fn clients(&self) -> usize {
+        let mut socket = TcpStream::connect(self.address()).unwrap();
+        let _ = exchange(&mut socket, &["AUTH", "opensesame"]).unwrap();
+        socket
+            .write_all(b"*2\r\n$4\r\nINFO\r\n$7\r\nclients\r\n")
+            .unwrap();
+        let mut lines = BufReader::new(socket).lines().map(Result::unwrap);
+        let count = lines.find_map(|line| {
+            let count = line.strip_prefix("connected_clients:")?;
+            count.parse::<usize>().ok()
+        });
+        // Without this one.
+        count.unwrap() - 1
+    }
 }
 
 fn redis_command(port: u16, words: &[&str]) -> std::io::Result<String> {
@@ -152,7 +171,8 @@ pub struct Postgres(Server);
 impl Postgres {
     /// Makes a cluster and starts it. It refuses to run as root: then it runs as `postgres` or `nobody`.
     pub fn start() -> Self {
-        let bin = postgres_bin();
+        packages::need("postgresql", || postgres_bin().is_some());
+        let bin = postgres_bin().unwrap();
         let user = unprivileged();
         let command = |port: u16, folder: &Path| {
             let data = folder.join("data");
@@ -229,16 +249,15 @@ impl Postgres {
     }
 }
 
-fn postgres_bin() -> PathBuf {
+fn postgres_bin() -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
         .flatten();
-    let found = versions
+    versions
         .map(|version| version.path().join("bin"))
         .filter(|bin| bin.join("initdb").exists())
-        .max();
-    found.expect("PostgreSQL's server (Debian's package `postgresql`) is installed")
+        .max()
 }
 
 /// Whom to run as if this is root.

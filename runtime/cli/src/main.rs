@@ -1,5 +1,7 @@
 //! The `oarlock` command: it composes the platform, and talks to a running one.
 
+#![forbid(unsafe_code)]
+
 mod args;
 mod commands;
 mod output;

@@ -45,7 +45,7 @@ impl Which {
         })
     }
 
-    /// Without `--app`: the app of this folder's manifest, else the only one of the host.
+    /// Without `--app`: the only one of the host, else the app of the nearest manifest, here or above.
     async fn only_app(&self, client: &Client) -> Result<AppName, Failure> {
         let apps: Vec<AppName> = client
             .apps()
@@ -57,9 +57,10 @@ impl Which {
         if let [only] = apps.as_slice() {
             return Ok(only.clone());
         }
-        let here = std::env::current_dir()
-            .ok()
-            .and_then(|dir| oarlock_platform::load_manifest(&dir, None).ok());
+        let here = std::env::current_dir().ok().and_then(|dir| {
+            dir.ancestors()
+                .find_map(|dir| oarlock_platform::load_manifest(dir, None).ok())
+        });
         if let Some(manifest) = here
             && apps.contains(&manifest.app)
         {

@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, ThreadId};
+use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -29,15 +29,10 @@ pub(crate) struct Cores {
 }
 
 pub(crate) struct CoresInner {
-    cores: Vec<Core>,
+    cores: Vec<Handle>,
     next: AtomicUsize,
     stop: CancellationToken,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
-}
-
-struct Core {
-    handle: Handle,
-    thread: ThreadId,
 }
 
 impl Cores {
@@ -49,17 +44,14 @@ impl Cores {
         for index in 0..count.max(1) {
             let started = start_core(index, stop.clone());
             let (handle, thread) = match started {
-                Ok(core) => core,
+                Ok(started) => started,
                 Err(error) => {
                     // Those already started end with the token.
                     stop.cancel();
                     return Err(error);
                 }
             };
-            cores.push(Core {
-                handle,
-                thread: thread.thread().id(),
-            });
+            cores.push(handle);
             threads.push(thread);
         }
         let inner = CoresInner {
@@ -76,16 +68,6 @@ impl Cores {
     /// How many.
     pub(crate) fn count(&self) -> usize {
         self.inner.cores.len()
-    }
-
-    /// The core whose thread this is, if it is one.
-    pub(crate) fn current(&self) -> Option<CoreId> {
-        let this = thread::current().id();
-        self.inner
-            .cores
-            .iter()
-            .position(|core| core.thread == this)
-            .map(CoreId)
     }
 
     /// The next core for a dyno that needs one: round robin.
@@ -108,7 +90,7 @@ impl Cores {
         reason = "there is at least one core, and the index is taken modulo their number"
     )]
     fn handle(&self, core: CoreId) -> &Handle {
-        &self.inner.cores[core.0 % self.inner.cores.len()].handle
+        &self.inner.cores[core.0 % self.inner.cores.len()]
     }
 
     /// Ends the threads: all tasks are dropped on their own core, then the threads are joined. Blocks
@@ -170,16 +152,12 @@ mod tests {
     fn tasks_run_on_the_core_they_were_given_to() {
         let cores = Cores::start(3).unwrap();
         assert_eq!(cores.count(), 3);
-        assert_eq!(cores.current(), None);
         let runtime = Builder::new_current_thread().build().unwrap();
         for index in 0..3 {
-            let there = cores.clone();
-            let task = cores.spawn(CoreId(index), async move {
-                let name = thread::current().name().map(str::to_owned);
-                (there.current(), name)
+            let task = cores.spawn(CoreId(index), async {
+                thread::current().name().map(str::to_owned)
             });
-            let (core, name) = runtime.block_on(task).unwrap();
-            assert_eq!(core, Some(CoreId(index)));
+            let name = runtime.block_on(task).unwrap();
             assert_eq!(name, Some(format!("oarlock-core-{index}")));
         }
         cores.stop();
@@ -216,16 +194,5 @@ mod tests {
         let late = cores.spawn(CoreId(0), async {});
         let runtime = Builder::new_current_thread().build().unwrap();
         assert!(runtime.block_on(late).unwrap_err().is_cancelled());
-    }
-
-    #[test]
-    fn two_hosts_know_their_own_threads() {
-        let (one, two) = (Cores::start(1).unwrap(), Cores::start(1).unwrap());
-        let other = two.clone();
-        let task = one.spawn(CoreId(0), async move { other.current() });
-        let runtime = Builder::new_current_thread().build().unwrap();
-        assert_eq!(runtime.block_on(task).unwrap(), None);
-        one.stop();
-        two.stop();
     }
 }

@@ -4,6 +4,8 @@
 //! rolling replacement of its dynos. It has no accounts, no control-plane database, no global
 //! state, no signal handler, and never ends the process.
 
+#![forbid(unsafe_code)]
+
 mod addons;
 mod apply;
 mod cores;

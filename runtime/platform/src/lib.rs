@@ -3,6 +3,8 @@
 //! It never names wasmtime; it tells the host what shall be ([`oarlock_host::Desired`]) and keeps what
 //! was, in a [`store::Store`].
 
+#![forbid(unsafe_code)]
+
 mod apps;
 pub mod build;
 pub mod control;

@@ -37,7 +37,8 @@ pub use wasmtime_wasi_http::Error as BodyError;
 pub use wasmtime_wasi_http::WasiBody as Body;
 
 pub use egress::{
-    Attempt, Decision, Denial, Egress, EgressRules, Endpoint, HttpClient, PrivateNetworks,
+    Attempt, ChosenBy, Decision, Denial, Egress, EgressRules, Endpoint, HostListeners, HttpClient,
+    PrivateNetworks,
 };
 pub use engine::{Engine, EngineConfig, EngineError};
 pub use grant::{DynoLog, Folder, Grant, OutputStream};

@@ -2,6 +2,8 @@
 //! promised codes. This crate does no I/O and knows neither tokio nor wasmtime; every other crate
 //! of the workspace builds on it.
 
+#![forbid(unsafe_code)]
+
 pub mod api;
 pub mod codes;
 pub mod limits;

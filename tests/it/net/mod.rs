@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use oarlock_sandbox::{
-    DynoLog, Egress, EgressRules, Endpoint, Engine, EngineConfig, Exit, Grant, HttpClient, Output,
-    OutputStream, PrivateNetworks, Program, Run, Sandbox, Stdin,
+    ChosenBy, DynoLog, Egress, EgressRules, Endpoint, Engine, EngineConfig, Exit, Grant,
+    HttpClient, Output, OutputStream, PrivateNetworks, Program, Run, Sandbox, Stdin,
 };
 use oarlock_spec::limits::Limits;
 use oarlock_spec::manifest::{AllowEntry, HostPattern};
@@ -101,6 +101,7 @@ impl Net {
             addon: name.into(),
             host: addr.ip().to_string(),
             port: addr.port(),
+            chosen_by: ChosenBy::Operator,
         });
         self
     }

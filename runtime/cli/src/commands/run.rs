@@ -2,7 +2,6 @@
 
 use std::io::Write as _;
 
-use bytes::Bytes;
 use oarlock_platform::control::frames::FrameError;
 use oarlock_platform::control::{RunReader, RunWriter};
 use oarlock_spec::api::{RunFrame, RunRequest};
@@ -44,40 +43,26 @@ impl Run {
             .run(&target.app, &request)
             .await
             .map_err(client_failure)?;
-        let mut writer = connection.writer;
         let mut frames = read_frames(connection.reader);
-        let mut stdin = Some(read_stdin());
+        let to_dyno = write_frames(connection.writer);
+        read_stdin(to_dyno.clone());
         let mut stops = 0;
         loop {
-            let typed = async {
-                match &mut stdin {
-                    Some(input) => input.recv().await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 frame = frames.recv() => match frame {
                     Some(frame) => if let Some(code) = shown(frame.map_err(broken)?)? { return Ok(code) },
                     None => return Err(Failure::new(exit::NO_HOST, "the host ended before the dyno did")),
                 },
-                bytes = typed => {
-                    // The end of stdin is an empty frame, once.
-                    let ended = bytes.is_none();
-                    send(&mut writer, RunFrame::Stdin(bytes.unwrap_or_default().to_vec())).await?;
-                    if ended { stdin = None; }
-                },
                 () = signals.next() => {
                     stops += 1;
                     if stops > 1 { return Ok(exit::INTERRUPTED); }
-                    send(&mut writer, RunFrame::Stop).await?;
+                    let to_dyno = to_dyno.clone();
+                    // It waits behind stdin that the dyno does not read; the next signal does not.
+                    tokio::spawn(async move { to_dyno.send(RunFrame::Stop).await.is_ok() });
                 },
             }
         }
     }
-}
-
-async fn send(writer: &mut RunWriter, frame: RunFrame) -> Result<(), Failure> {
-    writer.send(&frame).await.map_err(broken)
 }
 
 fn broken(error: FrameError) -> Failure {
@@ -99,6 +84,21 @@ fn read_frames(mut reader: RunReader) -> mpsc::Receiver<Result<RunFrame, FrameEr
         }
     });
     receiver
+}
+
+/// Writes frames in a task of its own, since a dyno that does not read its stdin makes them wait, and
+/// must not keep us from its output. A connection that takes no more is no error: the host closes it
+/// once it has sent how the dyno ended, and a broken one is noticed where it is read.
+fn write_frames(mut writer: RunWriter) -> mpsc::Sender<RunFrame> {
+    let (sender, mut receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while let Some(frame) = receiver.recv().await {
+            if writer.send(&frame).await.is_err() {
+                break;
+            }
+        }
+    });
+    sender
 }
 
 /// Shows a frame; the exit code if it was the last. A closed stdout ends the command as it ends others.
@@ -126,18 +126,19 @@ fn shown(frame: RunFrame) -> Result<Option<u8>, Failure> {
     }
 }
 
-/// Reads this process's stdin in a task; a read that blocks does not hold the exit.
-fn read_stdin() -> mpsc::Receiver<Bytes> {
-    let (sender, receiver) = mpsc::channel(4);
+/// Reads this process's stdin in a task; a read that blocks does not hold the exit. The end of stdin is
+/// an empty frame, once.
+fn read_stdin(to_dyno: mpsc::Sender<RunFrame>) {
     tokio::spawn(async move {
         let mut stdin = tokio::io::stdin();
         let mut buffer = vec![0; 16 * 1024];
         while let Ok(count @ 1..) = stdin.read(&mut buffer).await {
-            let chunk = Bytes::copy_from_slice(buffer.get(..count).unwrap_or_default());
-            if sender.send(chunk).await.is_err() {
-                break;
+            let chunk = buffer.get(..count).unwrap_or_default().to_vec();
+            if to_dyno.send(RunFrame::Stdin(chunk)).await.is_err() {
+                return;
             }
         }
+        // Where nobody takes it any more, the dyno has ended.
+        let _ended = to_dyno.send(RunFrame::Stdin(Vec::new())).await.is_err();
     });
-    receiver
 }

@@ -2,12 +2,14 @@
 //!
 //! It sets `<NAME>_URL` (or `<as>_URL`) and opens that one host and port, for its processes only. The
 //! config var it reads (`url_from`, else the variable's own name) is kept from all other processes:
-//! it holds the password. No message here ever shows more of a URL than its scheme, host and port.
+//! it holds the password. The URL is the app's own choice, so that it is worth no more than an `allow` entry:
+//! loopback and private ranges are opened by a literal IP that the operator's `private_networks` lists, or in
+//! `up`, and by nothing else. No message here ever shows more of a URL than its scheme, host and port.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use oarlock_sandbox::Endpoint;
+use oarlock_sandbox::{ChosenBy, Endpoint};
 use oarlock_spec::manifest::Addon;
 use oarlock_spec::names::AddonName;
 use url::Url;
@@ -79,6 +81,7 @@ impl Provider for External {
                 addon: request.name.to_string(),
                 host,
                 port,
+                chosen_by: ChosenBy::App,
             }],
             kv: None,
         })

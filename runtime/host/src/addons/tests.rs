@@ -147,6 +147,7 @@ async fn external_gives_a_url_and_one_socket_to_its_processes_only() {
         addon: "crm-db".to_owned(),
         host: "db.example.com".to_owned(),
         port: 5432,
+        chosen_by: oarlock_sandbox::ChosenBy::App,
     };
     assert_eq!(bound["worker"].endpoints, [endpoint]);
     assert_eq!(

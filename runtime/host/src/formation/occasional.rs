@@ -75,6 +75,7 @@ struct Entry {
     since: Timestamp,
     words: watch::Sender<Word>,
     meter: Arc<Meter>,
+    process: PreparedProcess,
 }
 
 /// Those under way; the dispatcher's.
@@ -192,6 +193,7 @@ impl Dispatcher {
             since: self.shared.clock.now(),
             words: words.clone(),
             meter: sandbox.meter(),
+            process: what.process.clone(),
         };
         let mut command = what.process.command.clone();
         for arg in &what.extra_args {
@@ -201,7 +203,6 @@ impl Dispatcher {
         let task = Task {
             id,
             name: name.clone(),
-            release: what.release,
             log: self.app.log.clone(),
             words: told,
             ready: self.ready.clone(),
@@ -225,6 +226,18 @@ impl Dispatcher {
         self.occasionals.entries.insert(name.clone(), entry);
         words.send_replace(Word::Go);
         Ok(Started { name, words, end })
+    }
+
+    /// These dynos outlive their release. What a later one's manifest detached they lose once the release's other
+    /// dynos have ended, and with them everything else that its grants opened.
+    pub(super) fn revoke_detached(&self) {
+        let Some(current) = self.app.current.load_full() else {
+            return;
+        };
+        let outlived = |entry: &&Entry| entry.release < current.release;
+        for entry in self.occasionals.entries.values().filter(outlived) {
+            entry.process.revoke_detached(&current);
+        }
     }
 
     pub(super) fn occasional_ended(&mut self, name: DynoName) {

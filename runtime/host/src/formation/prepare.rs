@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::try_join_all;
 use oarlock_sandbox::{
-    DynoLog, Egress, EgressRules, Folder, Grant, KvBucket, LoadError, Origin, OutputStream,
-    PrivateNetworks, Program, ProgramKind, Sandbox, StartError, Wasi,
+    DynoLog, Egress, EgressRules, Endpoint, Folder, Grant, KvBucket, LoadError, Origin,
+    OutputStream, PrivateNetworks, Program, ProgramKind, Sandbox, StartError, Wasi,
 };
 use oarlock_spec::api::{Formation, LogSource};
 use oarlock_spec::limits::{Isolation, Limits};
@@ -62,6 +62,7 @@ pub(crate) struct Prepared {
 /// One process type of a release, ready to be started any number of times.
 #[derive(Clone)]
 pub(crate) struct PreparedProcess {
+    name: ProcessType,
     pub(crate) kind: Kind,
     pub(crate) limits: Limits,
     /// As the log shows it.
@@ -71,6 +72,8 @@ pub(crate) struct PreparedProcess {
     env: BTreeMap<String, String>,
     folders: Vec<Folder>,
     egress: Arc<Egress>,
+    /// What its add-ons open.
+    endpoints: Vec<Endpoint>,
     kv: BTreeMap<String, Arc<dyn KvBucket>>,
 }
 
@@ -146,7 +149,7 @@ impl Prepared {
         env.insert("OARLOCK_APP".into(), self.manifest.app.to_string());
         env.insert("OARLOCK_RELEASE".into(), self.release.to_string());
         let rules = EgressRules {
-            endpoints: binding.endpoints,
+            endpoints: binding.endpoints.clone(),
             allow: self.manifest.allow.clone(),
             private: PrivateNetworks {
                 allowed: shared.config.policy.private_networks.clone(),
@@ -163,6 +166,7 @@ impl Prepared {
         let mut args = vec![process.component.clone()];
         args.extend(process.args.iter().cloned());
         PreparedProcess {
+            name: name.clone(),
             kind,
             limits: self.manifest.limits_of(name),
             command: args.join(" "),
@@ -171,6 +175,7 @@ impl Prepared {
             env,
             folders: app_folder.into_iter().collect(),
             egress: Arc::new(Egress::new(rules)),
+            endpoints: binding.endpoints,
             kv: binding.kv,
         }
     }
@@ -201,6 +206,16 @@ impl Prepared {
             generation,
             release: self.release,
             types: types.collect(),
+        }
+    }
+
+    /// Whether this release opens this endpoint to this process type, or to a component that is none.
+    fn opens(&self, name: &ProcessType, endpoint: &Endpoint) -> bool {
+        let opens = |process: &PreparedProcess| process.endpoints.contains(endpoint);
+        match self.processes.get(name) {
+            Some(process) => opens(process),
+            // A component that is no process type has the add-ons that every process has.
+            None => self.processes.values().all(opens),
         }
     }
 
@@ -250,6 +265,15 @@ pub(crate) fn one_off_type() -> Result<ProcessType, ApplyError> {
 pub(crate) const MOST_DYNOS: u32 = oarlock_spec::manifest::MAX_SCALE;
 
 impl PreparedProcess {
+    /// Cuts what its add-ons opened and `current`, a later release, opens no more.
+    pub(crate) fn revoke_detached(&self, current: &Prepared) {
+        for endpoint in &self.endpoints {
+            if !current.opens(&self.name, endpoint) {
+                self.egress.revoke(&endpoint.addon);
+            }
+        }
+    }
+
     /// The sandbox of a dyno of this name.
     pub(crate) fn sandbox(&self, dyno: &DynoName, app: &App) -> Result<Sandbox, StartError> {
         let mut env = self.env.clone();

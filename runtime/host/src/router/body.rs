@@ -227,7 +227,7 @@ impl http_body::Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Left(hint) => hint.clone(),
+            Self::Left(hint) => *hint,
             Self::Guest(body) => body.body.size_hint(),
             Self::Watched(body) => lock(&body.shared.body)
                 .as_ref()

@@ -27,6 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use oarlock_sandbox::HostListeners;
 use oarlock_spec::names::AppName;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -51,7 +52,7 @@ struct Inner {
     domain: String,
     apps: Mutex<BTreeMap<AppName, Arc<WebPool>>>,
     table: ArcSwap<Table>,
-    addresses: Mutex<Vec<SocketAddr>>,
+    addresses: HostListeners,
     permits: Arc<Semaphore>,
     permit_count: u32,
     /// Ends the accepting.
@@ -75,7 +76,7 @@ impl Router {
                 domain: domain.to_ascii_lowercase(),
                 apps: Mutex::default(),
                 table: ArcSwap::from_pointee(Table::default()),
-                addresses: Mutex::default(),
+                addresses: HostListeners::default(),
                 permits: Arc::new(Semaphore::new(permit_count as usize)),
                 permit_count,
                 stop: CancellationToken::new(),
@@ -100,11 +101,12 @@ impl Router {
             );
             self.inner.cores.spawn(CoreId(index), accept);
         }
-        lock(&self.inner.addresses).push(bound);
+        self.inner.addresses.add(bound);
         Ok(bound)
     }
 
-    /// Routes `<app>.<domain>` to this pool. While there is only one app, every other host name goes to it too.
+    /// Routes `<app>.<domain>` to this pool. While there is only one app, every other host name
+    /// goes to it too, unless it would be another app's.
     pub(crate) fn add(&self, app: AppName, pool: Arc<WebPool>) {
         self.change(|apps| {
             apps.insert(app, pool);
@@ -125,9 +127,9 @@ impl Router {
             .store(Arc::new(Table::new(&apps, &self.inner.domain)));
     }
 
-    /// The addresses listened on (never granted to guests).
-    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
-        lock(&self.inner.addresses).clone()
+    /// The addresses listened on, later ones included (never granted to guests).
+    pub(crate) fn addresses(&self) -> HostListeners {
+        self.inner.addresses.clone()
     }
 
     /// Accepts no more; keep-alive connections are closed after the request under way; returns when all are
@@ -147,7 +149,7 @@ impl Router {
                 tracing::warn!("some connections did not end; their cores are busy");
             }
         }
-        lock(&self.inner.addresses).clear();
+        self.inner.addresses.clear();
     }
 
     fn each_connection(&self, order: connection::Order) {

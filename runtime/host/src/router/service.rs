@@ -18,7 +18,7 @@ use super::connection::{Busy, Connection};
 use super::exchange::Exchange;
 use super::headers;
 use super::rescue::{Failure, rescue};
-use crate::web::{Backend, Lease, RequestLimits, WebPool};
+use crate::web::{Backend, Lease, RequestLimits, WebDyno, WebPool};
 
 /// Never fails: what goes wrong is answered by [`rescue`].
 pub(super) async fn handle(
@@ -113,9 +113,13 @@ async fn lease_and_call(
         let lease = lease(exchange.pool(), &connection).await?;
         let dyno = lease.dyno().clone();
         exchange.leased(lease);
-        match call(&dyno.backend, request, upload, timeout).await {
+        match call(&dyno, request, upload, timeout).await {
             Ok(response) => return Ok(response),
             Err(Failed::Answer(failure)) => return Err(failure),
+            Err(Failed::Platform(reason)) => {
+                tracing::error!(dyno = %dyno.label, reason, "an instance could not be started");
+                break;
+            }
             // Formation hears of it too, but the next request may be quicker.
             Err(Failed::DynoEnded) => {
                 dyno.close();
@@ -163,17 +167,19 @@ enum Failed {
     DynoEnded,
     /// The same, and it had nothing of the request.
     Unserved(Box<Request<Body>>),
+    /// H13, and it is the host's fault: for the operator.
+    Platform(String),
 }
 
 async fn call(
-    backend: &Backend,
+    dyno: &WebDyno,
     request: Request<Body>,
     upload: Option<&Upload>,
     timeout: Duration,
 ) -> Result<Response<Body>, Failed> {
-    let live = !matches!(backend, Backend::Fresh(_));
+    let live = !matches!(dyno.backend, Backend::Fresh(_));
     let called = async {
-        match backend {
+        match &dyno.backend {
             Backend::Fresh(sandbox) => sandbox.call(request).await.map_err(LiveCallError::Failed),
             Backend::Live { instance, .. } => instance.try_call(request).await,
             #[cfg(test)]
@@ -230,10 +236,7 @@ fn failure_of(error: &CallError, live: bool) -> Failed {
         }
         // All places of the host's are taken: it is the host that is too busy.
         CallError::Start(StartError::Pool { .. }) => Failed::Answer(Failure::Code(RouterCode::H11)),
-        CallError::Start(StartError::Platform(reason)) => {
-            tracing::error!(reason, "an instance could not be started");
-            Failed::Answer(Failure::Code(RouterCode::H13))
-        }
+        CallError::Start(StartError::Platform(reason)) => Failed::Platform(reason.clone()),
         CallError::Trap(_)
         | CallError::Memory { .. }
         | CallError::Ended(_)

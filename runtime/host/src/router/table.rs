@@ -13,8 +13,11 @@ const LONGEST_HOST: usize = 253;
 #[derive(Default)]
 pub(super) struct Table {
     by_host: HashMap<Box<str>, Arc<WebPool>>,
-    /// The app, if it is the only one: every host name is its.
+    /// The app, if it is the only one: every host name is its, but those that other apps would have. Such an app
+    /// may be between two starts, and its clients' requests are not for its neighbour.
     only: Option<Arc<WebPool>>,
+    /// `.` and the domain.
+    below: Box<str>,
 }
 
 impl Table {
@@ -32,20 +35,27 @@ impl Table {
                 .map(|(app, pool)| (host(app), pool.clone()))
                 .collect(),
             only,
+            below: format!(".{domain}").into_boxed_str(),
         }
     }
 
     /// `host`: without a port; case and a dot at the end do not matter.
     pub(super) fn route(&self, host: &str) -> Option<&Arc<WebPool>> {
-        if self.only.is_some() {
-            return self.only.as_ref();
-        }
         let host = host.strip_suffix('.').unwrap_or(host);
         let mut lower = [0; LONGEST_HOST];
         let lower = lower.get_mut(..host.len())?;
         lower.copy_from_slice(host.as_bytes());
         lower.make_ascii_lowercase();
-        self.by_host.get(std::str::from_utf8(lower).ok()?)
+        let host = std::str::from_utf8(lower).ok()?;
+        let own = self.by_host.get(host);
+        let is_an_apps = host
+            .strip_suffix(&*self.below)
+            .is_some_and(|name| !name.is_empty() && !name.contains('.'));
+        if is_an_apps {
+            own
+        } else {
+            own.or(self.only.as_ref())
+        }
     }
 }
 
@@ -54,16 +64,19 @@ mod tests {
     use super::*;
     use crate::logs::AppLog;
 
-    fn table(names: &[&str]) -> Table {
-        let pool = |name: &&str| {
-            let app: AppName = name.parse().unwrap();
-            (app.clone(), WebPool::new(app, AppLog::in_memory()))
-        };
-        Table::new(&names.iter().map(pool).collect(), "example.test")
+    type Apps = BTreeMap<AppName, Arc<WebPool>>;
+
+    fn table(names: &[&str]) -> (Apps, Table) {
+        let pool = |name: &&str| (name.parse().unwrap(), WebPool::new(AppLog::in_memory()));
+        let apps: Apps = names.iter().map(pool).collect();
+        let table = Table::new(&apps, "example.test");
+        (apps, table)
     }
 
-    fn routed<'a>(table: &'a Table, host: &str) -> Option<&'a str> {
-        table.route(host).map(|pool| pool.app.as_str())
+    fn routed<'a>((apps, table): &'a (Apps, Table), host: &str) -> Option<&'a str> {
+        let routed = table.route(host)?;
+        let (name, _) = apps.iter().find(|(_, pool)| Arc::ptr_eq(pool, routed))?;
+        Some(name.as_str())
     }
 
     #[test]
@@ -86,7 +99,17 @@ mod tests {
 
     #[test]
     fn an_only_app_has_every_host() {
-        assert_eq!(routed(&table(&["one"]), "127.0.0.1"), Some("one"));
+        let one = table(&["one"]);
+        for host in [
+            "127.0.0.1",
+            "one.example.test",
+            "example.test",
+            "www.shop.test",
+            "",
+        ] {
+            assert_eq!(routed(&one, host), Some("one"), "{host}");
+        }
+        assert_eq!(routed(&one, "two.example.test"), None);
         assert_eq!(routed(&table(&[]), "one.example.test"), None);
     }
 }

@@ -31,6 +31,7 @@ pub(crate) use connections::Connection;
 use connections::Connections;
 pub(crate) use hooks::HttpHooks;
 pub(crate) use listeners::DynoPort;
+pub use listeners::HostListeners;
 pub(crate) use remarks::Remarks;
 pub(crate) use resolver::LookupError;
 pub(crate) use rules::Granted;
@@ -73,7 +74,17 @@ pub struct Denial {
     pub reason: String,
 }
 
-/// An endpoint that an add-on's binding opens, whatever range it is in.
+/// Who chose an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChosenBy {
+    /// The provider or the operator's policy: it is granted in whatever range it is.
+    Operator,
+    /// The app itself, say by a config var. It is worth as much as an `allow` entry: of ranges that are not
+    /// public it opens only what the operator's word on them ([`PrivateNetworks`]) does.
+    App,
+}
+
+/// An endpoint that an add-on's binding opens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// The add-on's name, for messages.
@@ -82,12 +93,15 @@ pub struct Endpoint {
     pub host: String,
     /// The port.
     pub port: u16,
+    /// Who chose host and port.
+    pub chosen_by: ChosenBy,
 }
 
 /// What the operator says of loopback, link-local and private ranges.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PrivateNetworks {
-    /// Ranges that a literal IP or CIDR entry may name (the policy's `private_networks`).
+    /// Ranges that a literal IP or CIDR entry, or an app's own add-on URL with a literal IP, may name (the
+    /// policy's `private_networks`).
     pub allowed: Vec<IpNet>,
     /// `up` alone: names that resolve to loopback and private ranges are fine too, and entries for them count.
     pub local_development: bool,
@@ -102,8 +116,8 @@ pub struct EgressRules {
     pub allow: Vec<AllowEntry>,
     /// The operator's word on private ranges.
     pub private: PrivateNetworks,
-    /// Never granted: the host's own listeners and other apps' ports.
-    pub never: Vec<SocketAddr>,
+    /// Never granted: the host's own listeners, those of later included.
+    pub never: HostListeners,
     /// Metadata and other addresses that are never granted.
     pub never_ips: Vec<IpAddr>,
 }
@@ -149,7 +163,8 @@ impl Egress {
         self.connections.end(|of| of == Some(addon));
     }
 
-    /// Ends everything: all connections are cut, and nothing is granted from now on.
+    /// Ends everything: all connections are cut, and nothing is granted from now on. Dropping the egress, which
+    /// its dynos share, does the same.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.connections.end(|_| true);
@@ -293,6 +308,13 @@ impl Egress {
             return None;
         }
         Some(connection)
+    }
+}
+
+impl Drop for Egress {
+    /// No dyno is left that it was for: a pooled connection of theirs must not live on.
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

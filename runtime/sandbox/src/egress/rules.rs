@@ -6,7 +6,7 @@ use std::sync::Arc;
 use oarlock_spec::manifest::HostPattern;
 
 use super::ranges::{Range, classify, embedded, plain};
-use super::{EgressRules, PrivateNetworks, listeners};
+use super::{ChosenBy, EgressRules, HostListeners, PrivateNetworks, listeners};
 
 /// A host as a guest names it, in one form for all its spellings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +72,8 @@ struct Rule {
     host: HostPattern,
     port: u16,
     http: Http,
+    /// Whether it opens any range; otherwise [`PrivateNetworks`] has the last word.
+    chosen_by: ChosenBy,
 }
 
 impl Rule {
@@ -91,10 +93,6 @@ impl Rule {
             HostPattern::Net(net) => net.contains(&ip),
             HostPattern::Name(_) | HostPattern::Below(_) => false,
         }
-    }
-
-    fn is_addon(&self) -> bool {
-        matches!(self.origin, Origin::Addon(_))
     }
 
     /// How messages call it.
@@ -121,7 +119,7 @@ pub(crate) struct Refused(pub(crate) String);
 pub(crate) struct Rules {
     rules: Vec<Rule>,
     private: PrivateNetworks,
-    never: Vec<SocketAddr>,
+    never: HostListeners,
     never_ips: Vec<IpAddr>,
 }
 
@@ -138,6 +136,7 @@ impl Rules {
                 host,
                 port: endpoint.port,
                 http: Http::Any,
+                chosen_by: endpoint.chosen_by,
             })
         });
         let entries = rules.allow.into_iter().map(|entry| Rule {
@@ -152,15 +151,12 @@ impl Rules {
             },
             host: entry.host,
             port: entry.port,
+            chosen_by: ChosenBy::App,
         });
         Self {
             rules: addons.chain(entries).collect(),
             private: rules.private,
-            never: rules
-                .never
-                .into_iter()
-                .map(|addr| SocketAddr::new(plain(addr.ip()), addr.port()))
-                .collect(),
+            never: rules.never,
             never_ips: rules.never_ips.into_iter().map(plain).collect(),
         }
     }
@@ -218,7 +214,10 @@ impl Rules {
             if !by_address && name.is_none() {
                 continue;
             }
-            if rule.is_addon() || range == Range::Public || self.opens(by_address, range, ip) {
+            if rule.chosen_by == ChosenBy::Operator
+                || range == Range::Public
+                || self.opens(by_address, range, ip)
+            {
                 return Ok(Granted {
                     addon: match &rule.origin {
                         Origin::Addon(name) => Some(name.clone()),
@@ -230,10 +229,14 @@ impl Rules {
         }
         let literal = SocketAddr::new(ip, addr.port());
         Err(Refused(match (near, names.first()) {
-            (Some((_, Some(name))), _) => format!(
+            (Some((rule, Some(name))), _) => format!(
                 "{name} resolves to {ip}, {}, which a name never opens; {} and list its range in the operator's `private_networks`",
                 range.describe(),
-                advice(&literal.to_string()),
+                match &rule.origin {
+                    Origin::Addon(addon) =>
+                        format!("to allow it, let the add-on `{addon}`'s URL name {literal}"),
+                    Origin::Entry { .. } => advice(&literal.to_string()),
+                },
             ),
             (Some((rule, None)), _) => format!(
                 "it is {}, and {} counts only if the operator's policy lists its range in `private_networks`",
@@ -247,6 +250,7 @@ impl Rules {
             (None, None) => {
                 let policy = match range {
                     Range::Public => "",
+                    _ if self.is_local(range) => "",
                     _ => " and list its range in the operator's `private_networks`",
                 };
                 format!(
@@ -302,7 +306,12 @@ impl Rules {
     /// Whether a range that is not public is open to an entry that reached it.
     fn opens(&self, by_address: bool, range: Range, ip: IpAddr) -> bool {
         (by_address && self.private.allowed.iter().any(|net| net.contains(&ip)))
-            || (self.private.local_development && matches!(range, Range::Loopback | Range::Private))
+            || self.is_local(range)
+    }
+
+    /// Whether `up` opens this range to whatever is granted.
+    fn is_local(&self, range: Range) -> bool {
+        self.private.local_development && matches!(range, Range::Loopback | Range::Private)
     }
 
     /// What nothing can allow.
@@ -322,11 +331,7 @@ impl Rules {
         if forms().any(|form| self.never_ips.contains(&form)) {
             return never("it is an address the operator keeps to the host");
         }
-        if forms().any(|form| {
-            self.never
-                .iter()
-                .any(|own| listeners::reaches(form, port, *own))
-        }) {
+        if forms().any(|form| self.never.reached_by(form, port)) {
             return never("the host itself listens there");
         }
         if forms().any(|form| listeners::is_a_dynos(form, port)) {

@@ -44,6 +44,15 @@ fn endpoint(addon: &str, host: &str, port: u16) -> Endpoint {
         addon: addon.to_owned(),
         host: host.to_owned(),
         port,
+        chosen_by: ChosenBy::Operator,
+    }
+}
+
+/// What a tenant's own URL opens.
+fn of_the_app(addon: &str, host: &str, port: u16) -> Endpoint {
+    Endpoint {
+        chosen_by: ChosenBy::App,
+        ..endpoint(addon, host, port)
     }
 }
 
@@ -409,6 +418,57 @@ fn an_addon_opens_its_exact_endpoint_in_any_range() {
     allowed(http(&rules, "http://127.0.0.1:5432/"));
 }
 
+/// A tenant may name the host's loopback or its private network in the URL of an add-on; that opens nothing
+/// that an `allow` entry would not.
+#[test]
+fn an_endpoint_of_the_apps_own_choice_is_worth_an_allow_entry() {
+    let with = |rules: EgressRules| EgressRules {
+        endpoints: vec![
+            of_the_app("db", "127.0.0.1", 5432),
+            of_the_app("lan", "10.1.2.3", 6379),
+            of_the_app("named", "redis.internal", 6380),
+            of_the_app("public", "93.184.216.34", 443),
+        ],
+        ..rules
+    };
+    let named = [("redis.internal", "10.1.2.4")];
+
+    let none = with(egress(&[]));
+    denied(
+        connect(&none, &[], "127.0.0.1:5432"),
+        "it is a loopback address, and the add-on `db` counts only if the operator's policy lists its range",
+    );
+    denied(
+        connect(&none, &[], "[::ffff:127.0.0.1]:5432"),
+        "the add-on `db`",
+    );
+    denied(connect(&none, &[], "10.1.2.3:6379"), "the add-on `lan`");
+    denied(http(&none, "http://127.0.0.1:5432/"), "the add-on `db`");
+    denied(
+        connect(&none, &named, "10.1.2.4:6380"),
+        "let the add-on `named`'s URL name 10.1.2.4:6380 and list its range",
+    );
+    allowed(connect(&none, &[], "93.184.216.34:443"));
+    allowed(connect(
+        &none,
+        &[("redis.internal", "93.184.216.35")],
+        "93.184.216.35:6380",
+    ));
+
+    let listed = with(policy(&["10.1.2.0/24"], &[]));
+    allowed(connect(&listed, &[], "10.1.2.3:6379"));
+    denied(connect(&listed, &[], "127.0.0.1:5432"), "loopback");
+    denied(
+        connect(&listed, &named, "10.1.2.4:6380"),
+        "a name never opens",
+    );
+
+    let here = with(up(&[]));
+    allowed(connect(&here, &[], "127.0.0.1:5432"));
+    allowed(connect(&here, &[], "10.1.2.3:6379"));
+    allowed(connect(&here, &named, "10.1.2.4:6380"));
+}
+
 #[test]
 fn some_addresses_are_never_granted() {
     let never = |host: &str, port| EgressRules {
@@ -425,10 +485,10 @@ fn some_addresses_are_never_granted() {
             allowed: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
             local_development: true,
         },
-        never: vec![
-            "127.0.0.1:8080".parse().unwrap(),
-            "0.0.0.0:8443".parse().unwrap(),
-        ],
+        never: ["127.0.0.1:8080", "0.0.0.0:8443"]
+            .map(|addr| addr.parse().unwrap())
+            .into_iter()
+            .collect(),
         never_ips: vec!["192.168.7.7".parse().unwrap()],
     };
     for ip in [

@@ -50,7 +50,6 @@ async fn draining_finishes_requests_and_closes_idle_connections() {
             .iter()
             .all(|line| line.contains("at=info"))
     );
-    assert!(bench.router.addresses().is_empty());
 }
 
 #[tokio::test]

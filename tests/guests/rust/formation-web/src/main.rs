@@ -15,7 +15,9 @@ async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
     let var = |name| std::env::var(name).unwrap_or_default();
     let text = match request.uri().path() {
         "/trap" => panic!("asked to"),
-        "/env" => std::env::vars().map(|(name, value)| format!("{name}={value}\n")).collect(),
+        "/env" => std::env::vars()
+            .map(|(name, value)| format!("{name}={value}\n"))
+            .collect(),
         "/slow" => {
             wstd::task::sleep(Duration::from_millis(300)).await;
             var("DYNO")

@@ -14,6 +14,8 @@ async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
     let onward = Request::builder().method(head.method).uri(url).body(body)?;
     match client.send(onward).await {
         Ok(response) => Ok(response),
-        Err(error) => Ok(Response::builder().status(502).body(format!("{error:?}").into())?),
+        Err(error) => Ok(Response::builder()
+            .status(502)
+            .body(format!("{error:?}").into())?),
     }
 }

@@ -16,10 +16,18 @@ impl wasip3::exports::http::handler::Guest for Forward {
         let (body, trailers) = Request::consume_body(request, processed);
         let (onward, _sent) = Request::new(Fields::new(), Some(body), trailers, None);
         onward.set_method(&method).unwrap();
-        let scheme = if url.scheme_str() == Some("https") { Scheme::Https } else { Scheme::Http };
+        let scheme = if url.scheme_str() == Some("https") {
+            Scheme::Https
+        } else {
+            Scheme::Http
+        };
         onward.set_scheme(Some(&scheme)).unwrap();
-        onward.set_authority(url.authority().map(|authority| authority.as_str())).unwrap();
-        onward.set_path_with_query(url.path_and_query().map(|path| path.as_str())).unwrap();
+        onward
+            .set_authority(url.authority().map(|authority| authority.as_str()))
+            .unwrap();
+        onward
+            .set_path_with_query(url.path_and_query().map(|path| path.as_str()))
+            .unwrap();
         match client::send(onward).await {
             Ok(response) => Ok(response),
             Err(error) => Ok(failed(&error)),

@@ -18,7 +18,9 @@ impl wasip3::exports::cli::run::Guest for Probe {
         let args: Vec<&str> = args.iter().skip(1).map(String::as_str).collect();
         match args.as_slice() {
             ["connect", addr] => println!("{}", outcome(echo(addr).await)),
-            ["bulk", bytes, addr] => println!("{}", outcome(bulk(bytes.parse().unwrap(), addr).await)),
+            ["bulk", bytes, addr] => {
+                println!("{}", outcome(bulk(bytes.parse().unwrap(), addr).await))
+            }
             ["resolve", name] => match resolve_addresses((*name).to_owned()).await {
                 Ok(addresses) => println!("resolved {}", addresses.len()),
                 Err(error) => println!("error {error:?}"),
@@ -35,8 +37,13 @@ impl wasip3::exports::cli::run::Guest for Probe {
             }
             ["many-udp", count] => {
                 let count: usize = count.parse().unwrap();
-                let sockets: Vec<_> = (0..count).map(|_| UdpSocket::create(IpAddressFamily::Ipv4)).collect();
-                println!("{} sockets", sockets.iter().filter(|socket| socket.is_ok()).count());
+                let sockets: Vec<_> = (0..count)
+                    .map(|_| UdpSocket::create(IpAddressFamily::Ipv4))
+                    .collect();
+                println!(
+                    "{} sockets",
+                    sockets.iter().filter(|socket| socket.is_ok()).count()
+                );
             }
             ["udp", addr] => println!("{}", outcome(udp(addr).await)),
             ["listen", addr] => println!("{}", outcome(listen(addr).await)),
@@ -51,9 +58,14 @@ fn outcome(result: Result<String, ErrorCode>) -> String {
 }
 
 fn address(text: &str) -> IpSocketAddress {
-    let SocketAddr::V4(addr) = text.parse().unwrap() else { panic!("IPv4 only") };
+    let SocketAddr::V4(addr) = text.parse().unwrap() else {
+        panic!("IPv4 only")
+    };
     let [a, b, c, d] = addr.ip().octets();
-    IpSocketAddress::Ipv4(Ipv4SocketAddress { port: addr.port(), address: (a, b, c, d) })
+    IpSocketAddress::Ipv4(Ipv4SocketAddress {
+        port: addr.port(),
+        address: (a, b, c, d),
+    })
 }
 
 async fn connect(addr: &str) -> Result<TcpSocket, ErrorCode> {
@@ -89,7 +101,11 @@ async fn bulk(bytes: usize, addr: &str) -> Result<String, ErrorCode> {
     let back = receiving.collect().await;
     sent.await?;
     received.await?;
-    Ok(format!("{} bytes back, {}", back.len(), if back == data { "equal" } else { "different" }))
+    Ok(format!(
+        "{} bytes back, {}",
+        back.len(),
+        if back == data { "equal" } else { "different" }
+    ))
 }
 
 async fn udp(addr: &str) -> Result<String, ErrorCode> {

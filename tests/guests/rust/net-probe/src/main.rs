@@ -10,19 +10,28 @@ fn main() {
         ["connect", addr] => println!("{}", outcome(echo(addr))),
         ["resolve", name] => println!("{}", outcome(resolve(name))),
         ["resolve-many", count, name] => {
-            let outcomes = (0..count.parse().unwrap()).map(|n| resolve(&format!("{n}.{name}")).is_ok());
+            let outcomes =
+                (0..count.parse().unwrap()).map(|n| resolve(&format!("{n}.{name}")).is_ok());
             println!("{} resolved", outcomes.filter(|ok| *ok).count());
         }
         ["many", count, addr] => println!("{}", many(count.parse().unwrap(), addr)),
         ["many-udp", count] => {
-            let sockets: Vec<_> = (0..count.parse().unwrap()).map(|_| UdpSocket::bind("0.0.0.0:0")).collect();
-            println!("{} sockets", sockets.iter().filter(|socket| socket.is_ok()).count());
+            let sockets: Vec<_> = (0..count.parse().unwrap())
+                .map(|_| UdpSocket::bind("0.0.0.0:0"))
+                .collect();
+            println!(
+                "{} sockets",
+                sockets.iter().filter(|socket| socket.is_ok()).count()
+            );
         }
         ["bulk", bytes, addr] => println!("{}", outcome(bulk(bytes.parse().unwrap(), addr))),
         ["options", addr] => println!("{}", outcome(options(addr))),
         ["hold", addr] => println!("{}", outcome(hold(addr))),
         ["udp", addr] => println!("{}", outcome(udp(addr))),
-        ["bind", addr] => println!("{}", outcome(TcpListener::bind(addr).map(|_| "bound".to_owned()))),
+        ["bind", addr] => println!(
+            "{}",
+            outcome(TcpListener::bind(addr).map(|_| "bound".to_owned()))
+        ),
         ["listen", addr] => println!("{}", outcome(listen(addr))),
         other => panic!("unknown arguments {other:?}"),
     }
@@ -84,7 +93,11 @@ fn bulk(bytes: usize, addr: &str) -> std::io::Result<String> {
             Err(error) => return Err(error),
         }
     }
-    Ok(format!("{} bytes back, {}", back.len(), if back == sent { "equal" } else { "different" }))
+    Ok(format!(
+        "{} bytes back, {}",
+        back.len(),
+        if back == sent { "equal" } else { "different" }
+    ))
 }
 
 fn options(addr: &str) -> std::io::Result<String> {
@@ -96,7 +109,11 @@ fn options(addr: &str) -> std::io::Result<String> {
     let peer = stream.peer_addr()?;
     let local = stream.local_addr()?;
     let named = peer.to_string() == addr && local.ip().is_loopback() && local.port() != 0;
-    Ok(format!("ttl {}, {timeout:?}, addresses {named}, {:?}", stream.ttl()?, stream.take_error()?))
+    Ok(format!(
+        "ttl {}, {timeout:?}, addresses {named}, {:?}",
+        stream.ttl()?,
+        stream.take_error()?
+    ))
 }
 
 /// Reads until somebody ends the connection.

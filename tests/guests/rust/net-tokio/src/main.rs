@@ -26,7 +26,9 @@ async fn main() {
     match (args[0].as_str(), args[1].as_str()) {
         // Eight at once, each with its own answer.
         ("connect", addr) => {
-            let tasks: Vec<_> = (0..8).map(|n| tokio::task::spawn(echo(addr.to_owned(), n))).collect();
+            let tasks: Vec<_> = (0..8)
+                .map(|n| tokio::task::spawn(echo(addr.to_owned(), n)))
+                .collect();
             for task in tasks {
                 match task.await.unwrap() {
                     Ok(text) => println!("got {text}"),

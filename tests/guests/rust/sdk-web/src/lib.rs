@@ -2,7 +2,9 @@
 use std::time::{Duration, Instant};
 
 use oarlock_sdk::http::{HeaderMap, StatusCode};
-use oarlock_sdk::{Body, Request, Response, Result, config, fetch, sleep, spawn, status, text, timeout};
+use oarlock_sdk::{
+    Body, Request, Response, Result, config, fetch, sleep, spawn, status, text, timeout,
+};
 
 oarlock_sdk::handler!(serve);
 
@@ -10,7 +12,9 @@ async fn serve(request: Request) -> Result<Response> {
     match request.uri().path() {
         "/" => Ok(text("Hello, Oarlock")),
         "/echo" => Ok(Response::new(request.into_body())),
-        "/length" => Ok(text(request.into_body().bytes(1 << 20).await?.len().to_string())),
+        "/length" => Ok(text(
+            request.into_body().bytes(1 << 20).await?.len().to_string(),
+        )),
         "/count" => Ok(Response::new(count())),
         "/cut" => Ok(Response::new(cut())),
         "/fail" => Err("the reason is for the log".into()),
@@ -23,8 +27,13 @@ async fn serve(request: Request) -> Result<Response> {
         "/sleep" => {
             let start = Instant::now();
             sleep(Duration::from_millis(50)).await;
-            let in_time = timeout(Duration::from_millis(20), sleep(Duration::from_secs(60))).await.is_ok();
-            Ok(text(format!("{} {in_time}", start.elapsed() >= Duration::from_millis(70))))
+            let in_time = timeout(Duration::from_millis(20), sleep(Duration::from_secs(60)))
+                .await
+                .is_ok();
+            Ok(text(format!(
+                "{} {in_time}",
+                start.elapsed() >= Duration::from_millis(70)
+            )))
         }
         _ => Ok(status(StatusCode::NOT_FOUND)),
     }

@@ -4,5 +4,8 @@ use waki::{ErrorCode, Request, Response, handler};
 #[handler]
 fn hello(request: Request) -> Result<Response, ErrorCode> {
     let path = request.path().to_owned();
-    Response::builder().header("x-path", path).body(b"Hello, Oarlock").build()
+    Response::builder()
+        .header("x-path", path)
+        .body(b"Hello, Oarlock")
+        .build()
 }
