@@ -203,6 +203,7 @@ impl Dispatcher {
         let task = Task {
             id,
             name: name.clone(),
+            release: what.release,
             log: self.app.log.clone(),
             words: told,
             ready: self.ready.clone(),
