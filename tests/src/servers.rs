@@ -40,9 +40,9 @@ impl Server {
                 .stdin(Stdio::null())
                 .stdout(log.try_clone().unwrap())
                 .stderr(log);
-            let child = command.spawn().unwrap_or_else(|error| {
-                panic!("{name} cannot be started: {error}")
-            });
+            let child = command
+                .spawn()
+                .unwrap_or_else(|error| panic!("{name} cannot be started: {error}"));
             let mut server = Self {
                 child,
                 port,

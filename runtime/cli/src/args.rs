@@ -16,13 +16,13 @@ use crate::commands::{
     version,
     about,
     propagate_version = true,
-    max_term_width = 100
+    max_term_width = 80
 )]
 #[command(
-    after_help = "Exit codes: 0 success, 1 failure, 2 usage, 120 mistakes in the manifest, 121 build failed,\n\
-122 release phase failed, 123 no host is running, 124 already running, 125 address in use,\n\
-126 dyno ended by the host, 130 interrupted, 134 the guest trapped. `oarlock run` exits\n\
-with the guest's own code below 120."
+    after_help = "Exit codes: 0 success, 1 failure, 2 usage, 120 mistakes in the manifest,\n\
+121 build failed, 122 release phase failed, 123 no host is running, 124 already\n\
+running, 125 address in use, 126 dyno ended by the host, 130 interrupted, 134 the\n\
+guest trapped. `oarlock run` exits with the guest's own code below 120."
 )]
 pub(crate) struct Args {
     /// What to do.
@@ -81,9 +81,9 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Which {
     /// The app, where a host runs several [default: the one of the manifest here or above]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME")]
     pub(crate) app: Option<String>,
     /// The host's data folder [default: `.oarlock` here or in a folder above]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
 }

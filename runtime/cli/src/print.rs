@@ -4,10 +4,58 @@
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
 use std::io::{IsTerminal as _, Write as _};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
+use indicatif::{ProgressBar, ProgressStyle};
 use oarlock_spec::api::{LogLine, LogSource};
+
+/// The width that texts for people are laid out for.
+const COLUMNS: usize = 80;
+
+/// How often the spinner turns.
+const TURN: Duration = Duration::from_millis(100);
+
+/// What takes long right now: the terminal's last line, below all that is printed meanwhile.
+static WORK: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+fn work() -> MutexGuard<'static, Option<ProgressBar>> {
+    WORK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Shows what takes long and for how long, until [`worked`]; nothing where stderr is no terminal.
+pub(crate) fn working(what: &str) {
+    if !std::io::stderr().is_terminal() {
+        return;
+    }
+    let mut work = work();
+    let bar = work.get_or_insert_with(|| {
+        let bar = ProgressBar::new_spinner();
+        // A template of our own, so it parses; without it the spinner has indicatif's look.
+        if let Ok(style) = ProgressStyle::with_template("{spinner:>12} {msg} ({elapsed})") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(TURN);
+        bar
+    });
+    bar.set_message(what.to_owned());
+}
+
+/// Whatever took long is over.
+pub(crate) fn worked() {
+    if let Some(bar) = work().take() {
+        bar.finish_and_clear();
+    }
+}
+
+/// Prints without running into the line of [`working`].
+fn above_work(print: impl FnOnce()) {
+    match &*work() {
+        Some(bar) => bar.suspend(print),
+        None => print(),
+    }
+}
 
 /// Whether a stream gets colours.
 fn colour(terminal: bool) -> bool {
@@ -30,7 +78,14 @@ fn styled(style: Style, text: &str, terminal: bool) -> String {
 pub(crate) fn error(message: &str) {
     let terminal = std::io::stderr().is_terminal();
     let label = styled(AnsiColor::Red.on_default().bold(), "error:", terminal);
-    let _ = writeln!(std::io::stderr().lock(), "{label} {message}");
+    // A report of several lines is laid out for 80 columns, and keeps them.
+    let own_line = message
+        .split_once('\n')
+        .is_some_and(|(first, _)| first.chars().count() + "error: ".len() > COLUMNS);
+    let gap = if own_line { '\n' } else { ' ' };
+    above_work(|| {
+        let _ = writeln!(std::io::stderr().lock(), "{label}{gap}{message}");
+    });
 }
 
 /// A note of what goes on, on stderr, in the manner of `cargo`.
@@ -41,21 +96,27 @@ pub(crate) fn note(label: &str, message: &str) {
         &format!("{label:>12}"),
         terminal,
     );
-    let _ = writeln!(std::io::stderr().lock(), "{label} {message}");
+    above_work(|| {
+        let _ = writeln!(std::io::stderr().lock(), "{label} {message}");
+    });
 }
 
 /// Text that something else wrote (a build's output), on stderr, as it is.
 pub(crate) fn foreign(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    above_work(|| {
+        let _ = writeln!(std::io::stderr().lock(), "{text}");
+    });
 }
 
 /// A log line on stdout, coloured by dyno, control characters made visible on a terminal.
 pub(crate) fn log(entry: &LogLine) {
-    let _ = writeln!(
-        std::io::stdout().lock(),
-        "{}",
-        render_log(entry, std::io::stdout().is_terminal())
-    );
+    above_work(|| {
+        let _ = writeln!(
+            std::io::stdout().lock(),
+            "{}",
+            render_log(entry, std::io::stdout().is_terminal())
+        );
+    });
 }
 
 /// A log line as it is printed: contract 4's, and on a terminal safe and coloured.

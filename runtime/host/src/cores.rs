@@ -44,7 +44,7 @@ impl Cores {
         for index in 0..count.max(1) {
             let started = start_core(index, stop.clone());
             let (handle, thread) = match started {
-                Ok(core) => core,
+                Ok(started) => started,
                 Err(error) => {
                     // Those already started end with the token.
                     stop.cancel();

@@ -12,7 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use oarlock_sandbox::{Instance, Sandbox};
 use oarlock_spec::codes::RouterCode;
-use oarlock_spec::names::{AppName, DynoName, ReleaseId};
+use oarlock_spec::names::DynoName;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
@@ -65,8 +65,6 @@ const CLOSED: u32 = 1 << 31;
 
 /// A web dyno that can be leased. Slots are counted here; a [`Lease`] holds one and gives it back.
 pub(crate) struct WebDyno {
-    pub(crate) name: DynoName,
-    pub(crate) release: ReleaseId,
     pub(crate) backend: Backend,
     /// Requests at once.
     pub(crate) capacity: u32,
@@ -80,16 +78,9 @@ pub(crate) struct WebDyno {
 }
 
 impl WebDyno {
-    pub(crate) fn new(
-        name: DynoName,
-        release: ReleaseId,
-        backend: Backend,
-        capacity: u32,
-    ) -> Arc<Self> {
+    pub(crate) fn new(name: &DynoName, backend: Backend, capacity: u32) -> Arc<Self> {
         Arc::new(Self {
             label: name.to_string().into(),
-            name,
-            release,
             backend,
             capacity: capacity.clamp(1, CLOSED - 1),
             slots: AtomicU32::new(CLOSED),
@@ -191,7 +182,6 @@ pub(crate) enum PoolState {
 
 /// The web dynos of one app; lives across releases.
 pub(crate) struct WebPool {
-    pub(crate) app: AppName,
     pub(crate) log: AppLog,
     snapshot: ArcSwap<Snapshot>,
     queue: Mutex<Queue>,
@@ -200,9 +190,8 @@ pub(crate) struct WebPool {
 }
 
 impl WebPool {
-    pub(crate) fn new(app: AppName, log: AppLog) -> Arc<Self> {
+    pub(crate) fn new(log: AppLog) -> Arc<Self> {
         Arc::new(Self {
-            app,
             log,
             snapshot: ArcSwap::from_pointee(Snapshot::new(
                 Vec::new(),

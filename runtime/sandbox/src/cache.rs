@@ -13,9 +13,8 @@ use std::collections::HashMap;
 use std::hash::{Hash as _, Hasher};
 use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use blake3::{Hash, KEY_LEN, OUT_LEN};
 use cap_std::ambient_authority;
@@ -32,6 +31,10 @@ const CACHE_BYTES: u64 = 4 << 30;
 const KEY_FILE: &str = "key";
 /// What entries end with.
 const SUFFIX: &str = ".cwasm";
+/// What files end with that are being written.
+const UNFINISHED: &str = ".new";
+/// Nobody writes one file for so long: who began it was killed.
+const UNFINISHED_FOR: Duration = Duration::from_secs(3600);
 
 /// Compiles components, each once, and keeps their code on disk if it has a folder.
 pub(crate) struct CodeCache {
@@ -45,7 +48,6 @@ struct Disk {
     folder: Dir,
     key: [u8; KEY_LEN],
     compatibility: String,
-    next: AtomicU64,
 }
 
 impl CodeCache {
@@ -134,7 +136,6 @@ impl Disk {
             folder,
             key,
             compatibility,
-            next: AtomicU64::new(0),
         })
     }
 
@@ -187,10 +188,12 @@ impl Disk {
     fn write(&self, digest: Hash, component: &Component) -> wasmtime::Result<()> {
         let name = self.name(digest);
         let code = component.serialize()?;
+        // In a container every host may have the same process id: what a killed one left must not be in
+        // its successor's way.
         let temporary = format!(
-            "{}-{}.new",
+            "{}-{:016x}{UNFINISHED}",
             std::process::id(),
-            self.next.fetch_add(1, Ordering::Relaxed)
+            rand::random::<u64>()
         );
         let written = self.write_file(&temporary, &[self.seal(&name, &code).as_bytes(), &code]);
         let renamed = written.and_then(|()| self.folder.rename(&temporary, &self.folder, &name));
@@ -213,8 +216,8 @@ impl Disk {
         Ok(())
     }
 
-    /// Removes the oldest entries, and temporary files of hosts that were killed, while the folder is
-    /// too large. `newest` stays.
+    /// Removes what killed hosts left unfinished, and the oldest entries while the folder is too large.
+    /// `newest` stays.
     fn shrink(&self, newest: &str) -> io::Result<()> {
         let mut entries = Vec::new();
         for entry in self.folder.entries()? {
@@ -223,8 +226,12 @@ impl Disk {
             let Ok(metadata) = entry.metadata() else {
                 continue;
             };
-            if name != KEY_FILE && name != newest {
-                entries.push((metadata.modified().ok(), metadata.len(), name));
+            let modified = metadata.modified().ok();
+            let age = modified.and_then(|time| time.into_std().elapsed().ok());
+            if name.ends_with(UNFINISHED) && age.is_some_and(|age| age > UNFINISHED_FOR) {
+                self.folder.remove_file(&name)?;
+            } else if name != KEY_FILE && name != newest {
+                entries.push((modified, metadata.len(), name));
             }
         }
         entries.sort();

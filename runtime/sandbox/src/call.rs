@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
+use oarlock_spec::codes::DynoCode;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use wasmtime::{AsContextMut as _, Store};
 use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::handler::{Prepared, Proxy, ProxyPre};
@@ -33,7 +35,7 @@ pub(crate) async fn call(
     let method = request.method().clone();
     let guest = serve(
         sandbox.clone(),
-        place,
+        (place, sandbox.calls.enter()),
         with_authority(request),
         head,
         exchange.clone(),
@@ -105,43 +107,63 @@ impl Drop for EndOnDrop<'_> {
 
 async fn serve(
     sandbox: Arc<SandboxInner>,
-    // Lives longer than the store: the place is free only when the store is gone.
-    _place: OwnedSemaphorePermit,
+    // Live longer than the store: the place is free, and the call gone, only when the store is.
+    _held: (OwnedSemaphorePermit, TaskTrackerToken),
     request: Request<Body>,
     head: Head,
     exchange: Arc<Exchange>,
 ) {
     let mut store = sandbox.handler_store(None);
     let end = EndOnDrop(&exchange);
-    let pre = match handler(&sandbox) {
-        Ok((pre, _)) => pre,
-        Err(error) => return exchange.end(Ending::NotStarted(error)),
-    };
-    let proxy = match pre.instantiate_async(&mut store).await {
-        Ok(proxy) => proxy,
-        Err(error) => return exchange.end(Ending::NotStarted(sandbox.start_error(&error, &store))),
-    };
-    let ending = match handle(&mut store, &proxy, request, head, &exchange).await {
-        Ok(()) => Ending::Finished,
-        Err(error) => ending(&sandbox, &error, &store),
-    };
-    if exchange.is_closed() && !exchange.is_abandoned() {
-        remark(&sandbox, &ending);
+    let guest = run(&sandbox, &mut store, request, head, &exchange);
+    let ending = sandbox.calls.unless_ended(guest).await;
+    let ending = ending.unwrap_or(Ending::Killed);
+    if !exchange.is_abandoned() {
+        remark(&sandbox, &ending, exchange.is_closed());
     }
     exchange.end(ending);
     drop(end);
 }
 
-/// Says what no caller hears of any more: how a guest failed that went on after its response.
-fn remark(sandbox: &SandboxInner, ending: &Ending) {
-    let text = match ending {
-        Ending::Trap(text) => format!("The component trapped after its response: {text}"),
-        Ending::Memory { limit } => {
-            format!("The component reached its memory limit of {limit} bytes after its response")
-        }
-        Ending::Finished | Ending::Killed | Ending::NotStarted(_) | Ending::Refused(_) => return,
+/// Starts the guest and gives it its call.
+async fn run(
+    sandbox: &SandboxInner,
+    store: &mut Store<State>,
+    request: Request<Body>,
+    head: Head,
+    exchange: &Exchange,
+) -> Ending {
+    let pre = match handler(sandbox) {
+        Ok((pre, _)) => pre,
+        Err(error) => return Ending::NotStarted(error),
     };
-    sandbox.grant.log.remark(&text);
+    let proxy = match pre.instantiate_async(&mut *store).await {
+        Ok(proxy) => proxy,
+        Err(error) => return Ending::NotStarted(sandbox.start_error(&error, store)),
+    };
+    match handle(store, &proxy, request, head, exchange).await {
+        Ok(()) => Ending::Finished,
+        Err(error) => ending(sandbox, &error, store),
+    }
+}
+
+/// Says in the dyno's log how its guest failed; the client hears only that it did. A guest that fails
+/// on every request says it at a bounded rate.
+fn remark(sandbox: &SandboxInner, ending: &Ending, answered: bool) {
+    let after = if answered { " after its response" } else { "" };
+    let text = match ending {
+        Ending::Trap(text) => format!("The component trapped{after}: {text}"),
+        Ending::Memory { limit } => {
+            let code = DynoCode::R14;
+            format!(
+                "Error {code} ({}) -> The component reached its limit of {limit} bytes{after}",
+                code.description()
+            )
+        }
+        Ending::NotStarted(error) => format!("The component could not be started: {error}"),
+        Ending::Finished | Ending::Killed | Ending::Refused(_) => return,
+    };
+    sandbox.remark(&text);
 }
 
 /// Calls the guest, and stays until it needs the store no more.

@@ -7,6 +7,8 @@ use http::{Request, Response};
 use oarlock_spec::limits::Limits;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use wasmtime::component::ResourceTable;
 use wasmtime::{Store, UpdateDeadline};
 use wasmtime_wasi::WasiCtx;
@@ -53,6 +55,7 @@ pub(crate) struct SandboxInner {
     folders: Arc<Folders>,
     kv: crate::kv::KvCtx,
     net: Arc<NetGrant>,
+    pub(crate) calls: Calls,
     /// Never fires: what instances have that are not told to stop.
     never: CancellationToken,
 }
@@ -88,6 +91,35 @@ pub(crate) struct Streams {
     pub(crate) output: Output,
 }
 
+/// The calls under way that have an instance of their own.
+#[derive(Default)]
+pub(crate) struct Calls {
+    under_way: TaskTracker,
+    ended: CancellationToken,
+}
+
+impl Calls {
+    /// Counts a call until the token is dropped.
+    pub(crate) fn enter(&self) -> TaskTrackerToken {
+        self.under_way.token()
+    }
+
+    /// Runs a call's guest; `None`: all calls were ended.
+    pub(crate) async fn unless_ended<T>(&self, guest: impl Future<Output = T>) -> Option<T> {
+        self.ended.run_until_cancelled(guest).await
+    }
+
+    fn end(&self) {
+        self.ended.cancel();
+    }
+
+    async fn gone(&self) {
+        // Closed is only what makes it tell when it is empty: calls may still come.
+        self.under_way.close();
+        self.under_way.wait().await;
+    }
+}
+
 impl Sandbox {
     /// Prepares a program to be started with this grant and these limits.
     ///
@@ -119,6 +151,7 @@ impl Sandbox {
                 meter: Arc::default(),
                 environment: Arc::new(environment),
                 folders: Arc::new(folders),
+                calls: Calls::default(),
                 never: CancellationToken::new(),
             }),
         })
@@ -144,6 +177,18 @@ impl Sandbox {
     /// If the instance cannot be started, or ends without a response; see [`CallError`].
     pub async fn call(&self, request: Request<Body>) -> Result<Response<Body>, CallError> {
         crate::call::call(&self.inner, request).await
+    }
+
+    /// Waits until no instance of a [`call`](Self::call) is left, those included that go on after their response.
+    pub async fn calls_gone(&self) {
+        self.inner.calls.gone().await;
+    }
+
+    /// Ends the instances of all calls under way, and of those to come, each at its next tick, and
+    /// waits until they are gone. Their callers meet [`CallError::Ended`], or a body that fails.
+    pub async fn end_calls(&self) {
+        self.inner.calls.end();
+        self.inner.calls.gone().await;
     }
 
     /// Isolation `dyno`: one instance that serves many calls, its task spawned on the caller's runtime.
@@ -285,6 +330,11 @@ impl SandboxInner {
             }
             Failure::Trap(text) => StartError::Trap(text),
         }
+    }
+
+    /// Writes a remark on this dyno to its log, at a bounded rate.
+    pub(crate) fn remark(&self, text: &str) {
+        self.net.remarks.write(text);
     }
 
     pub(crate) fn count_request(&self) {

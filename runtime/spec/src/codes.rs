@@ -95,7 +95,7 @@ pub mod exit {
     pub const ADDRESS_IN_USE: u8 = 125;
     /// A dyno was ended by the host: stopped, timed out or over a limit.
     pub const DYNO_ENDED: u8 = 126;
-    /// A second Ctrl-C, SIGTERM or SIGHUP ended the command at once.
+    /// Ctrl-C, SIGTERM or SIGHUP ended a build or a start; or a second one ended the command at once.
     pub const INTERRUPTED: u8 = 130;
     /// The guest trapped.
     pub const TRAP: u8 = 134;

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use oarlock_sandbox::{
-    ChosenBy,     DynoLog, Egress, EgressRules, Endpoint, Engine, EngineConfig, Exit, Grant, HttpClient, Output,
-    OutputStream, PrivateNetworks, Program, Run, Sandbox, Stdin,
+    ChosenBy, DynoLog, Egress, EgressRules, Endpoint, Engine, EngineConfig, Exit, Grant,
+    HttpClient, Output, OutputStream, PrivateNetworks, Program, Run, Sandbox, Stdin,
 };
 use oarlock_spec::limits::Limits;
 use oarlock_spec::manifest::{AllowEntry, HostPattern};

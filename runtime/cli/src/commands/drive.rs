@@ -2,7 +2,7 @@
 //! end at once at the second.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use oarlock_host::Host;
 use oarlock_host::logs::LogFilter;
@@ -15,6 +15,12 @@ use tokio::task::JoinSet;
 use crate::output::{Failure, Outcome};
 use crate::print;
 use crate::signals::Signals;
+
+/// What takes longer than this is shown as work under way.
+const LONG: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether work takes long.
+const TURN: Duration = Duration::from_millis(200);
 
 /// How long the last log lines may take to reach the terminal.
 const LAST_LINES: Duration = Duration::from_secs(2);
@@ -68,11 +74,15 @@ async fn drive(config: PlatformConfig) -> Outcome {
     let mut screen = Screen::default();
 
     let mut starting = Box::pin(Platform::start(config, events));
+    let mut turn = tokio::time::interval(TURN);
     let platform = loop {
         tokio::select! {
             biased;
             // Dropping the start ends what it began: children, dynos, half-written files.
-            () = signals.next() => return Ok(exit::INTERRUPTED),
+            () = signals.next() => {
+                print::worked();
+                return Ok(exit::INTERRUPTED);
+            }
             Some(event) = told.recv() => screen.show(event),
             started = &mut starting => match started {
                 Ok(platform) => break platform,
@@ -81,8 +91,10 @@ async fn drive(config: PlatformConfig) -> Outcome {
                     return Err(Failure::new(error.exit_code, error.message));
                 }
             },
+            _ = turn.tick() => screen.turn(),
         }
     };
+    print::worked();
     loop {
         tokio::select! {
             () = signals.next() => break,
@@ -106,9 +118,29 @@ async fn drive(config: PlatformConfig) -> Outcome {
 struct Screen {
     host: Option<Host>,
     logs: JoinSet<()>,
+    /// What was begun and has not ended, and when.
+    work: Option<(String, Instant)>,
 }
 
 impl Screen {
+    /// Shows the work under way, if it takes long.
+    fn turn(&self) {
+        if let Some((what, since)) = &self.work
+            && since.elapsed() > LONG
+        {
+            print::working(what);
+        }
+    }
+
+    fn begun(&mut self, what: String) {
+        self.work = Some((what, Instant::now()));
+    }
+
+    fn ended(&mut self) {
+        self.work = None;
+        print::worked();
+    }
+
     fn show(&mut self, event: Event) {
         match event {
             Event::Hosting(host) => self.host = Some(host),
@@ -125,9 +157,16 @@ impl Screen {
                 });
             }
             Event::Building { app, command } => {
-                print::note("Building", &format!("{app}: {command}"))
+                print::note("Building", &format!("{app}: {command}"));
+                self.begun(format!("building {app}"));
             }
             Event::BuildOutput { app: _, line } => print::foreign(&line),
+            Event::Loading { app, release } => {
+                self.ended();
+                self.begun(format!(
+                    "starting {app} {release}; new components are compiled first"
+                ));
+            }
             Event::Loaded {
                 app,
                 compiled,
@@ -140,14 +179,20 @@ impl Screen {
                     millis as f64 / 1000.0
                 ),
             ),
-            Event::Ready { app, release, url } => print::note(
-                "Running",
-                &match url {
-                    Some(url) => format!("{app} {release} at {url}"),
-                    None => format!("{app} {release}"),
-                },
-            ),
-            Event::Failed { app, message } => print::error(&format!("{app}: {message}")),
+            Event::Ready { app, release, url } => {
+                self.ended();
+                print::note(
+                    "Running",
+                    &match url {
+                        Some(url) => format!("{app} {release} at {url}"),
+                        None => format!("{app} {release}"),
+                    },
+                );
+            }
+            Event::Failed { app, message } => {
+                self.ended();
+                print::error(&format!("{app}: {message}"));
+            }
         }
     }
 
@@ -156,6 +201,7 @@ impl Screen {
         while let Ok(event) = told.try_recv() {
             self.show(event);
         }
+        self.ended();
         let rest = async { while self.logs.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(LAST_LINES, rest).await;
     }

@@ -87,7 +87,7 @@ impl App {
             .map_err(failed("open the folder of `/tmp`s"))?;
         let (dispatcher, messages) = mpsc::channel(MESSAGES);
         let app = Self {
-            pool: WebPool::new(name.clone(), log.clone()),
+            pool: WebPool::new(log.clone()),
             addons: AppAddons::new(&path.join("addons")),
             http: HttpClient::new(&[]),
             tmp_root: Arc::new(tmp_root),

@@ -293,17 +293,13 @@ impl Dispatcher {
             .generations
             .get(&generation)
             .and_then(|release| release.processes.get(&name.process));
-        let started =
-            process
-                .cloned()
-                .zip(self.generations.get(&generation))
-                .map(|(process, release)| {
-                    let sandbox = process.sandbox(&name, &self.app);
-                    (process, release.release, sandbox)
-                });
-        let (process, release, sandbox) = match started {
-            Some((process, release, Ok(sandbox))) => (process, release, sandbox),
-            Some((_, _, Err(error))) => return self.not_started(id, &name, error.to_string()),
+        let started = process.cloned().map(|process| {
+            let sandbox = process.sandbox(&name, &self.app);
+            (process, sandbox)
+        });
+        let (process, sandbox) = match started {
+            Some((process, Ok(sandbox))) => (process, sandbox),
+            Some((_, Err(error))) => return self.not_started(id, &name, error.to_string()),
             None => return self.not_started(id, &name, "its release is gone".into()),
         };
         let (words, told) = watch::channel(Word::Wait);
@@ -311,7 +307,6 @@ impl Dispatcher {
         let task = Task {
             id,
             name,
-            release,
             log: self.app.log.clone(),
             words: told,
             ready: self.ready.clone(),

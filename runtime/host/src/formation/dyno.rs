@@ -13,7 +13,7 @@ use std::time::Duration;
 use oarlock_sandbox::{Exit, InstanceEnd, Output, RunHandle, Sandbox, StartError, Stdin};
 use oarlock_spec::api::LogSource;
 use oarlock_spec::codes::{DynoCode, exit};
-use oarlock_spec::names::{DynoName, ReleaseId};
+use oarlock_spec::names::DynoName;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinHandle};
 
@@ -47,7 +47,6 @@ pub(crate) struct Ready {
 pub(crate) struct Task {
     pub(crate) id: DynoId,
     pub(crate) name: DynoName,
-    pub(crate) release: ReleaseId,
     pub(crate) log: AppLog,
     pub(crate) words: watch::Receiver<Word>,
     pub(crate) ready: mpsc::Sender<Ready>,
@@ -269,21 +268,23 @@ impl Task {
             Ok(None) => return Ended::Stopped,
             Err(ended) => return ended,
         }
-        let web = WebDyno::new(
-            self.name.clone(),
-            self.release,
-            Backend::Fresh(sandbox),
-            capacity,
-        );
+        let web = WebDyno::new(&self.name, Backend::Fresh(sandbox.clone()), capacity);
         self.tell_ready(Some(Arc::clone(&web))).await;
         Self::told_to_stop(&mut self.words).await;
-        if tokio::time::timeout(self.stop_grace, web.drained())
-            .await
-            .is_err()
-        {
-            self.log_exit_timeout();
-        }
-        self.remark("Process exited with status 0");
+        // Guests may go on after their answers.
+        let orderly = async {
+            web.drained().await;
+            sandbox.calls_gone().await;
+        };
+        let status = match tokio::time::timeout(self.stop_grace, orderly).await {
+            Ok(()) => exit::OK,
+            Err(_elapsed) => {
+                self.log_exit_timeout();
+                sandbox.end_calls().await;
+                exit::DYNO_ENDED
+            }
+        };
+        self.remark(&format!("Process exited with status {status}"));
         Ended::Stopped
     }
 
@@ -302,7 +303,7 @@ impl Task {
             instance: instance.clone(),
             core,
         };
-        let web = WebDyno::new(self.name.clone(), self.release, backend, capacity);
+        let web = WebDyno::new(&self.name, backend, capacity);
         self.tell_ready(Some(Arc::clone(&web))).await;
         tokio::select! {
             biased;

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use oarlock_sandbox::Exit;
-use oarlock_spec::names::ReleaseId;
 use tokio::sync::{mpsc, watch};
 
 use super::dyno::{Control, Ready, RunEnd, Running, SETTLED, Task, Word};
@@ -49,7 +48,6 @@ fn scene(on_stop: Option<Exit>, grace: Duration, limit: Option<Duration>) -> Sce
     let mut task = Task {
         id: DynoId(1),
         name: "worker.1".parse().unwrap(),
-        release: ReleaseId(1),
         log: log.clone(),
         words: told,
         ready,

@@ -203,7 +203,6 @@ impl Dispatcher {
         let task = Task {
             id,
             name: name.clone(),
-            release: what.release,
             log: self.app.log.clone(),
             words: told,
             ready: self.ready.clone(),

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::try_join_all;
 use oarlock_sandbox::{
-    DynoLog, Egress, EgressRules, Endpoint, Folder, Grant, KvBucket, LoadError, Origin, OutputStream,
-    PrivateNetworks, Program, ProgramKind, Sandbox, StartError, Wasi,
+    DynoLog, Egress, EgressRules, Endpoint, Folder, Grant, KvBucket, LoadError, Origin,
+    OutputStream, PrivateNetworks, Program, ProgramKind, Sandbox, StartError, Wasi,
 };
 use oarlock_spec::api::{Formation, LogSource};
 use oarlock_spec::limits::{Isolation, Limits};

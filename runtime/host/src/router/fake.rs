@@ -22,10 +22,8 @@ where
     R: Future<Output = Result<Response<Body>, CallError>> + Send + 'static,
 {
     let answer: Answer = Arc::new(move |request| Box::pin(answer(request)));
-    let release = oarlock_spec::names::ReleaseId(1);
     WebDyno::new(
-        name.parse().unwrap(),
-        release,
+        &name.parse().unwrap(),
         Backend::Fake { answer, core },
         capacity,
     )

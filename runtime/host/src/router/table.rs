@@ -64,16 +64,19 @@ mod tests {
     use super::*;
     use crate::logs::AppLog;
 
-    fn table(names: &[&str]) -> Table {
-        let pool = |name: &&str| {
-            let app: AppName = name.parse().unwrap();
-            (app.clone(), WebPool::new(app, AppLog::in_memory()))
-        };
-        Table::new(&names.iter().map(pool).collect(), "example.test")
+    type Apps = BTreeMap<AppName, Arc<WebPool>>;
+
+    fn table(names: &[&str]) -> (Apps, Table) {
+        let pool = |name: &&str| (name.parse().unwrap(), WebPool::new(AppLog::in_memory()));
+        let apps: Apps = names.iter().map(pool).collect();
+        let table = Table::new(&apps, "example.test");
+        (apps, table)
     }
 
-    fn routed<'a>(table: &'a Table, host: &str) -> Option<&'a str> {
-        table.route(host).map(|pool| pool.app.as_str())
+    fn routed<'a>((apps, table): &'a (Apps, Table), host: &str) -> Option<&'a str> {
+        let routed = table.route(host)?;
+        let (name, _) = apps.iter().find(|(_, pool)| Arc::ptr_eq(pool, routed))?;
+        Some(name.as_str())
     }
 
     #[test]

@@ -42,9 +42,9 @@ impl Bench {
     async fn with(limits: RequestLimits, dynos: Vec<Arc<WebDyno>>) -> Self {
         let cores = Cores::start(2).unwrap();
         let router = Router::new(cores.clone(), "localhost".to_owned());
-        let pool = WebPool::new("app".parse().unwrap(), AppLog::in_memory());
+        let pool = WebPool::new(AppLog::in_memory());
         pool.publish(dynos, PoolState::Serving, limits);
-        router.add(pool.app.clone(), pool.clone());
+        router.add("app".parse().unwrap(), pool.clone());
         let addr = router.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         Self {
             cores,

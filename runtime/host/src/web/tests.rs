@@ -13,7 +13,7 @@ fn dyno(name: &str, capacity: u32, core: Option<usize>) -> Arc<WebDyno> {
 }
 
 fn pool() -> Arc<WebPool> {
-    WebPool::new("app".parse().unwrap(), AppLog::in_memory())
+    WebPool::new(AppLog::in_memory())
 }
 
 fn limits(queue: u32, timeout_ms: u64, boot_ms: u64) -> RequestLimits {
@@ -27,7 +27,7 @@ fn limits(queue: u32, timeout_ms: u64, boot_ms: u64) -> RequestLimits {
 
 async fn code(pool: &Arc<WebPool>) -> RouterCode {
     match pool.lease(None).await {
-        Ok(lease) => panic!("leased {}", lease.dyno().name),
+        Ok(lease) => panic!("leased {}", lease.dyno().label),
         Err(code) => code,
     }
 }
@@ -180,7 +180,7 @@ async fn load_is_spread() {
         assert!(
             (70..=130).contains(&dyno.in_flight()),
             "{}: {}",
-            dyno.name,
+            dyno.label,
             dyno.in_flight()
         );
     }

@@ -330,6 +330,10 @@ impl Worker {
                 ReleasePhase::Run
             },
         };
+        self.shared.tell(Event::Loading {
+            app: self.app.clone(),
+            release: record.release,
+        });
         let started = Instant::now();
         let applied = self.shared.runtime.apply(desired).await?;
         let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -83,6 +83,13 @@ pub enum Event {
         /// The line.
         line: String,
     },
+    /// A release is being applied: components are loaded, the release phase runs, dynos start.
+    Loading {
+        /// Whose.
+        app: AppName,
+        /// Which.
+        release: ReleaseId,
+    },
     /// Components were compiled or taken from the cache.
     Loaded {
         /// Whose.

@@ -130,6 +130,7 @@ fn unavailable(error: rusqlite::Error) -> StoreError {
 fn explain(error: &rusqlite::Error) -> String {
     use rusqlite::ErrorCode::{
         DatabaseBusy, DatabaseCorrupt, DatabaseLocked, DiskFull, NotADatabase, ReadOnly,
+        SystemIoFailure,
     };
     match error.sqlite_error_code() {
         Some(DiskFull) => "the disk is full; free some space and try again".to_owned(),
@@ -139,6 +140,10 @@ fn explain(error: &rusqlite::Error) -> String {
         }
         Some(DatabaseBusy | DatabaseLocked) => {
             "another process has the file open; end it first".to_owned()
+        }
+        // A full disk often shows only so: the shared-memory file beside the store cannot grow.
+        Some(SystemIoFailure) => {
+            format!("{error}; see whether the disk is full or failing, and try again")
         }
         _ => error.to_string(),
     }

@@ -233,7 +233,8 @@ impl Rules {
                 "{name} resolves to {ip}, {}, which a name never opens; {} and list its range in the operator's `private_networks`",
                 range.describe(),
                 match &rule.origin {
-                    Origin::Addon(addon) => format!("to allow it, let the add-on `{addon}`'s URL name {literal}"),
+                    Origin::Addon(addon) =>
+                        format!("to allow it, let the add-on `{addon}`'s URL name {literal}"),
                     Origin::Entry { .. } => advice(&literal.to_string()),
                 },
             ),
@@ -249,6 +250,7 @@ impl Rules {
             (None, None) => {
                 let policy = match range {
                     Range::Public => "",
+                    _ if self.is_local(range) => "",
                     _ => " and list its range in the operator's `private_networks`",
                 };
                 format!(
@@ -304,7 +306,12 @@ impl Rules {
     /// Whether a range that is not public is open to an entry that reached it.
     fn opens(&self, by_address: bool, range: Range, ip: IpAddr) -> bool {
         (by_address && self.private.allowed.iter().any(|net| net.contains(&ip)))
-            || (self.private.local_development && matches!(range, Range::Loopback | Range::Private))
+            || self.is_local(range)
+    }
+
+    /// Whether `up` opens this range to whatever is granted.
+    fn is_local(&self, range: Range) -> bool {
+        self.private.local_development && matches!(range, Range::Loopback | Range::Private)
     }
 
     /// What nothing can allow.

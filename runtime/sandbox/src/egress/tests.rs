@@ -449,12 +449,19 @@ fn an_endpoint_of_the_apps_own_choice_is_worth_an_allow_entry() {
         "let the add-on `named`'s URL name 10.1.2.4:6380 and list its range",
     );
     allowed(connect(&none, &[], "93.184.216.34:443"));
-    allowed(connect(&none, &[("redis.internal", "93.184.216.35")], "93.184.216.35:6380"));
+    allowed(connect(
+        &none,
+        &[("redis.internal", "93.184.216.35")],
+        "93.184.216.35:6380",
+    ));
 
     let listed = with(policy(&["10.1.2.0/24"], &[]));
     allowed(connect(&listed, &[], "10.1.2.3:6379"));
     denied(connect(&listed, &[], "127.0.0.1:5432"), "loopback");
-    denied(connect(&listed, &named, "10.1.2.4:6380"), "a name never opens");
+    denied(
+        connect(&listed, &named, "10.1.2.4:6380"),
+        "a name never opens",
+    );
 
     let here = with(up(&[]));
     allowed(connect(&here, &[], "127.0.0.1:5432"));

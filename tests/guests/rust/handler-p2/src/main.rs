@@ -6,6 +6,9 @@ use wstd::time::Duration;
 
 static COUNTER: AtomicU64 = AtomicU64::new(0);
 
+/// Tests replace this in the component, for code of another release; long enough to be one piece of data.
+static CODE: &str = "the-code-as-it-was-built-from-its-source";
+
 #[wstd::http_server]
 async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
     let path = request.uri().path().to_owned();
@@ -18,11 +21,27 @@ async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
         memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
         return Ok(text(format!("{}", std::hint::black_box(memory).len())));
     }
+    if let Some(milliseconds) = number("/sleep/") {
+        wstd::task::sleep(Duration::from_millis(milliseconds as u64)).await;
+        return Ok(text("slept".to_owned()));
+    }
+    // So many chunks, one every 20 ms, and then who it was.
+    if let Some(chunks) = number("/stream/") {
+        return Ok(stream(move |turn| async move {
+            wstd::task::sleep(Duration::from_millis(20)).await;
+            match (turn as usize).cmp(&chunks) {
+                std::cmp::Ordering::Less => Some(format!("{turn}\n")),
+                std::cmp::Ordering::Equal => Some(who()),
+                std::cmp::Ordering::Greater => None,
+            }
+        }));
+    }
     match path.as_str() {
         "/" => Ok(text("hello".to_owned())),
         "/counter" => Ok(text(
             (COUNTER.fetch_add(1, Ordering::Relaxed) + 1).to_string(),
         )),
+        "/who" => Ok(text(who())),
         "/env" => Ok(text(
             std::env::vars()
                 .map(|(n, v)| format!("{n}={v}\n"))
@@ -54,6 +73,14 @@ async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
             wstd::task::sleep(Duration::from_millis(20)).await;
             Some(format!("{turn}\n"))
         })),
+        // A chunk, and then nothing for an hour.
+        "/stall" => Ok(stream(|turn| async move {
+            wstd::task::sleep(Duration::from_millis(20)).await;
+            if turn > 0 {
+                wstd::task::sleep(Duration::from_secs(3_600)).await;
+            }
+            Some("chunk\n".to_owned())
+        })),
         "/length" => {
             let bytes = request
                 .into_body()
@@ -70,6 +97,13 @@ async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
             Ok(response)
         }
     }
+}
+
+/// Which dyno of which release, which code, and how many have asked this instance.
+fn who() -> String {
+    let var = |name| std::env::var(name).unwrap_or_default();
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed) + 1;
+    format!("{} {} {CODE} {count}", var("DYNO"), var("OARLOCK_RELEASE"))
 }
 
 fn text(text: String) -> Response<Body> {

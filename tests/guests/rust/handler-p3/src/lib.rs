@@ -21,6 +21,8 @@ mod lifecycle {
 }
 
 static COUNTER: AtomicU64 = AtomicU64::new(0);
+/// Tests replace this in the component, for code of another release; long enough to be one piece of data.
+static CODE: &str = "the-code-as-it-was-built-from-its-source";
 const TURN: u64 = 20_000_000;
 
 impl wasip3::exports::http::handler::Guest for Handler {
@@ -39,9 +41,18 @@ impl wasip3::exports::http::handler::Guest for Handler {
             monotonic_clock::wait_for(milliseconds as u64 * 1_000_000).await;
             return text("slept");
         }
+        // So many chunks, one every 20 ms, and then who it was.
+        if let Some(chunks) = number("/stream/") {
+            return stream(move |turn| match (turn as usize).cmp(&chunks) {
+                std::cmp::Ordering::Less => Turn::Chunk(format!("{turn}\n")),
+                std::cmp::Ordering::Equal => Turn::Chunk(who()),
+                std::cmp::Ordering::Greater => Turn::End,
+            });
+        }
         match path.as_str() {
             "/" => text("hello"),
             "/counter" => text(&(COUNTER.fetch_add(1, Ordering::Relaxed) + 1).to_string()),
+            "/who" => text(&who()),
             "/env" => text(
                 &std::env::vars()
                     .map(|(n, v)| format!("{n}={v}\n"))
@@ -87,8 +98,17 @@ impl wasip3::exports::http::handler::Guest for Handler {
                 });
                 text("answered")
             }
-            "/trap-after-head" => stream(Some(3)),
-            "/slow" => stream(None),
+            "/trap-after-head" => stream(|turn| match turn {
+                3 => std::process::abort(),
+                _ => Turn::Chunk(format!("{turn}\n")),
+            }),
+            // Until nobody reads.
+            "/slow" => stream(|turn| Turn::Chunk(format!("{turn}\n"))),
+            // A chunk, and then nothing for an hour.
+            "/stall" => stream(|turn| match turn {
+                0 => Turn::Chunk("chunk\n".to_owned()),
+                _ => Turn::Stall,
+            }),
             _ => text("not found"),
         }
     }
@@ -107,8 +127,22 @@ fn echo(request: Request) -> Result<Response, ErrorCode> {
     Ok(response)
 }
 
-/// A chunk every 20 ms, until nobody reads or the guest traps.
-fn stream(trap_at: Option<u64>) -> Result<Response, ErrorCode> {
+/// Which dyno of which release, which code, and how many have asked this instance.
+fn who() -> String {
+    let var = |name| std::env::var(name).unwrap_or_default();
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed) + 1;
+    format!("{} {} {CODE} {count}", var("DYNO"), var("OARLOCK_RELEASE"))
+}
+
+/// What a streamed answer does next.
+enum Turn {
+    Chunk(String),
+    Stall,
+    End,
+}
+
+/// An answer that does something every 20 ms, as long as somebody reads it.
+fn stream(turns: impl Fn(u64) -> Turn + 'static) -> Result<Response, ErrorCode> {
     let (mut chunks, body) = wit_stream::new();
     let (trailers_tx, trailers) = wit_future::new(|| Ok(None));
     let (response, _sent) = Response::new(Fields::new(), Some(body), trailers);
@@ -116,15 +150,14 @@ fn stream(trap_at: Option<u64>) -> Result<Response, ErrorCode> {
         let _trailers = trailers_tx;
         for turn in 0_u64.. {
             monotonic_clock::wait_for(TURN).await;
-            if trap_at == Some(turn) {
-                std::process::abort();
-            }
-            if !chunks
-                .write_all(format!("{turn}\n").into_bytes())
-                .await
-                .is_empty()
-            {
-                break;
+            match turns(turn) {
+                Turn::Chunk(text) => {
+                    if !chunks.write_all(text.into_bytes()).await.is_empty() {
+                        break;
+                    }
+                }
+                Turn::Stall => monotonic_clock::wait_for(3_600_000_000_000).await,
+                Turn::End => break,
             }
         }
     });

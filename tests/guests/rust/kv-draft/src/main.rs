@@ -11,6 +11,8 @@ fn main() {
         "basics" => basics(),
         "pages" => pages(),
         "count" => count(args[1].parse().unwrap()),
+        "acks" => acks(),
+        "check" => check(&args[1], args[2].parse().unwrap()),
         "open" => println!("{:?}", store::open(&args[1]).map(drop)),
         "set" => store::open(&args[1])
             .unwrap()
@@ -85,6 +87,28 @@ fn pages() {
     assert_eq!(seen.len(), 2_500);
     assert!(bucket.list_keys(None).unwrap().keys.is_empty());
     println!("ok");
+}
+
+/// Writes without end, and says of each write when it has been acknowledged.
+fn acks() {
+    let bucket = store::open("default").unwrap();
+    let run = atomics::increment(&bucket, "runs", 1).unwrap();
+    for n in 0.. {
+        bucket
+            .set(&format!("{run}/{n}"), n.to_string().as_bytes())
+            .unwrap();
+        println!("acknowledged {run} {n}");
+    }
+}
+
+/// Whether the first writes of a run are there, up to this one.
+fn check(run: &str, last: u32) {
+    let bucket = store::open("default").unwrap();
+    for n in 0..=last {
+        let value = bucket.get(&format!("{run}/{n}")).unwrap();
+        assert_eq!(value, Some(n.to_string().into_bytes()), "{run}/{n}");
+    }
+    println!("{run}: all of 0 to {last}");
 }
 
 fn count(times: u32) {

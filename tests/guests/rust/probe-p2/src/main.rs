@@ -51,6 +51,19 @@ fn main() {
             Ok(()) => println!("{}", std::fs::read_to_string(rest[0]).unwrap()),
             Err(error) => println!("error: {:?}", error.kind()),
         },
+        // Writes a file and lives on beside it.
+        "keep" => {
+            std::fs::write(rest[0], rest[1]).unwrap();
+            println!("{} is kept by {}", rest[0], rest[1]);
+            std::io::stdin().read_to_string(&mut String::new()).unwrap();
+        }
+        "list" => match std::fs::read_dir(rest[0]) {
+            Ok(entries) => {
+                let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+                println!("{:?}", names.collect::<Vec<_>>());
+            }
+            Err(error) => println!("error: {:?}", error.kind()),
+        },
         "connect" => match std::net::TcpStream::connect(rest[0]) {
             Ok(_) => println!("connected"),
             Err(error) => println!("error: {:?}", error.kind()),

@@ -1,0 +1,22 @@
+//! Tenants: apps of one host that do not trust each other, their add-ons, and guests of any make, all
+//! over the real binary.
+
+mod apart;
+mod endpoints;
+mod foreign;
+mod guestbook;
+mod kv;
+mod servers;
+
+use std::time::{Duration, Instant};
+
+use oarlock_tests::app::PATIENCE;
+
+/// Waits until something is so.
+async fn until(what: &str, so: impl AsyncFn() -> bool) {
+    let start = Instant::now();
+    while !so().await {
+        assert!(start.elapsed() < PATIENCE, "{what} did not come about");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
