@@ -107,7 +107,10 @@ impl Limits {
         let set = [
             (LimitKey::Cpu, self.cpu != usual.cpu),
             (LimitKey::Idle, self.idle != usual.idle),
-            (LimitKey::MaxRequests, self.max_requests != usual.max_requests),
+            (
+                LimitKey::MaxRequests,
+                self.max_requests != usual.max_requests,
+            ),
             (LimitKey::LogRate, self.log_rate != usual.log_rate),
             (LimitKey::Tmp, self.tmp != usual.tmp),
             (LimitKey::Files, self.files != usual.files),
