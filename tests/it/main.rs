@@ -22,8 +22,8 @@ mod router;
 mod run;
 mod sandbox;
 mod sdk;
-mod tenants;
 mod serving;
+mod tenants;
 
 /// The real `oarlock` binary, as cargo built it for these tests.
 fn binary() -> &'static std::path::Path {

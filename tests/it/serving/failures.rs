@@ -245,7 +245,13 @@ async fn requests_that_outlast_stop_grace_are_cut() {
         let start = Instant::now();
         let scaled = running.oarlock(&["scale", "web=0"]).await;
         assert_eq!(scaled.code, 0, "{scaled:?}");
-        assert_cut(&format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n{}", slow.rest().await), &context);
+        assert_cut(
+            &format!(
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n{}",
+                slow.rest().await
+            ),
+            &context,
+        );
         for request in spinning {
             let rest = request.rest().await;
             assert!(
@@ -260,7 +266,11 @@ async fn requests_that_outlast_stop_grace_are_cut() {
             let about = format!(" path=\"{path}\" ");
             let line = lines.iter().find(|line| line.contains(&about));
             let line = super::Line::parse(line.unwrap());
-            assert!(line.is("code", code), "{context} {path}: {}", line.field("code"));
+            assert!(
+                line.is("code", code),
+                "{context} {path}: {}",
+                line.field("code")
+            );
         }
         assert_eq!(running.interrupt().await, Some(0), "{context}");
     }

@@ -13,9 +13,8 @@ use tokio::net::TcpStream;
 
 /// An app whose only process is `web`.
 fn app(guest: &str, web: u32, limits: &str) -> App {
-    let manifest = format!(
-        "[processes]\nweb = \"web.wasm\"\n[scale]\nweb = {web}\n[limits.web]\n{limits}\n"
-    );
+    let manifest =
+        format!("[processes]\nweb = \"web.wasm\"\n[scale]\nweb = {web}\n[limits.web]\n{limits}\n");
     App::new(&manifest).guest("web.wasm", guest)
 }
 

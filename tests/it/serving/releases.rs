@@ -103,7 +103,8 @@ impl Load {
                 None => Sender::connect(addr, http2).await.unwrap(),
             };
             if let Err(error) = self.request(&mut connection, turn).await {
-                let text = format!("client {number}, turn {turn}, kept {keep}, http2 {http2}: {error:#}");
+                let text =
+                    format!("client {number}, turn {turn}, kept {keep}, http2 {http2}: {error:#}");
                 self.failed.lock().unwrap().push(text);
                 return;
             }
@@ -125,7 +126,11 @@ impl Load {
                 let text = connection.ask("GET", "/stream/25", Bytes::new()).await?;
                 let lines: Vec<&str> = text.lines().collect();
                 let whole = lines.len() == 26
-                    && lines.iter().take(25).enumerate().all(|(at, line)| *line == at.to_string());
+                    && lines
+                        .iter()
+                        .take(25)
+                        .enumerate()
+                        .all(|(at, line)| *line == at.to_string());
                 anyhow::ensure!(whole, "not whole: {text:?}");
                 self.streamed.fetch_add(1, Ordering::SeqCst);
                 lines[25].to_owned()
@@ -217,10 +222,16 @@ async fn releases_go_unnoticed(guest: &str, limits: &str) {
     let failures = load.failures();
     assert!(failures.is_empty(), "{failures:#?}");
     let counts = [&load.answered, &load.streamed, &load.uploaded].map(|n| n.load(Ordering::SeqCst));
-    assert!(counts.iter().all(|count| *count >= CONNECTIONS), "{counts:?}");
+    assert!(
+        counts.iter().all(|count| *count >= CONNECTIONS),
+        "{counts:?}"
+    );
     // The log agrees: no request of these had a code.
     let failed: Vec<_> = super::log(&running, "router").await;
-    let failed: Vec<_> = failed.iter().filter(|line| line.contains("at=error")).collect();
+    let failed: Vec<_> = failed
+        .iter()
+        .filter(|line| line.contains("at=error"))
+        .collect();
     assert!(failed.is_empty(), "{failed:#?}");
     assert_eq!(running.interrupt().await, Some(0));
 }

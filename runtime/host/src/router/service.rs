@@ -98,8 +98,7 @@ async fn answer(
                 // Formation hears of it too, but the next request may be quicker.
                 Failed::DynoEnded => dyno.close(),
                 Failed::Platform(reason) => {
-                    let (app, name, release) = (&exchange.pool().app, &dyno.name, dyno.release);
-                    tracing::error!(%app, dyno = %name, %release, reason, "an instance could not be started");
+                    tracing::error!(dyno = %dyno.label, reason, "an instance could not be started");
                 }
                 Failed::Answer(_) => {}
             }
