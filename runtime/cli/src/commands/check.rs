@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use oarlock_spec::codes::exit;
+use oarlock_spec::limits::LimitKey;
 use oarlock_spec::manifest::Manifest;
 use oarlock_spec::names::ProcessType;
 use serde::Serialize;
@@ -35,6 +36,7 @@ struct ProcessRow {
     schedule: Option<String>,
     singleton: bool,
     memory_bytes: u64,
+    limits_without_effect: Vec<&'static str>,
     config: Vec<String>,
     addons: Vec<String>,
     network: Vec<String>,
@@ -73,6 +75,12 @@ impl Check {
                 .map(|schedule| format!("{} {}", schedule.cron, schedule.timezone)),
             singleton: described.is_some_and(|found| found.singleton),
             memory_bytes: manifest.limits_of(process).memory,
+            limits_without_effect: manifest
+                .limits_of(process)
+                .without_effect()
+                .into_iter()
+                .map(LimitKey::as_str)
+                .collect(),
             config: manifest.config.keys().cloned().collect(),
             addons: addons_of(manifest, process),
             network: manifest
@@ -132,6 +140,12 @@ fn text(manifest: &Manifest, rows: &Vec<ProcessRow>) -> String {
             "  memory   {} MiB",
             row.memory_bytes / (1024 * 1024)
         ));
+        if !row.limits_without_effect.is_empty() {
+            lines.push(format!(
+                "  remark   not enforced by this version: {}",
+                row.limits_without_effect.join(", ")
+            ));
+        }
         for (label, values) in [
             ("config", &row.config),
             ("add-ons", &row.addons),

@@ -289,7 +289,6 @@ impl Streaming {
         match Pin::new(&mut self.body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
                 exchange.bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
-                self.trailed |= frame.is_trailers();
                 self.last = Instant::now();
                 self.trailed = frame.is_trailers();
                 let bytes = exchange.bytes;
@@ -345,6 +344,11 @@ impl Streaming {
     }
 
     fn cut(&mut self, code: RouterCode) -> Cut {
+        // A guest that breaks off because its request's body did is not the one that went away.
+        let code = match self.upload.as_ref().and_then(|upload| upload.failure()) {
+            Some(Failure::Code(why)) => why,
+            _ => code,
+        };
         if let Some(mut exchange) = self.exchange.take() {
             exchange.failed(code);
         }

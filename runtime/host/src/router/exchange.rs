@@ -15,8 +15,12 @@ use super::headers::Identity;
 use super::rescue::Failure;
 use crate::web::{Lease, WebPool};
 
-/// What the log shows of a path, and of `fwd`; more than that would only make room for mischief.
+/// What the log shows of a path, and of `fwd`; more than that would only make room for mischief: a line
+/// that is too long for the log goes on in another, which would begin as the client likes.
 const SHOWN_BYTES: usize = 2048;
+
+/// What the log shows of a method, and of a host: more than any that is used.
+const SHOWN_NAME_BYTES: usize = 256;
 
 enum Outcome {
     /// Not ended. If it is dropped so, somebody went away.
@@ -140,17 +144,16 @@ impl Exchange {
                 format_args!("at=error code={code} desc=\"{}\"", code.description()),
             ),
         }
-        push(&mut line, format_args!(" method={} path=\"", self.method));
-        quote(
-            &mut line,
-            self.path
-                .as_ref()
-                .map_or("", PathAndQuery::as_str)
-                .as_bytes(),
-        );
-        push(&mut line, format_args!("\" host={} request_id=", self.host));
+        line.push_str(" method=");
+        quote(&mut line, self.method.as_str(), SHOWN_NAME_BYTES);
+        line.push_str(" path=\"");
+        let path = self.path.as_ref().map_or("", PathAndQuery::as_str);
+        quote(&mut line, path, SHOWN_BYTES);
+        line.push_str("\" host=");
+        quote(&mut line, self.host.as_str(), SHOWN_NAME_BYTES);
+        line.push_str(" request_id=");
         if let Some(identity) = &self.identity {
-            quote(&mut line, identity.request_id.as_bytes());
+            quote(&mut line, &identity.request_id, SHOWN_NAME_BYTES);
         }
         line.push_str(" fwd=\"");
         let forwarded = self
@@ -159,7 +162,7 @@ impl Exchange {
             .map_or(self.connection().client(), |identity| {
                 &identity.forwarded_for
             });
-        quote(&mut line, forwarded.as_bytes());
+        quote(&mut line, forwarded, SHOWN_BYTES);
         let dyno = self.lease.as_ref().map_or("", |lease| &lease.dyno().label);
         let now = Instant::now();
         let connect = (self.leased.unwrap_or(now) - self.arrived).as_millis();
@@ -194,9 +197,10 @@ fn push(line: &mut String, text: std::fmt::Arguments<'_>) {
     let _ = line.write_fmt(text);
 }
 
-/// The client's text within quotes: it cannot end them, nor the line.
-fn quote(line: &mut String, text: &[u8]) {
-    let shown = text.get(..SHOWN_BYTES).unwrap_or(text);
+/// The client's text within quotes: it cannot end them, nor the line. At most `longest` bytes of it.
+fn quote(line: &mut String, text: impl AsRef<[u8]>, longest: usize) {
+    let text = text.as_ref();
+    let shown = text.get(..longest).unwrap_or(text);
     for byte in shown {
         match byte {
             b'"' | b'\\' => {
@@ -219,10 +223,10 @@ mod tests {
     #[test]
     fn quoted_text_cannot_forge() {
         let mut line = String::new();
-        quote(&mut line, b"/a\" at=info \\ \n\x1b[2J\xff");
+        quote(&mut line, b"/a\" at=info \\ \n\x1b[2J\xff", 100);
         assert_eq!(line, "/a\\\" at=info \\\\ \\x0a\\x1b[2J\\xff");
         let mut long = String::new();
-        quote(&mut long, &[b'a'; 5_000]);
+        quote(&mut long, [b'a'; 5_000], SHOWN_BYTES);
         assert_eq!(long.len(), SHOWN_BYTES + 3);
     }
 }

@@ -98,3 +98,41 @@ impl Default for Limits {
         }
     }
 }
+
+impl Limits {
+    /// The keys that differ from their defaults but have no effect in this version: they are read and
+    /// checked, and nothing enforces them yet. `oarlock check` says so, so that nobody relies on them.
+    pub fn without_effect(&self) -> Vec<LimitKey> {
+        let usual = Self::default();
+        let set = [
+            (LimitKey::Cpu, self.cpu != usual.cpu),
+            (LimitKey::Idle, self.idle != usual.idle),
+            (
+                LimitKey::MaxRequests,
+                self.max_requests != usual.max_requests,
+            ),
+            (LimitKey::LogRate, self.log_rate != usual.log_rate),
+            (LimitKey::Tmp, self.tmp != usual.tmp),
+            (LimitKey::Files, self.files != usual.files),
+        ];
+        let set = set.into_iter().filter(|(_, differs)| *differs);
+        set.map(|(key, _)| key).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_without_effect_are_named_where_they_are_set() {
+        assert_eq!(Limits::default().without_effect(), []);
+        let set = Limits {
+            memory: MIB,
+            cpu: 0.5,
+            tmp: MIB,
+            ..Limits::default()
+        };
+        assert_eq!(set.without_effect(), [LimitKey::Cpu, LimitKey::Tmp]);
+    }
+}

@@ -287,3 +287,18 @@ async fn a_guest_may_finish_after_the_declared_length() {
     );
     assert_eq!(finished.load(std::sync::atomic::Ordering::SeqCst), 2);
 }
+
+#[tokio::test]
+async fn a_client_that_breaks_off_its_upload_is_the_one_that_went_away() {
+    // The head is sent before the body is read, and the guest breaks off where the body does.
+    let bench =
+        Bench::new(|request: Request<Body>| async move { Ok(Response::new(request.into_body())) })
+            .await;
+    let mut stream = bench.connect().await;
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    read_until(&mut stream, "hello").await;
+    drop(stream);
+    let line = bench.line().await;
+    assert!(line.starts_with("at=error code=H27 "), "{line}");
+}

@@ -3,7 +3,7 @@ use super::*;
 #[tokio::test]
 async fn a_request_is_answered_and_logged_as_promised() {
     let bench = Bench::new(|_| async { hello() }).await;
-    let request = "GET /a?b=%22c HTTP/1.1\r\nHost: guestbook.localhost:8080\r\nConnection: close\r\n\
+    let request = "GET /a?b=%22c HTTP/1.1\r\nHost: app.localhost:8080\r\nConnection: close\r\n\
         X-Request-Id: 0123456789-abcdefghij\r\n\r\n";
     let (text, reset) = bench.raw(request).await;
     assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
@@ -14,7 +14,7 @@ async fn a_request_is_answered_and_logged_as_promised() {
     assert!(!reset && !text.contains("oarlock-error"));
     assert_eq!(
         bench.line().await.replace("=1ms", "=0ms"),
-        "at=info method=GET path=\"/a?b=%22c\" host=guestbook.localhost:8080 request_id=0123456789-abcdefghij \
+        "at=info method=GET path=\"/a?b=%22c\" host=app.localhost:8080 request_id=0123456789-abcdefghij \
          fwd=\"127.0.0.1\" dyno=web.1 connect=0ms service=0ms status=200 bytes=5 protocol=http1.1"
     );
 }
@@ -237,9 +237,12 @@ async fn hosts_choose_apps() {
         "{text}"
     );
     bench.router.remove(&"other".parse().unwrap());
+    // An only app has every name but those that another app may have.
+    let (text, _) = bench.raw(&get("other.localhost")).await;
+    assert!(text.contains(" 404 "), "{text}");
     assert!(
         bench
-            .raw(&get("unknown.localhost"))
+            .raw(&get("elsewhere.test"))
             .await
             .0
             .contains(" 200 OK")
@@ -321,4 +324,18 @@ async fn guests_cannot_send_heads_that_are_none() {
             "{text}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_long_method_or_host_stays_in_its_line() {
+    let bench = Bench::new(|_| async { hello() }).await;
+    let (method, host) = ("M".repeat(20_000), "h".repeat(250));
+    let request = format!("{method} / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    assert!(bench.raw(&request).await.0.contains(" 200 OK"));
+    let line = bench.line().await;
+    assert!(
+        line.len() < 1_000 && line.ends_with("protocol=http1.1"),
+        "{line}"
+    );
+    assert_eq!(bench.pool.log.tail(10, &LogFilter::default()).len(), 1);
 }
