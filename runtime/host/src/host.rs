@@ -34,7 +34,7 @@ use crate::cores::Cores;
 use crate::formation::{App, Clock, Ending, Message, Shared, SystemClock, app_folder, open_app};
 use crate::logs::{AppLog, Logs};
 use crate::one_off::{self, OneOff, OneOffError, OneOffRequest};
-use crate::router::Router;
+use crate::router::{Router, Unclaimed};
 
 /// How a host is made.
 #[derive(Debug, Clone)]
@@ -47,7 +47,7 @@ pub struct HostConfig {
     pub code_cache: Option<PathBuf>,
     /// The operator's policy.
     pub policy: Policy,
-    /// `up` alone: loopback and private ranges are allowed to guests.
+    /// `up` alone: loopback and private ranges are allowed to guests, and every host name is the only app's.
     pub local_development: bool,
     /// Instances alive at once over all apps; `None`: from the machine.
     pub instances: Option<u32>,
@@ -180,7 +180,12 @@ impl Host {
         let logs = Logs::start().map_err(io("the logs' thread does not start"))?;
         let (control, stop, thread) =
             start_control(cores.clone()).map_err(io("the control thread does not start"))?;
-        let router = Router::new(cores.clone(), config.domain.clone());
+        let unclaimed = if config.local_development {
+            Unclaimed::OnlyApps
+        } else {
+            Unclaimed::OnlyAppsButOtherApps
+        };
+        let router = Router::new(cores.clone(), config.domain.clone(), unclaimed);
         let compilers = tokio::sync::Semaphore::new(COMPILERS);
         let shared = Arc::new(Shared {
             config,

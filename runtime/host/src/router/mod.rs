@@ -37,6 +37,7 @@ use crate::host::ListenError;
 use crate::web::WebPool;
 use connection::Registry;
 use table::Table;
+pub(crate) use table::Unclaimed;
 
 /// How long connections that are aborted get to notice it.
 const ABORT_GRACE: Duration = Duration::from_secs(2);
@@ -50,6 +51,7 @@ pub(crate) struct Router {
 struct Inner {
     cores: Cores,
     domain: String,
+    unclaimed: Unclaimed,
     apps: Mutex<BTreeMap<AppName, Arc<WebPool>>>,
     table: ArcSwap<Table>,
     addresses: HostListeners,
@@ -67,13 +69,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Router {
-    pub(crate) fn new(cores: Cores, domain: String) -> Self {
+    pub(crate) fn new(cores: Cores, domain: String, unclaimed: Unclaimed) -> Self {
         let permit_count = connection::permits();
         let registries = (0..cores.count()).map(|_| Arc::default()).collect();
         Self {
             inner: Arc::new(Inner {
                 cores,
                 domain: domain.to_ascii_lowercase(),
+                unclaimed,
                 apps: Mutex::default(),
                 table: ArcSwap::from_pointee(Table::default()),
                 addresses: HostListeners::default(),
@@ -106,7 +109,7 @@ impl Router {
     }
 
     /// Routes `<app>.<domain>` to this pool. While there is only one app, every other host name
-    /// goes to it too, unless it would be another app's.
+    /// goes to it too, as far as [`Unclaimed`] says.
     pub(crate) fn add(&self, app: AppName, pool: Arc<WebPool>) {
         self.change(|apps| {
             apps.insert(app, pool);
@@ -122,9 +125,11 @@ impl Router {
     fn change(&self, change: impl FnOnce(&mut BTreeMap<AppName, Arc<WebPool>>)) {
         let mut apps = lock(&self.inner.apps);
         change(&mut apps);
-        self.inner
-            .table
-            .store(Arc::new(Table::new(&apps, &self.inner.domain)));
+        self.inner.table.store(Arc::new(Table::new(
+            &apps,
+            &self.inner.domain,
+            self.inner.unclaimed,
+        )));
     }
 
     /// The addresses listened on, later ones included (never granted to guests).

@@ -10,19 +10,32 @@ use crate::web::WebPool;
 /// A DNS name's longest.
 const LONGEST_HOST: usize = 253;
 
+/// Whose the host names are that no running app has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unclaimed {
+    /// The only app's, all of them (`up`).
+    OnlyApps,
+    /// The only app's, but for names that another app would have: it may be between two starts, and its clients'
+    /// requests are not for its neighbour.
+    OnlyAppsButOtherApps,
+}
+
 #[derive(Default)]
 pub(super) struct Table {
     by_host: HashMap<Box<str>, Arc<WebPool>>,
-    /// The app, if it is the only one: every host name is its, but those that other apps would have. Such an app
-    /// may be between two starts, and its clients' requests are not for its neighbour.
+    /// The app, if it is the only one.
     only: Option<Arc<WebPool>>,
-    /// `.` and the domain.
-    below: Box<str>,
+    /// `.` and the domain, if names below it are not the only app's.
+    below: Option<Box<str>>,
 }
 
 impl Table {
     /// `domain` is in lower case.
-    pub(super) fn new(apps: &BTreeMap<AppName, Arc<WebPool>>, domain: &str) -> Self {
+    pub(super) fn new(
+        apps: &BTreeMap<AppName, Arc<WebPool>>,
+        domain: &str,
+        rest: Unclaimed,
+    ) -> Self {
         let only = if apps.len() == 1 {
             apps.values().next().cloned()
         } else {
@@ -35,7 +48,10 @@ impl Table {
                 .map(|(app, pool)| (host(app), pool.clone()))
                 .collect(),
             only,
-            below: format!(".{domain}").into_boxed_str(),
+            below: match rest {
+                Unclaimed::OnlyApps => None,
+                Unclaimed::OnlyAppsButOtherApps => Some(format!(".{domain}").into_boxed_str()),
+            },
         }
     }
 
@@ -48,8 +64,9 @@ impl Table {
         lower.make_ascii_lowercase();
         let host = std::str::from_utf8(lower).ok()?;
         let own = self.by_host.get(host);
-        let is_an_apps = host
-            .strip_suffix(&*self.below)
+        let below = self.below.as_deref();
+        let is_an_apps = below
+            .and_then(|below| host.strip_suffix(below))
             .is_some_and(|name| !name.is_empty() && !name.contains('.'));
         if is_an_apps {
             own
@@ -69,7 +86,7 @@ mod tests {
     fn table(names: &[&str]) -> (Apps, Table) {
         let pool = |name: &&str| (name.parse().unwrap(), WebPool::new(AppLog::in_memory()));
         let apps: Apps = names.iter().map(pool).collect();
-        let table = Table::new(&apps, "example.test");
+        let table = Table::new(&apps, "example.test", Unclaimed::OnlyAppsButOtherApps);
         (apps, table)
     }
 
@@ -110,6 +127,10 @@ mod tests {
             assert_eq!(routed(&one, host), Some("one"), "{host}");
         }
         assert_eq!(routed(&one, "two.example.test"), None);
+        let pool = WebPool::new("one".parse().unwrap(), AppLog::in_memory());
+        let apps = BTreeMap::from([("one".parse().unwrap(), pool)]);
+        let all = Table::new(&apps, "example.test", Unclaimed::OnlyApps);
+        assert!(all.route("two.example.test").is_some());
         assert_eq!(routed(&table(&[]), "one.example.test"), None);
     }
 }

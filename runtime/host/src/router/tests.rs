@@ -41,7 +41,7 @@ impl Drop for Bench {
 impl Bench {
     async fn with(limits: RequestLimits, dynos: Vec<Arc<WebDyno>>) -> Self {
         let cores = Cores::start(2).unwrap();
-        let router = Router::new(cores.clone(), "localhost".to_owned());
+        let router = Router::new(cores.clone(), "localhost".to_owned(), Unclaimed::OnlyApps);
         let pool = WebPool::new(AppLog::in_memory());
         pool.publish(dynos, PoolState::Serving, limits);
         router.add("app".parse().unwrap(), pool.clone());
