@@ -105,7 +105,7 @@ async fn what_is_unknown_is_named_beside_what_is_known() {
             exit::FAILURE,
             &["v99", "oarlock releases"],
         ),
-        (&["rollback", "12"], exit::USAGE, &["`v12`"]),
+        (&["rollback", "twelve"], exit::USAGE, &["`v12`"]),
         (
             &["config", "set", "PORT=1"],
             exit::FAILURE,

@@ -145,7 +145,10 @@ async fn watch_takes_what_changes_and_keeps_what_runs_when_that_fails() {
     assert_ne!(first, running.get("/").await.text());
 
     app.write("web.wasm", "not wasm");
-    running.output.wait_for("! error: test: web.wasm").await;
+    running
+        .output
+        .wait_for("! error: test: web.wasm is not a WebAssembly component")
+        .await;
     assert!(running.get("/").await.text().starts_with("web.1 v2 "));
     app.write("oarlock.toml", &manifest("[scael]\n"));
     running.output.wait_for("did you mean `scale`").await;

@@ -160,8 +160,14 @@ async fn components_that_cannot_be_are_refused_by_name() {
         (
             "missing imports",
             wat::parse_str(
-                "(component (import \"acme:blob/store@1.2.0\" (instance (export \"get\" (func))))\
-                 (import \"acme:blob/other@1.2.0\" (instance (export \"put\" (func)))))",
+                r#"(component
+                    (import "acme:blob/store@1.2.0" (instance (export "get" (func))))
+                    (import "acme:blob/other@1.2.0" (instance (export "put" (func))))
+                    (core module $code (func (export "run") (result i32) i32.const 0))
+                    (core instance $core (instantiate $code))
+                    (func $run (result (result)) (canon lift (core func $core "run")))
+                    (instance $command (export "run" (func $run)))
+                    (export "wasi:cli/run@0.2.0" (instance $command)))"#,
             )
             .unwrap(),
             vec![
