@@ -151,13 +151,13 @@ async fn watch_takes_what_changes_and_keeps_what_runs_when_that_fails() {
         .await;
     assert!(running.get("/").await.text().starts_with("web.1 v2 "));
     app.write("oarlock.toml", &manifest("[scael]\n"));
-    running.output.wait_for("did you mean `scale`").await;
+    running.output.wait_for("unknown key `scael`").await;
     app.put_guest("web.wasm", "formation-web");
     app.write(
         "oarlock.toml",
         &manifest("release = \"worker.wasm exit-with-code 9\"\n"),
     );
-    running.output.wait_for("exit code 9").await;
+    running.output.wait_for("! error: test: the release phase failed").await;
     let text = running.get("/").await.text().to_owned();
     assert!(text.starts_with("web.1 v2 "), "{text}");
 

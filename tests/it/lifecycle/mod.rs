@@ -63,14 +63,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// No process of this mark is left.
 async fn none_left(mark: &str) {
-    until("all processes have ended", || {
-        let left = marked(mark);
-        if !left.is_empty() {
-            eprintln!("still there: {left:?}");
-        }
-        left.is_empty()
-    })
-    .await;
+    until("all processes have ended", || marked(mark).is_empty()).await;
 }
 
 /// What is in a folder, by name.

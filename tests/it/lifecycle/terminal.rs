@@ -26,7 +26,6 @@ async fn on_a_terminal(app: &App, no_color: &str) -> Option<String> {
         .output()
         .is_err()
     {
-        println!("skipped: `script` is not installed");
         return None;
     }
     let running = launch.spawn();
@@ -45,6 +44,7 @@ async fn colours_are_for_terminals_and_not_with_no_color() {
         .guest("web.wasm", "hello-p2")
         .guest("worker.wasm", "probe-p2");
     let Some(coloured) = on_a_terminal(&app, "").await else {
+        println!("skipped: `script` is not installed");
         return;
     };
     assert!(coloured.contains("\u{1b}["), "{coloured}");
