@@ -16,6 +16,7 @@ mod external;
 mod formation;
 mod guests;
 mod kv;
+mod lifecycle;
 mod net;
 mod platform;
 mod router;

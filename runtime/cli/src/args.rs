@@ -20,9 +20,10 @@ use crate::commands::{
 )]
 #[command(
     after_help = "Exit codes: 0 success, 1 failure, 2 usage, 120 mistakes in the manifest,\n\
-121 build failed, 122 release phase failed, 123 no host is running, 124 already\n\
-running, 125 address in use, 126 dyno ended by the host, 130 interrupted, 134 the\n\
-guest trapped. `oarlock run` exits with the guest's own code below 120."
+121 build failed, 122 release phase failed, 123 no host is running,\n\
+124 already running, 125 address in use, 126 dyno ended by the host,\n\
+130 interrupted, 134 the guest trapped. `oarlock run` exits with the guest's\n\
+own code below 120."
 )]
 pub(crate) struct Args {
     /// What to do.

@@ -12,6 +12,7 @@ mod target;
 use std::process::ExitCode;
 
 use clap::Parser;
+use oarlock_spec::codes::exit;
 
 fn main() -> ExitCode {
     let args = args::Args::parse();
@@ -22,7 +23,11 @@ fn main() -> ExitCode {
     let code = match commands::run(args) {
         Ok(code) => code,
         Err(failure) => {
-            print::error(&failure.message);
+            if failure.code == exit::MANIFEST {
+                print::mistakes(&failure.message);
+            } else {
+                print::error(&failure.message);
+            }
             failure.code
         }
     };

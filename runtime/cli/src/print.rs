@@ -76,13 +76,19 @@ fn styled(style: Style, text: &str, terminal: bool) -> String {
 
 /// An error, on stderr.
 pub(crate) fn error(message: &str) {
+    labelled(' ', message);
+}
+
+/// Mistakes of a file, on stderr. They are laid out for 80 columns, and keep them.
+pub(crate) fn mistakes(message: &str) {
+    let first = message.lines().next().unwrap_or_default();
+    let fits = "error: ".len() + first.chars().count() <= COLUMNS;
+    labelled(if fits { ' ' } else { '\n' }, message);
+}
+
+fn labelled(gap: char, message: &str) {
     let terminal = std::io::stderr().is_terminal();
     let label = styled(AnsiColor::Red.on_default().bold(), "error:", terminal);
-    // A report of several lines is laid out for 80 columns, and keeps them.
-    let own_line = message
-        .split_once('\n')
-        .is_some_and(|(first, _)| first.chars().count() + "error: ".len() > COLUMNS);
-    let gap = if own_line { '\n' } else { ' ' };
     above_work(|| {
         let _ = writeln!(std::io::stderr().lock(), "{label}{gap}{message}");
     });

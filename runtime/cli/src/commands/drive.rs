@@ -22,6 +22,9 @@ const LONG: Duration = Duration::from_secs(1);
 /// How often it is looked whether work takes long.
 const TURN: Duration = Duration::from_millis(200);
 
+/// What the first signal means.
+const STOPPING: &str = "requests under way are finished; Ctrl-C again ends at once";
+
 /// How long the last log lines may take to reach the terminal.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
@@ -75,13 +78,19 @@ async fn drive(config: PlatformConfig) -> Outcome {
 
     let mut starting = Box::pin(Platform::start(config, events));
     let mut turn = tokio::time::interval(TURN);
+    let mut stopping = false;
     let platform = loop {
         tokio::select! {
             biased;
             // Dropping the start ends what it began: children, dynos, half-written files.
             () = signals.next() => {
                 print::worked();
-                return Ok(exit::INTERRUPTED);
+                if !screen.serves || stopping {
+                    return Ok(exit::INTERRUPTED);
+                }
+                // It is said to run, so it is asked already: it is drained when its start has ended.
+                stopping = true;
+                print::note("Stopping", STOPPING);
             }
             Some(event) = told.recv() => screen.show(event),
             started = &mut starting => match started {
@@ -95,16 +104,15 @@ async fn drive(config: PlatformConfig) -> Outcome {
         }
     };
     print::worked();
-    loop {
+    while !stopping {
         tokio::select! {
-            () = signals.next() => break,
+            () = signals.next() => {
+                stopping = true;
+                print::note("Stopping", STOPPING);
+            }
             Some(event) = told.recv() => screen.show(event),
         }
     }
-    print::note(
-        "Stopping",
-        "requests under way are finished; press Ctrl-C again to end at once",
-    );
     let ended = tokio::select! {
         () = platform.shutdown() => exit::OK,
         () = signals.next() => exit::INTERRUPTED,
@@ -118,6 +126,8 @@ async fn drive(config: PlatformConfig) -> Outcome {
 struct Screen {
     host: Option<Host>,
     logs: JoinSet<()>,
+    /// Whether an app was said to run.
+    serves: bool,
     /// What was begun and has not ended, and when.
     work: Option<(String, Instant)>,
 }
@@ -181,6 +191,7 @@ impl Screen {
             ),
             Event::Ready { app, release, url } => {
                 self.ended();
+                self.serves = true;
                 print::note(
                     "Running",
                     &match url {
