@@ -127,7 +127,7 @@ mod tests {
             assert_eq!(routed(&one, host), Some("one"), "{host}");
         }
         assert_eq!(routed(&one, "two.example.test"), None);
-        let pool = WebPool::new("one".parse().unwrap(), AppLog::in_memory());
+        let pool = WebPool::new(AppLog::in_memory());
         let apps = BTreeMap::from([("one".parse().unwrap(), pool)]);
         let all = Table::new(&apps, "example.test", Unclaimed::OnlyApps);
         assert!(all.route("two.example.test").is_some());
