@@ -63,8 +63,9 @@ impl Run {
                 bytes = typed => {
                     // The end of stdin is an empty frame, once.
                     let ended = bytes.is_none();
-                    send(&mut writer, RunFrame::Stdin(bytes.unwrap_or_default().to_vec())).await?;
-                    if ended { stdin = None; }
+                    let sent = send(&mut writer, RunFrame::Stdin(bytes.unwrap_or_default().to_vec())).await;
+                    // A dyno that has ended reads no more; how it ended is still to be read.
+                    if ended || sent.is_err() { stdin = None; }
                 },
                 () = signals.next() => {
                     stops += 1;
