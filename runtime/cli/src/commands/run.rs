@@ -49,28 +49,18 @@ impl Run {
         let mut stops = 0;
         loop {
             tokio::select! {
-                            frame = frames.recv() => match frame {
-                                Some(frame) => if let Some(code) = shown(frame.map_err(broken)?)? { return Ok(code) },
-                                None => return Err(Failure::new(exit::NO_HOST, "the host ended before the dyno did")),
-                            },
-            <<<<<<< HEAD
-            =======
-                            bytes = typed => {
-                                // The end of stdin is an empty frame, once.
-                                let ended = bytes.is_none();
-                                let sent = send(&mut writer, RunFrame::Stdin(bytes.unwrap_or_default().to_vec())).await;
-                                // A dyno that has ended reads no more; how it ended is still to be read.
-                                if ended || sent.is_err() { stdin = None; }
-                            },
-            >>>>>>> tenants
-                            () = signals.next() => {
-                                stops += 1;
-                                if stops > 1 { return Ok(exit::INTERRUPTED); }
-                                let to_dyno = to_dyno.clone();
-                                // It waits behind stdin that the dyno does not read; the next signal does not.
-                                tokio::spawn(async move { to_dyno.send(RunFrame::Stop).await.is_ok() });
-                            },
-                        }
+                frame = frames.recv() => match frame {
+                    Some(frame) => if let Some(code) = shown(frame.map_err(broken)?)? { return Ok(code) },
+                    None => return Err(Failure::new(exit::NO_HOST, "the host ended before the dyno did")),
+                },
+                () = signals.next() => {
+                    stops += 1;
+                    if stops > 1 { return Ok(exit::INTERRUPTED); }
+                    let to_dyno = to_dyno.clone();
+                    // It waits behind stdin that the dyno does not read; the next signal does not.
+                    tokio::spawn(async move { to_dyno.send(RunFrame::Stop).await.is_ok() });
+                },
+            }
         }
     }
 }
