@@ -92,7 +92,7 @@ struct Load {
 impl Load {
     /// One connection after the other, or one for all requests.
     async fn client(&self, addr: SocketAddr, number: usize) {
-        let (keep, http2) = (number % 2 == 0, number % 8 == 0);
+        let (keep, http2) = (number.is_multiple_of(2), number.is_multiple_of(8));
         let mut kept = None;
         for turn in number.. {
             if self.stop.load(Ordering::SeqCst) {
