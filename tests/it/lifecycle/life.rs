@@ -157,7 +157,10 @@ async fn watch_takes_what_changes_and_keeps_what_runs_when_that_fails() {
         "oarlock.toml",
         &manifest("release = \"worker.wasm exit-with-code 9\"\n"),
     );
-    running.output.wait_for("! error: test: the release phase failed").await;
+    running
+        .output
+        .wait_for("! error: test: the release phase failed")
+        .await;
     let text = running.get("/").await.text().to_owned();
     assert!(text.starts_with("web.1 v2 "), "{text}");
 
