@@ -127,11 +127,11 @@ impl Watching {
     async fn run(&mut self) {
         loop {
             let mut changed = self.next_changes().await;
-            for _ in 0..MAX_IN_A_ROW {
-                if !changed {
-                    break;
-                }
+            let mut in_a_row = 0;
+            // Where nothing is built, nothing of ours writes there: every change is an edit, and counts.
+            while changed && (in_a_row < MAX_IN_A_ROW || self.app.shared.building == Building::No) {
                 changed = self.release().await;
+                in_a_row += 1;
             }
         }
     }
