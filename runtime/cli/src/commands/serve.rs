@@ -8,7 +8,7 @@ use oarlock_platform::{PlatformConfig, Source};
 use super::drive;
 use crate::output::Outcome;
 
-/// Run every app below a folder on one host, at <app>.<domain>
+/// Run every app below a folder on one host, at `<app>.<domain>`
 #[derive(Debug, clap::Args)]
 pub(crate) struct Serve {
     /// The folder whose folders with a manifest are the apps
