@@ -30,16 +30,16 @@ use ring::Ring;
 use writer::Writer;
 
 /// Lines of one app in memory, their bookkeeping included.
-const RING_BYTES: usize = 2 * 1024 * 1024;
+pub const RING_BYTES: usize = 2 * 1024 * 1024;
 
 /// Bytes not yet in the file at which its writer is hurried.
 const HURRY_BYTES: usize = RING_BYTES / 4;
 
 /// One of the two files of one app.
-const FILE_BYTES: u64 = 8 * 1024 * 1024;
+pub const FILE_BYTES: u64 = 8 * 1024 * 1024;
 
 /// One line's text; a longer one comes in pieces.
-const LINE_BYTES: usize = 64 * 1024;
+pub const LINE_BYTES: usize = 64 * 1024;
 
 /// Which lines are wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
