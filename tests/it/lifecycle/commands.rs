@@ -235,6 +235,7 @@ async fn listings_have_their_json() {
             "config",
             "dynos",
             "files",
+            "limits_without_effect",
             "memory_bytes",
             "network",
             "process",
