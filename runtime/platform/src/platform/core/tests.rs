@@ -128,11 +128,17 @@ impl Place {
 }
 
 impl Running {
+    /// The next event but those that only say that something begins.
     async fn event(&mut self) -> Event {
-        tokio::time::timeout(LIMIT, self.events.recv())
-            .await
-            .expect("an event comes")
-            .unwrap()
+        loop {
+            let event = tokio::time::timeout(LIMIT, self.events.recv())
+                .await
+                .expect("an event comes")
+                .unwrap();
+            if !matches!(event, Event::Opened { .. } | Event::Loading { .. }) {
+                return event;
+            }
+        }
     }
 
     /// The next release that is ready; what comes before it is skipped.
