@@ -16,7 +16,7 @@ pub mod servers;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// The root of the repository.
 pub fn repository() -> &'static Path {
@@ -52,6 +52,7 @@ pub fn example(example: &str, component: &str) -> PathBuf {
 /// # Panics
 /// If it does not build.
 pub fn build_components(workspace: &Path) -> PathBuf {
+    need_target(workspace);
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--release", "--target", "wasm32-wasip2"])
         .current_dir(workspace)
@@ -62,10 +63,33 @@ pub fn build_components(workspace: &Path) -> PathBuf {
         .expect("cargo runs");
     assert!(
         status.success(),
-        "the guests in {} do not build; is the target there (`rustup target add wasm32-wasip2`)?",
+        "the guests in {} do not build",
         workspace.display()
     );
     workspace.join("target/wasm32-wasip2/release")
+}
+
+/// Sees to it that the guests' target is installed for the toolchain that is used in `workspace`.
+fn need_target(workspace: &Path) {
+    static INSTALLING: Mutex<()> = Mutex::new(());
+    let _turn = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
+    let libraries = Command::new("rustc")
+        .args(["--print", "target-libdir", "--target", "wasm32-wasip2"])
+        .current_dir(workspace)
+        .output()
+        .expect("rustc runs");
+    let folder = String::from_utf8_lossy(&libraries.stdout).trim().to_owned();
+    if Path::new(&folder).is_dir() {
+        return;
+    }
+    let added = Command::new("rustup")
+        .args(["target", "add", "wasm32-wasip2"])
+        .current_dir(workspace)
+        .status();
+    assert!(
+        added.is_ok_and(|status| status.success()),
+        "the tests' guests need the Rust target: `rustup target add wasm32-wasip2` failed"
+    );
 }
 
 /// The component of a C guest (`tests/guests/c/<name>.c`), built on first use in a process.
@@ -81,6 +105,8 @@ pub fn c_guest(name: &str) -> PathBuf {
     static BUILDING: Mutex<()> = Mutex::new(());
     let _building = BUILDING.lock().unwrap();
     let folder = repository().join("tests/guests/c");
+    // Its C library comes with Rust's target.
+    need_target(&folder);
     let out = folder.join(format!("target/{name}.wasm"));
     std::fs::create_dir_all(folder.join("target")).unwrap();
     let output = Command::new("sh")
