@@ -14,6 +14,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use oarlock_spec::codes::exit;
 
+/// A request makes some dozens of small allocations, on the threads that free them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let args = args::Args::parse();
     tracing_subscriber::fmt()

@@ -114,14 +114,16 @@ pub(crate) fn foreign(text: &str) {
     });
 }
 
-/// A log line on stdout, coloured by dyno, control characters made visible on a terminal.
-pub(crate) fn log(entry: &LogLine) {
+/// Log lines on stdout, in one write: coloured by dyno, control characters made visible on a terminal.
+pub(crate) fn logs(entries: impl IntoIterator<Item = LogLine>) {
+    let terminal = std::io::stdout().is_terminal();
+    let mut text = String::new();
+    for entry in entries {
+        text.push_str(&render_log(&entry, terminal));
+        text.push('\n');
+    }
     above_work(|| {
-        let _ = writeln!(
-            std::io::stdout().lock(),
-            "{}",
-            render_log(entry, std::io::stdout().is_terminal())
-        );
+        let _ = std::io::stdout().lock().write_all(text.as_bytes());
     });
 }
 

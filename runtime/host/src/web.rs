@@ -23,9 +23,11 @@ mod queue;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod wear;
 
 use queue::{Queue, Waiter};
 use snapshot::Snapshot;
+pub(crate) use wear::{Wear, Worn};
 
 /// What answers for a web dyno.
 pub(crate) enum Backend {
@@ -60,6 +62,9 @@ impl Backend {
     }
 }
 
+/// Turns of its own core that a request waits for a slot there, before it takes one of another core.
+const TURNS: usize = 3;
+
 /// Set in [`WebDyno::slots`] while the dyno is not in its pool's list: nobody may take a slot.
 const CLOSED: u32 = 1 << 31;
 
@@ -75,6 +80,8 @@ pub(crate) struct WebDyno {
     slots: AtomicU32,
     requests: AtomicU64,
     empty: Notify,
+    /// What wears its instance out, where that is to be replaced before it fails.
+    wear: Option<Wear>,
 }
 
 impl WebDyno {
@@ -86,7 +93,24 @@ impl WebDyno {
             slots: AtomicU32::new(CLOSED),
             requests: AtomicU64::new(0),
             empty: Notify::new(),
+            wear: None,
         })
+    }
+
+    /// One whose instance wears out.
+    pub(crate) fn with_wear(mut self: Arc<Self>, wear: Wear) -> Arc<Self> {
+        if let Some(dyno) = Arc::get_mut(&mut self) {
+            dyno.wear = Some(wear);
+        }
+        self
+    }
+
+    /// Resolves when its instance is to be replaced; never, where nothing wears it out.
+    pub(crate) async fn worn(&self) -> Worn {
+        match &self.wear {
+            Some(wear) => wear.worn(self).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Requests under way.
@@ -138,6 +162,9 @@ impl WebDyno {
         let before = self.slots.fetch_sub(1, Ordering::SeqCst);
         if before & !CLOSED == 1 {
             self.empty.notify_waiters();
+        }
+        if let Some(wear) = &self.wear {
+            wear.request_done(self);
         }
     }
 }
@@ -246,15 +273,37 @@ impl WebPool {
     /// A slot of a dyno for a request accepted on `core`: the less busy of two free dynos of its own core,
     /// another core's only when none of these has a slot. (A `Fresh` dyno is of every core.)
     pub(crate) async fn lease(self: &Arc<Self>, core: Option<CoreId>) -> Result<Lease, RouterCode> {
-        if self.waiting.load(Ordering::SeqCst) == 0
-            && let Some(dyno) = self.snapshot.load().choose(core)
+        if let Some(core) = core
+            && self.snapshot.load().has_elsewhere(core)
         {
-            return Ok(Lease {
-                pool: self.clone(),
-                dyno,
-            });
+            // The guests of this core may be about to give slots back, and only wait for this task to let them run; a
+            // call across cores costs two wake-ups of a thread.
+            for _ in 0..TURNS {
+                if let Some(lease) = self.lease_now(|list| list.choose_near(core)) {
+                    return Ok(lease);
+                }
+                tokio::task::yield_now().await;
+            }
         }
-        self.wait(core).await
+        match self.lease_now(|list| list.choose(core)) {
+            Some(lease) => Ok(lease),
+            None => self.wait(core).await,
+        }
+    }
+
+    /// A slot, unless others wait for one already.
+    fn lease_now(
+        self: &Arc<Self>,
+        choose: impl FnOnce(&Snapshot) -> Option<Arc<WebDyno>>,
+    ) -> Option<Lease> {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            return None;
+        }
+        let dyno = choose(&self.snapshot.load())?;
+        Some(Lease {
+            pool: self.clone(),
+            dyno,
+        })
     }
 
     async fn wait(self: &Arc<Self>, core: Option<CoreId>) -> Result<Lease, RouterCode> {

@@ -33,13 +33,14 @@ pub(crate) async fn call(
     let exchange = Exchange::new(wasi);
     let (head, answer) = futures::channel::oneshot::channel();
     let method = request.method().clone();
-    let guest = serve(
+    // Its state is several KiB, which tokio would move about with the task.
+    let guest = Box::pin(serve(
         sandbox.clone(),
         (place, sandbox.calls.enter()),
         with_authority(request),
         head,
         exchange.clone(),
-    );
+    ));
     let task = tokio::spawn(Metered::new(guest, sandbox.meter.clone()));
     let owner = FreshTask {
         task: Some(task),
@@ -115,7 +116,8 @@ async fn serve(
 ) {
     let mut store = sandbox.handler_store(None);
     let end = EndOnDrop(&exchange);
-    let guest = run(&sandbox, &mut store, request, head, &exchange);
+    // Pinned where it is made, for the same reason.
+    let guest = std::pin::pin!(run(&sandbox, &mut store, request, head, &exchange));
     let ending = sandbox.calls.unless_ended(guest).await;
     let ending = ending.unwrap_or(Ending::Killed);
     if !exchange.is_abandoned() {

@@ -159,6 +159,11 @@ impl Instance {
         self.inner.task.abort();
     }
 
+    /// Whether it has come to its end.
+    pub fn has_ended(&self) -> bool {
+        self.inner.shared.has_ended()
+    }
+
     /// Waits for its end. May be asked any number of times.
     pub async fn ended(&self) -> InstanceEnd {
         self.inner.shared.ended().await

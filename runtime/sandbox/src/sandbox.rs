@@ -162,6 +162,11 @@ impl Sandbox {
         self.inner.meter.clone()
     }
 
+    /// What its instances are limited to.
+    pub fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
     /// The program.
     pub fn program(&self) -> &Program {
         &self.inner.program

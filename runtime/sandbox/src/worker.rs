@@ -52,6 +52,10 @@ impl Shared {
         self.wake.wake();
     }
 
+    pub(crate) fn has_ended(&self) -> bool {
+        self.end.get().is_some()
+    }
+
     /// Waits for the instance's end.
     pub(crate) async fn ended(&self) -> InstanceEnd {
         self.ended.cancelled().await;

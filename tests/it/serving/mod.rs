@@ -3,6 +3,7 @@
 mod failures;
 mod releases;
 mod scale;
+mod wear;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -158,11 +158,14 @@ impl Screen {
                 let Some(host) = &self.host else { return };
                 let mut lines = host.log(&app).follow(0, LogFilter::default());
                 self.logs.spawn(async move {
-                    while let Some(line) = lines.next().await {
+                    while let Some(first) = lines.next().await {
+                        let more = std::iter::from_fn(|| lines.ready());
                         // What a build prints is shown as it is, by `BuildOutput`.
-                        if line.dyno != "build" {
-                            print::log(&line);
-                        }
+                        print::logs(
+                            std::iter::once(first)
+                                .chain(more)
+                                .filter(|line| line.dyno != "build"),
+                        );
                     }
                 });
             }

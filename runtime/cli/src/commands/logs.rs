@@ -71,7 +71,7 @@ impl Logs {
                         ));
                     }
                 },
-                Some(entry) => print::log(&entry),
+                Some(entry) => print::logs([entry]),
             }
         }
     }

@@ -21,7 +21,7 @@ use super::app::{App, Shared};
 use super::backoff::RestartPolicy;
 use super::clock::Clock;
 use super::cron::Schedules;
-use super::dyno::{Ready, Task, Word};
+use super::dyno::{News, Task, Word};
 use super::occasional::{Occasional, OccasionalError, Occasionals, Purpose, Started};
 use super::prepare::{Kind, Prepared};
 use super::table::{ChangeError, Closing, DynoId, Effect, Ended, Generation, Now, Table};
@@ -29,8 +29,8 @@ use crate::web::{RequestLimits, WebDyno};
 
 /// Changes that wait for the one under way.
 const WAITING_CHANGES: usize = 32;
-/// `Ready`s under way to a dispatcher; above it a dyno's task waits.
-const READIES: usize = 256;
+/// News of dynos under way to a dispatcher; above it a dyno's task waits.
+const NEWS: usize = 256;
 
 /// What a dispatcher is asked.
 pub(crate) enum Message {
@@ -99,10 +99,12 @@ pub(crate) struct Dispatcher {
     pub(super) live: HashMap<DynoId, Live>,
     tasks: JoinSet<Ended>,
     ids: HashMap<tokio::task::Id, DynoId>,
-    pub(super) ready: mpsc::Sender<Ready>,
-    readies: mpsc::Receiver<Ready>,
+    pub(super) news: mpsc::Sender<News>,
+    told: mpsc::Receiver<News>,
     timers: DelayQueue<(DynoName, u64)>,
     changes: VecDeque<Change>,
+    /// Worn dynos to be replaced, one after the other, when no change is under way; each is here once.
+    worn: VecDeque<DynoId>,
     waiting: Option<Waiting>,
     pub(super) occasionals: Occasionals,
     pub(super) cron: Schedules,
@@ -115,7 +117,7 @@ pub(crate) struct Dispatcher {
 impl Dispatcher {
     /// For an app that has no release yet; `cron` knows what an earlier host did.
     pub(crate) fn new(app: Arc<App>, shared: Arc<Shared>, cron: Schedules) -> Self {
-        let (ready, readies) = mpsc::channel(READIES);
+        let (news, told) = mpsc::channel(NEWS);
         Self {
             app,
             shared,
@@ -125,10 +127,11 @@ impl Dispatcher {
             live: HashMap::new(),
             tasks: JoinSet::new(),
             ids: HashMap::new(),
-            ready,
-            readies,
+            news,
+            told,
             timers: DelayQueue::new(),
             changes: VecDeque::new(),
+            worn: VecDeque::new(),
             waiting: None,
             occasionals: Occasionals::new(),
             cron,
@@ -147,7 +150,7 @@ impl Dispatcher {
             // What a dyno told before it ended is heard before its end.
             tokio::select! {
                 biased;
-                Some(ready) = self.readies.recv() => self.is_ready(ready),
+                Some(news) = self.told.recv() => self.hear(news),
                 Some(joined) = self.tasks.join_next_with_id() => self.has_ended(joined),
                 Some(joined) = self.occasionals.join() => self.occasional_ended(joined),
                 Some(timer) = self.timers.next() => {
@@ -162,6 +165,7 @@ impl Dispatcher {
                 },
             }
             self.carry_out();
+            self.replace_worn();
             self.answer_endings();
         }
     }
@@ -309,7 +313,7 @@ impl Dispatcher {
             name,
             log: self.app.log.clone(),
             words: told,
-            ready: self.ready.clone(),
+            news: self.news.clone(),
             boot_timeout: process.limits.boot_timeout,
             stop_grace: process.limits.stop_grace,
             command: process.command,
@@ -343,15 +347,37 @@ impl Dispatcher {
         self.ids.insert(handle.id(), id);
     }
 
-    fn is_ready(&mut self, ready: Ready) {
-        if self.occasionals.is_ready(ready.id, self.shared.clock.now()) {
+    fn hear(&mut self, news: News) {
+        match news {
+            News::Ready { id, web } => self.is_ready(id, web),
+            News::Worn { id } if !self.worn.contains(&id) => self.worn.push_back(id),
+            News::Worn { .. } => {}
+        }
+    }
+
+    fn is_ready(&mut self, id: DynoId, web: Option<Arc<WebDyno>>) {
+        if self.occasionals.is_ready(id, self.shared.clock.now()) {
             return;
         }
-        if let Some(live) = self.live.get_mut(&ready.id) {
-            live.web = ready.web;
+        if let Some(live) = self.live.get_mut(&id) {
+            live.web = web;
         }
         let now = self.now();
-        self.table.ready(ready.id, now);
+        self.table.ready(id, now);
+    }
+
+    /// Replaces the next worn dyno, if nobody waits for another change.
+    fn replace_worn(&mut self) {
+        while !self.table.is_changing() && self.changes.is_empty() {
+            let Some(id) = self.worn.pop_front() else {
+                return;
+            };
+            if let Some(name) = self.table.in_slot(id) {
+                let now = self.now();
+                self.table.restart([name], now);
+                self.carry_out();
+            }
+        }
     }
 
     fn has_ended(&mut self, joined: Result<(tokio::task::Id, Ended), tokio::task::JoinError>) {

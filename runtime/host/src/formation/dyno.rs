@@ -20,7 +20,7 @@ use tokio::task::{JoinError, JoinHandle};
 use super::table::{DynoId, Ended, error_line};
 use crate::cores::Cores;
 use crate::logs::AppLog;
-use crate::web::{Backend, WebDyno};
+use crate::web::{Backend, Wear, WebDyno};
 
 /// A command that has run this long has started; one that fails earlier did not boot.
 pub(crate) const SETTLED: Duration = Duration::from_millis(100);
@@ -36,12 +36,20 @@ pub(crate) enum Word {
     Stop,
 }
 
-/// A dyno is ready.
-pub(crate) struct Ready {
-    pub(crate) id: DynoId,
-    /// What the router leases, for web.
-    pub(crate) web: Option<Arc<WebDyno>>,
+/// What a dyno tells its dispatcher while it lives.
+pub(crate) enum News {
+    /// It is ready.
+    Ready {
+        id: DynoId,
+        /// What the router leases, for web.
+        web: Option<Arc<WebDyno>>,
+    },
+    /// Its instance has served its time: another shall take its place.
+    Worn { id: DynoId },
 }
+
+/// How long a worn instance waits until it asks again to be replaced: what was to replace it may have failed.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// What every dyno task has.
 pub(crate) struct Task {
@@ -49,7 +57,7 @@ pub(crate) struct Task {
     pub(crate) name: DynoName,
     pub(crate) log: AppLog,
     pub(crate) words: watch::Receiver<Word>,
-    pub(crate) ready: mpsc::Sender<Ready>,
+    pub(crate) news: mpsc::Sender<News>,
     pub(crate) boot_timeout: Duration,
     pub(crate) stop_grace: Duration,
     /// As the log shows it.
@@ -153,7 +161,18 @@ impl Task {
 
     async fn tell_ready(&self, web: Option<Arc<WebDyno>>) {
         // Fails only when the dispatcher is gone, and then `told_to_stop` returns.
-        let _gone = self.ready.send(Ready { id: self.id, web }).await.is_err();
+        let ready = News::Ready { id: self.id, web };
+        let _gone = self.news.send(ready).await.is_err();
+    }
+
+    /// Asks to be replaced once the instance is worn, and again if nothing comes of it. Never returns.
+    async fn ask_when_worn(&self, web: &WebDyno) {
+        let worn = web.worn().await;
+        self.remark(&worn.to_string());
+        loop {
+            let _gone = self.news.send(News::Worn { id: self.id }).await.is_err();
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
     }
 
     /// A worker's or singleton's life.
@@ -303,12 +322,21 @@ impl Task {
             instance: instance.clone(),
             core,
         };
-        let web = WebDyno::new(&self.name, backend, capacity);
+        let limits = sandbox.limits();
+        let wear = Wear::new(
+            limits.max_requests,
+            limits.memory,
+            sandbox.meter(),
+            rand::random(),
+        );
+        let web = WebDyno::new(&self.name, backend, capacity).with_wear(wear);
         self.tell_ready(Some(Arc::clone(&web))).await;
+        let mut words = self.words.clone();
         tokio::select! {
             biased;
             end = instance.ended() => return self.instance_ended(&end),
-            () = Self::told_to_stop(&mut self.words) => {}
+            () = Self::told_to_stop(&mut words) => {}
+            () = self.ask_when_worn(&web) => {}
         }
         // The dispatcher has taken it out of the pool: requests under way are finished, then the
         // guest hears that it is to stop; `stop_grace` bounds both together.

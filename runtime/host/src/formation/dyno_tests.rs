@@ -7,7 +7,7 @@ use std::time::Duration;
 use oarlock_sandbox::Exit;
 use tokio::sync::{mpsc, watch};
 
-use super::dyno::{Control, Ready, RunEnd, Running, SETTLED, Task, Word};
+use super::dyno::{Control, News, RunEnd, Running, SETTLED, Task, Word};
 use super::table::DynoId;
 use crate::logs::{AppLog, LogFilter};
 
@@ -35,13 +35,13 @@ struct Scene {
     end: watch::Sender<Option<Exit>>,
     stops: Arc<AtomicU32>,
     log: AppLog,
-    readies: mpsc::Receiver<Ready>,
+    readies: mpsc::Receiver<News>,
     task: tokio::task::JoinHandle<RunEnd>,
 }
 
 fn scene(on_stop: Option<Exit>, grace: Duration, limit: Option<Duration>) -> Scene {
     let (words, told) = watch::channel(Word::Go);
-    let (ready, readies) = mpsc::channel(4);
+    let (news, readies) = mpsc::channel(4);
     let (end, mut ended) = watch::channel(None);
     let log = AppLog::in_memory();
     let stops = Arc::new(AtomicU32::new(0));
@@ -50,7 +50,7 @@ fn scene(on_stop: Option<Exit>, grace: Duration, limit: Option<Duration>) -> Sce
         name: "worker.1".parse().unwrap(),
         log: log.clone(),
         words: told,
-        ready,
+        news,
         boot_timeout: Duration::from_secs(1),
         stop_grace: grace,
         command: "worker.wasm".into(),
@@ -97,7 +97,8 @@ const LONG: Duration = Duration::from_secs(60);
 #[tokio::test]
 async fn a_run_that_settles_is_ready_and_its_status_is_logged() {
     let mut scene = scene(None, LONG, None);
-    assert_eq!(scene.readies.recv().await.unwrap().id, DynoId(1));
+    let news = scene.readies.recv().await.unwrap();
+    assert!(matches!(news, News::Ready { id: DynoId(1), .. }));
     scene.end.send_replace(Some(Exit::Code(1)));
     let (end, log) = scene.end().await;
     assert!(end.settled && !end.told);

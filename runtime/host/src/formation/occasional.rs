@@ -205,7 +205,7 @@ impl Dispatcher {
             name: name.clone(),
             log: self.app.log.clone(),
             words: told,
-            ready: self.ready.clone(),
+            news: self.news.clone(),
             boot_timeout: what.process.limits.boot_timeout,
             stop_grace: what.process.limits.stop_grace,
             command,

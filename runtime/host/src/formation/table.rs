@@ -422,6 +422,16 @@ impl Table {
             .map(|(role, _)| *role)
     }
 
+    /// The slot that this dyno is in, if it is up.
+    pub(crate) fn in_slot(&self, id: DynoId) -> Option<DynoName> {
+        let dyno = self
+            .dynos
+            .get(&id)
+            .filter(|dyno| dyno.state == DynoState::Up)?;
+        let slot = self.slots.get(&dyno.name)?;
+        (slot.dyno == Some(id)).then(|| dyno.name.clone())
+    }
+
     /// Whether a dyno of this type is alive, of whatever release.
     pub(crate) fn is_alive(&self, process: &ProcessType) -> bool {
         self.dynos

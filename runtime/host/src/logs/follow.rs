@@ -30,6 +30,11 @@ impl LogFollower {
         }
     }
 
+    /// The next line if it was read already, with others: for those who write several at once.
+    pub fn ready(&mut self) -> Option<LogLine> {
+        self.ready.pop_front()
+    }
+
     /// The next line; `None` when the log was closed. May be dropped and asked again without loss.
     pub async fn next(&mut self) -> Option<LogLine> {
         loop {

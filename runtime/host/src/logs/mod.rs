@@ -192,10 +192,15 @@ impl AppLog {
 impl Inner {
     fn push(&self, source: LogSource, dyno: &str, message: &str) {
         let unsaved = lock(&self.ring).push(source, dyno, message);
-        self.news.notify_waiters();
-        if let Some(writer) = &self.writer {
-            writer.signal(unsaved >= HURRY_BYTES);
+        match &self.writer {
+            Some(writer) => writer.signal(unsaved >= HURRY_BYTES),
+            None => self.tell(),
         }
+    }
+
+    /// Wakes the followers.
+    fn tell(&self) {
+        self.news.notify_waiters();
     }
 
     /// The lines, and the sequence number of the one that comes next.

@@ -1,4 +1,5 @@
-//! The thread that writes the logs' files.
+//! The thread that writes the logs' files, and tells their followers that there is something to read: whoever
+//! writes a line wakes nobody but this thread, and that once per [`GATHER`] at most.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -89,14 +90,23 @@ impl Writer {
                 }
                 thread::park();
             }
+            // A line after a silence is shown at once; those that come with it, together.
+            self.each(Inner::tell);
             self.gather();
             // Cleared before the rings are read: a line written after that is a new signal.
             self.hurry.store(false, Ordering::SeqCst);
             self.dirty.store(false, Ordering::SeqCst);
-            let logs = lock(&self.logs).clone();
-            for log in logs {
+            self.each(|log| {
                 log.save();
-            }
+                log.tell();
+            });
+        }
+    }
+
+    fn each(&self, what: impl Fn(&Inner)) {
+        let logs = lock(&self.logs).clone();
+        for log in &logs {
+            what(log);
         }
     }
 

@@ -14,11 +14,12 @@ use hyper::body::Incoming;
 use oarlock_sandbox::{Body, BodyError};
 use oarlock_spec::codes::RouterCode;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::exchange::Exchange;
 use super::lock;
 use super::rescue::Failure;
+use super::timer::Timer;
 
 /// What the two sides of a request know of its body.
 pub(super) struct Upload {
@@ -69,13 +70,10 @@ impl Upload {
         }
     }
 
-    /// Resolves when something goes wrong with the body.
-    pub(super) async fn failed(&self) -> Failure {
-        std::future::poll_fn(|context| {
-            self.waker.register(context.waker());
-            self.failure().map_or(Poll::Pending, Poll::Ready)
-        })
-        .await
+    /// Ready when something has gone wrong with the body.
+    pub(super) fn poll_failed(&self, context: &mut Context<'_>) -> Poll<Failure> {
+        self.waker.register(context.waker());
+        self.failure().map_or(Poll::Pending, Poll::Ready)
     }
 }
 
@@ -247,7 +245,7 @@ pub(super) struct Streaming {
     /// How long the guest may go on after the client has all it will get.
     linger: Duration,
     last: Instant,
-    sleep: Option<Pin<Box<Sleep>>>,
+    timer: Option<Timer>,
     /// The trailers have come: the client asks for no more.
     trailed: bool,
 }
@@ -269,7 +267,7 @@ impl Streaming {
             idle_timeout,
             linger,
             last,
-            sleep: None,
+            timer: None,
             trailed: false,
         }
     }
@@ -322,19 +320,15 @@ impl Streaming {
             .map_or(self.last, |upload| upload.last().max(self.last))
     }
 
-    /// One timer, made when first needed, that looks at the clock when it fires: no work per frame.
     fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<RouterCode> {
-        loop {
-            let due = self.last() + self.idle_timeout;
-            let sleep = self
-                .sleep
-                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
-            std::task::ready!(sleep.as_mut().poll(context));
-            if due <= Instant::now() {
-                return Poll::Ready(RouterCode::H15);
-            }
-            sleep.as_mut().reset(due);
-        }
+        let due = self.last() + self.idle_timeout;
+        let Some(exchange) = &self.exchange else {
+            return Poll::Pending;
+        };
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Timer::of(exchange.connection()));
+        timer.poll_until(due, context).map(|()| RouterCode::H15)
     }
 
     fn done(&mut self) {
@@ -403,7 +397,7 @@ impl Drop for Streaming {
             exchange: self.exchange.take(),
             declared: None,
             upload: None,
-            sleep: None,
+            timer: None,
             trailed: false,
             ..*self
         };

@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use oarlock_spec::codes::RouterCode;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use super::body::ResponseBody;
 use super::io::Io;
@@ -142,6 +142,8 @@ pub(super) struct Connection {
     idle_timeout: AtomicU64,
     stalled: AtomicBool,
     reset: AtomicBool,
+    /// Of the request under way, between two of them.
+    timer: Mutex<Option<Pin<Box<Sleep>>>>,
 }
 
 impl Connection {
@@ -163,7 +165,18 @@ impl Connection {
             idle_timeout: AtomicU64::new(millis(KEEP_ALIVE)),
             stalled: AtomicBool::new(false),
             reset: AtomicBool::new(false),
+            timer: Mutex::new(None),
         }
+    }
+
+    /// See [`Timer`](super::timer::Timer).
+    pub(super) fn take_timer(&self) -> Option<Pin<Box<Sleep>>> {
+        lock(&self.timer).take()
+    }
+
+    pub(super) fn keep_timer(&self, timer: Pin<Box<Sleep>>) {
+        let other = lock(&self.timer).replace(timer);
+        drop(other);
     }
 
     /// The client's address.

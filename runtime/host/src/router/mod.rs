@@ -15,6 +15,7 @@ mod listen;
 mod rescue;
 mod service;
 mod table;
+mod timer;
 
 #[cfg(test)]
 pub(crate) mod fake;

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::CONTENT_LENGTH;
@@ -18,6 +19,7 @@ use super::connection::{Busy, Connection};
 use super::exchange::Exchange;
 use super::headers;
 use super::rescue::{Failure, rescue};
+use super::timer::Timer;
 use crate::web::{Backend, Lease, RequestLimits, WebDyno, WebPool};
 
 /// Never fails: what goes wrong is answered by [`rescue`].
@@ -113,7 +115,7 @@ async fn lease_and_call(
         let lease = lease(exchange.pool(), &connection).await?;
         let dyno = lease.dyno().clone();
         exchange.leased(lease);
-        match call(&dyno, request, upload, timeout).await {
+        match call((&dyno, &connection), request, upload, timeout).await {
             Ok(response) => return Ok(response),
             Err(Failed::Answer(failure)) => return Err(failure),
             Err(Failed::Platform(reason)) => {
@@ -150,9 +152,7 @@ async fn lease(pool: &Arc<WebPool>, connection: &Connection) -> Result<Lease, Ro
 fn has_ended(backend: &Backend) -> bool {
     match backend {
         Backend::Fresh(_) => false,
-        Backend::Live { instance, .. } => {
-            futures::FutureExt::now_or_never(instance.ended()).is_some()
-        }
+        Backend::Live { instance, .. } => instance.has_ended(),
         #[cfg(test)]
         Backend::Fake { .. } => false,
     }
@@ -172,7 +172,7 @@ enum Failed {
 }
 
 async fn call(
-    dyno: &WebDyno,
+    (dyno, connection): (&WebDyno, &Arc<Connection>),
     request: Request<Body>,
     upload: Option<&Upload>,
     timeout: Duration,
@@ -186,12 +186,7 @@ async fn call(
             Backend::Fake { answer, .. } => answer(request).await.map_err(LiveCallError::Failed),
         }
     };
-    let result = match upload {
-        None => tokio::time::timeout(timeout, called)
-            .await
-            .map_err(|_| Failure::Code(RouterCode::H12)),
-        Some(upload) => within(called, upload, timeout).await,
-    };
+    let result = within(called, upload, (Timer::of(connection), timeout)).await;
     let result = result.map_err(Failed::Answer)?;
     // A guest that got half a body may have said anything; the truth is what happened to the body.
     if let Some(failure) = upload.and_then(Upload::failure) {
@@ -207,26 +202,24 @@ async fn call(
 /// takes: an upload may take longer than an answer. A drop of `called` ends the guest's call.
 async fn within<T>(
     called: impl Future<Output = T>,
-    upload: &Upload,
-    timeout: Duration,
+    upload: Option<&Upload>,
+    (mut timer, timeout): (Timer, Duration),
 ) -> Result<T, Failure> {
     let mut called = std::pin::pin!(called);
-    let mut failed = std::pin::pin!(upload.failed());
-    let mut deadline = Instant::now() + timeout;
-    loop {
-        tokio::select! {
-            biased;
-            failure = &mut failed => return Err(failure),
-            result = &mut called => return Ok(result),
-            () = tokio::time::sleep_until(deadline) => {
-                let later = upload.last() + timeout;
-                if later <= Instant::now() {
-                    return Err(Failure::Code(RouterCode::H12));
-                }
-                deadline = later;
-            }
+    let began = Instant::now();
+    std::future::poll_fn(|context| {
+        if let Some(Poll::Ready(failure)) = upload.map(|upload| upload.poll_failed(context)) {
+            return Poll::Ready(Err(failure));
         }
-    }
+        if let Poll::Ready(result) = called.as_mut().poll(context) {
+            return Poll::Ready(Ok(result));
+        }
+        let last = upload.map_or(began, |upload| upload.last().max(began));
+        timer
+            .poll_until(last + timeout, context)
+            .map(|()| Err(Failure::Code(RouterCode::H12)))
+    })
+    .await
 }
 
 fn failure_of(error: &CallError, live: bool) -> Failed {

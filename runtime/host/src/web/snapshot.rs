@@ -70,10 +70,7 @@ impl Snapshot {
         if self.state != PoolState::Serving {
             return None;
         }
-        let near = match core {
-            Some(core) => self.by_core.get(core.0).unwrap_or(&self.anywhere),
-            None => &self.all,
-        };
+        let near = core.map_or(&*self.all, |core| self.near(core));
         let dyno = take_from(near).or_else(|| {
             if near.len() < self.all.len() {
                 take_from(&self.all)
@@ -82,6 +79,23 @@ impl Snapshot {
             }
         });
         dyno.cloned()
+    }
+
+    /// The same, of this core's and of those of every core only.
+    pub(super) fn choose_near(&self, core: CoreId) -> Option<Arc<WebDyno>> {
+        if self.state != PoolState::Serving {
+            return None;
+        }
+        take_from(self.near(core)).cloned()
+    }
+
+    /// Whether there are dynos that only other cores have.
+    pub(super) fn has_elsewhere(&self, core: CoreId) -> bool {
+        self.near(core).len() < self.all.len()
+    }
+
+    fn near(&self, core: CoreId) -> &[Arc<WebDyno>] {
+        self.by_core.get(core.0).unwrap_or(&self.anywhere)
     }
 
     /// Until when a request that came at `arrived` may wait, as things are now, and what it is told then.

@@ -44,7 +44,8 @@ pub struct Limits {
     pub idle: Option<Duration>,
     /// `None`: by the component's WASI version.
     pub isolation: Option<Isolation>,
-    /// Requests after which a reused instance is replaced; `None`: never.
+    /// Requests after which a reused instance is replaced, less a random part of at most a quarter, so that
+    /// instances which started together are not replaced together; `None`: never.
     pub max_requests: Option<u64>,
     /// A request's body.
     pub request_body: u64,
@@ -107,10 +108,6 @@ impl Limits {
         let set = [
             (LimitKey::Cpu, self.cpu != usual.cpu),
             (LimitKey::Idle, self.idle != usual.idle),
-            (
-                LimitKey::MaxRequests,
-                self.max_requests != usual.max_requests,
-            ),
             (LimitKey::LogRate, self.log_rate != usual.log_rate),
             (LimitKey::Tmp, self.tmp != usual.tmp),
             (LimitKey::Files, self.files != usual.files),
