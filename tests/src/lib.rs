@@ -12,11 +12,20 @@ pub mod app;
 pub mod apps;
 mod packages;
 pub mod servers;
+pub mod statistics;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
+
+/// Sees to it that a program is there: as root its Debian package is installed, else the package is named.
+///
+/// # Panics
+/// If it is not there in the end.
+pub fn need_program(program: &str, package: &str) {
+    packages::need(package, || packages::is_program(program));
+}
 
 /// The root of the repository.
 pub fn repository() -> &'static Path {

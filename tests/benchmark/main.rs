@@ -1,0 +1,153 @@
+//! Oarlock beside its peers, in one interleaved run: requests per second, latency, CPU time and memory.
+//!
+//! Each row is a way to run a guest (a fresh instance per request, one that is reused; WASI 0.2 and 0.3), each load a
+//! way to ask for it. In each round every server is started, asked and stopped in turn, so that what else the machine
+//! does meets all of them; what is printed are medians, and medians of the ratios of a round. `wrk` makes the load; it
+//! runs beside the servers on the same cores, as DESIGN's numbers were taken.
+//!
+//! With `--quick` it takes a moment and checks only that all of it works.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command of the repository"
+)]
+
+mod app;
+mod load;
+mod machine;
+mod parts;
+mod peers;
+mod plan;
+mod report;
+mod rows;
+mod server;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use plan::{Load, Part, Peer, Row};
+
+/// Measures Oarlock beside bare hyper, a bare `ProxyHandler` and `wasmtime serve`.
+#[derive(Debug, Parser)]
+#[command(name = "benchmark", about, max_term_width = 100)]
+struct Arguments {
+    /// Seconds that a server is asked in each round.
+    #[arg(long, default_value_t = 3.0, value_name = "SECONDS")]
+    seconds: f64,
+    /// Rounds; in each, every server of a row is measured once.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    rounds: u32,
+    /// Ways to run the guest.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Row::ALL)]
+    rows: Vec<Row>,
+    /// Ways to ask.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Load::ALL)]
+    loads: Vec<Load>,
+    /// Servers; `wasmtime` is left out, with a word, where it is not on PATH.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Peer::ALL)]
+    servers: Vec<Peer>,
+    /// Which parts; `threads` (both thread designs, with and without spinning neighbours) only if it is named.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Part::USUAL)]
+    parts: Vec<Part>,
+    /// Writes all results, with the machine and the versions, to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Prints the tables as Markdown.
+    #[arg(long)]
+    markdown: bool,
+    /// One short round of everything: only whether it works.
+    #[arg(long)]
+    quick: bool,
+    /// Given by cargo.
+    #[arg(long, hide = true)]
+    bench: bool,
+    #[command(subcommand)]
+    serve: Option<Serve>,
+}
+
+/// What the benchmark starts itself as servers of their own processes.
+#[derive(Debug, Subcommand)]
+enum Serve {
+    /// Bare hyper.
+    #[command(hide = true)]
+    ServeHyper,
+    /// A bare `ProxyHandler`, set up as `wasmtime serve` is.
+    #[command(hide = true)]
+    ServeProxy(peers::proxy::Arguments),
+    /// Our sandbox on one of the two thread designs.
+    #[command(hide = true)]
+    ServeThreads(peers::threads::Arguments),
+}
+
+/// How long and how often.
+#[derive(Debug, Clone, Copy)]
+struct Effort {
+    window: Duration,
+    warm_up: Duration,
+    rounds: u32,
+    quick: bool,
+}
+
+impl Arguments {
+    fn effort(&self) -> Effort {
+        let seconds = if self.quick { 0.5 } else { self.seconds };
+        let window = Duration::from_secs_f64(seconds.clamp(0.1, 600.0));
+        Effort {
+            window,
+            warm_up: (window / 4).min(Duration::from_secs(1)),
+            rounds: if self.quick { 1 } else { self.rounds },
+            quick: self.quick,
+        }
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let mut arguments = Arguments::parse();
+    match arguments.serve.take() {
+        Some(Serve::ServeHyper) => peers::hyper::serve(),
+        Some(Serve::ServeProxy(arguments)) => peers::proxy::serve(&arguments),
+        Some(Serve::ServeThreads(arguments)) => peers::threads::serve(&arguments),
+        None => measure(&arguments),
+    }
+}
+
+fn measure(arguments: &Arguments) -> anyhow::Result<()> {
+    oarlock_tests::need_program("wrk", "wrk");
+    let effort = arguments.effort();
+    let tools = server::Tools::find()?;
+    let machine = machine::Machine::read(&tools);
+    println!("{machine}");
+    let mut report = report::Report::new(machine, effort);
+    for part in Part::ALL
+        .into_iter()
+        .filter(|part| arguments.quick || arguments.parts.contains(part))
+    {
+        match part {
+            Part::Rows => {
+                let servers: Vec<Peer> = arguments
+                    .servers
+                    .iter()
+                    .copied()
+                    .filter(|peer| tools.has(*peer))
+                    .collect();
+                if servers.len() < arguments.servers.len() {
+                    println!("`wasmtime` is not on PATH: it is left out.");
+                }
+                rows::measure(&tools, arguments, &servers, effort, &mut report)?;
+            }
+            Part::Instantiation => report.part(parts::instantiation(effort)?),
+            Part::Wake => report.part(parts::wake(effort)?),
+            Part::Thousand => report.part(parts::thousand(effort)?),
+            Part::Start => report.part(parts::second_start(&tools, effort)?),
+            Part::Threads => rows::threads(&tools, effort, &mut report)?,
+        }
+    }
+    report.print(arguments.markdown);
+    if let Some(path) = &arguments.json {
+        std::fs::write(path, report.json()?)?;
+        println!("Wrote {}.", path.display());
+    }
+    Ok(())
+}
