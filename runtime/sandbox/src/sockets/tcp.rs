@@ -369,10 +369,9 @@ impl TcpSocket {
                 ..
             } => Ok(socket.local_addr()?),
             State::Connected { link, .. } => Ok(link.local_addr()?),
-            State::Fresh { .. }
-            | State::Bound { .. }
-            | State::Listening
-            | State::Connecting(_) => Err(Code::InvalidState),
+            State::Fresh { .. } | State::Bound { .. } | State::Listening | State::Connecting(_) => {
+                Err(Code::InvalidState)
+            }
             State::Closed(code) => Err(*code),
         }
     }
