@@ -12,7 +12,7 @@ async fn release(running: &Running, value: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_release_finishes_requests_and_cuts_websockets_at_stop_grace() {
-    let running = up(&app("listen-axum", "", 1, "stop_grace = \"3s\"")).await;
+    let running = up(app("listen-axum", "", 1, "stop_grace = \"3s\"")).await;
     let mut socket = Socket::open(&running).await;
     socket.echo("hello").await;
     let slow = tokio::spawn({
@@ -33,7 +33,7 @@ async fn a_release_finishes_requests_and_cuts_websockets_at_stop_grace() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guest_without_a_drain_of_its_own_ends_when_its_requests_have() {
-    let running = up(&app("listen-axum", "", 1, "stop_grace = \"30s\"")).await;
+    let running = up(app("listen-axum", "", 1, "stop_grace = \"30s\"")).await;
     // Some idle connections, which must not hold it.
     futures::future::join_all((0..5).map(|_| running.get("/slow"))).await;
     let began = Instant::now();
@@ -48,8 +48,9 @@ async fn a_guest_without_a_drain_of_its_own_ends_when_its_requests_have() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn releases_and_restarts_under_load_cost_nobody_an_answer() {
-    for guest in ["listen-std", "listen-axum"] {
-        let running = up(&app(guest, "", 2, "")).await;
+    // A server that has one connection after the other must not be sent two requests at once.
+    for (guest, limits) in [("listen-std", "concurrency = 1"), ("listen-axum", "")] {
+        let running = up(app(guest, "", 2, limits)).await;
         let url = format!("http://{}/hello", running.address());
         let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         let clients: Vec<_> = (0..4)
@@ -83,7 +84,7 @@ async fn releases_and_restarts_under_load_cost_nobody_an_answer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn max_requests_replaces_a_listening_dyno() {
-    let running = up(&app("listen-std", "", 1, "max_requests = 20")).await;
+    let running = up(app("listen-std", "", 1, "max_requests = 20")).await;
     let first = running.get("/who").await.text().to_owned();
     let port = first.split(' ').next().unwrap().to_owned();
     until("another has taken its place", || async {

@@ -16,12 +16,12 @@ async fn fails_to_boot(args: &str, limits: &str, text: &str) {
 async fn a_guest_that_does_not_listen_in_time_is_r10_and_one_that_exits_has_not_booted() {
     let text = "Error R10 (Boot timeout) -> it did not listen on `$PORT`";
     fails_to_boot("idle", "boot_timeout = \"500ms\"", text).await;
-    fails_to_boot("exit", "", "it exited with status 3").await;
+    fails_to_boot("exit", "", "it exited with status 1").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_answer_is_h13_and_a_late_one_h12() {
-    let running = up(&app("listen-std", "", 1, "timeout = \"700ms\"")).await;
+    let running = up(app("listen-std", "", 1, "timeout = \"700ms\"")).await;
     for path in ["/silence", "/nonsense", "/switch"] {
         assert_refused(&running.get(path).await, "H13");
         // It is not the dyno's end.
@@ -37,7 +37,7 @@ async fn what_is_no_answer_is_h13_and_a_late_one_h12() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_cuts_the_answer_however_it_is_framed_and_the_dyno_starts_again() {
-    let running = up(&app("listen-std", "", 1, "")).await;
+    let running = up(app("listen-std", "", 1, "")).await;
     for path in ["/crash", "/crash-unframed"] {
         let cut = Raw::get(running.address(), path).await.rest().await;
         assert!(
@@ -65,7 +65,7 @@ async fn a_crash_cuts_the_answer_however_it_is_framed_and_the_dyno_starts_again(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guest_that_stops_listening_is_replaced() {
-    let running = up(&app("listen-std", "", 1, "")).await;
+    let running = up(app("listen-std", "", 1, "")).await;
     assert_eq!(running.get("/stop-listening").await.text(), "bye");
     until("another has started", || async {
         let answer = running.get("/who").await;
@@ -78,7 +78,7 @@ async fn a_guest_that_stops_listening_is_replaced() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_goes_away_ends_its_request_in_the_guest() {
-    let running = up(&app("listen-axum", "", 1, "")).await;
+    let running = up(app("listen-axum", "", 1, "")).await;
     for _ in 0..3 {
         let gone = Raw::get(running.address(), "/slow").await;
         logged(&running, "web.1", "slow begins").await;
@@ -105,7 +105,7 @@ async fn a_client_that_goes_away_ends_its_request_in_the_guest() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_early_answer_is_not_lost_with_the_body_that_nobody_reads() {
-    let running = up(&app("listen-axum", "", 1, "")).await;
+    let running = up(app("listen-axum", "", 1, "")).await;
     for _ in 0..5 {
         let mut stream = TcpStream::connect(running.address()).await.unwrap();
         let head =

@@ -23,8 +23,30 @@ fn app(guest: &str, args: &str, web: u32, limits: &str) -> App {
     App::new(&manifest).guest("web.wasm", guest)
 }
 
-async fn up(app: &App) -> Running {
-    app.up(crate::binary()).start().await
+/// A running app, and its folder.
+struct Up {
+    running: Running,
+    _app: App,
+}
+
+impl std::ops::Deref for Up {
+    type Target = Running;
+
+    fn deref(&self) -> &Running {
+        &self.running
+    }
+}
+
+impl Up {
+    /// Ctrl-C, and waits for the end.
+    async fn interrupt(self) -> Option<i32> {
+        self.running.interrupt().await
+    }
+}
+
+async fn up(app: App) -> Up {
+    let running = app.up(crate::binary()).start().await;
+    Up { running, _app: app }
 }
 
 /// The rows of `ps`.

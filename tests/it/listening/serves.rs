@@ -8,7 +8,7 @@ use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_std_server_listens_on_its_port_alone() {
-    let running = up(&app("listen-std", "ports", 2, "")).await;
+    let running = up(app("listen-std", "ports", 2, "")).await;
     let mut ports = BTreeSet::new();
     while ports.len() < 2 {
         let who = running.get("/who").await;
@@ -46,7 +46,7 @@ async fn a_std_server_listens_on_its_port_alone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_to_the_guest_are_kept_and_heads_are_as_promised() {
-    let running = up(&app("listen-std", "", 1, "")).await;
+    let running = up(app("listen-std", "", 1, "")).await;
     for _ in 0..50 {
         assert_eq!(running.get("/head").await.status, 200);
     }
@@ -91,7 +91,7 @@ async fn connections_to_the_guest_are_kept_and_heads_are_as_promised() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_axum_server_serves_many_at_once_and_large_bodies_both_ways() {
-    let running = up(&app("listen-axum", "", 1, "timeout = \"30s\"")).await;
+    let running = up(app("listen-axum", "", 1, "timeout = \"30s\"")).await;
     let hello = running.get("/hello").await;
     assert_eq!(hello.text(), "Hello from web.1");
     let slow = futures::future::join_all((0..10).map(|_| running.get("/slow"))).await;
@@ -115,7 +115,7 @@ async fn an_axum_server_serves_many_at_once_and_large_bodies_both_ways() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_waits_for_100_continue_is_told_by_the_guest() {
-    let running = up(&app("listen-axum", "", 1, "")).await;
+    let running = up(app("listen-axum", "", 1, "")).await;
     let head = |path: &str| {
         format!(
             "POST {path} HTTP/1.1\r\nHost: test.localhost\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\
@@ -139,7 +139,7 @@ async fn a_client_that_waits_for_100_continue_is_told_by_the_guest() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn server_sent_events_arrive_one_by_one() {
-    let running = up(&app("listen-axum", "graceful", 1, "")).await;
+    let running = up(app("listen-axum", "graceful", 1, "")).await;
     let mut stream = TcpStream::connect(running.address()).await.unwrap();
     let request = b"GET /ticks HTTP/1.1\r\nHost: test.localhost\r\n\r\n";
     stream.write_all(request).await.unwrap();
@@ -168,7 +168,7 @@ async fn server_sent_events_arrive_one_by_one() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_on_wasi_0_3_serves() {
-    let running = up(&app("listen-p3", "", 1, "")).await;
+    let running = up(app("listen-p3", "", 1, "")).await;
     let answers = futures::future::join_all((0..8).map(|_| running.get("/p3"))).await;
     assert!(
         answers

@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_websocket_carries_big_messages_and_is_one_request() {
-    let running = up(&app("listen-axum", "", 1, "")).await;
+    let running = up(app("listen-axum", "", 1, "")).await;
     let mut socket = Socket::open(&running).await;
     for n in 0..100 {
         socket.echo(&format!("message {n}")).await;
@@ -34,7 +34,7 @@ async fn a_websocket_carries_big_messages_and_is_one_request() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guest_may_end_it_with_and_without_a_word() {
-    let running = up(&app("listen-axum", "", 1, "")).await;
+    let running = up(app("listen-axum", "", 1, "")).await;
     for word in ["close", "vanish"] {
         let mut socket = Socket::open(&running).await;
         socket.echo("hello").await;
@@ -57,7 +57,7 @@ async fn a_guest_may_end_it_with_and_without_a_word() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_one_ends_after_idle_timeout_and_holds_its_slot_until_then() {
     let limits = "idle_timeout = \"1s\"\nconcurrency = 1\ntimeout = \"500ms\"";
-    let running = up(&app("listen-axum", "", 1, limits)).await;
+    let running = up(app("listen-axum", "", 1, limits)).await;
     let mut socket = Socket::open(&running).await;
     socket.echo("hello").await;
     assert_refused(&running.get("/hello").await, "H11");
@@ -77,14 +77,14 @@ async fn a_silent_one_ends_after_idle_timeout_and_holds_its_slot_until_then() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_to_an_upgrade_may_be_an_ordinary_one() {
-    let running = up(&app("listen-axum", "", 1, "")).await;
+    let running = up(app("listen-axum", "", 1, "")).await;
     let url = format!("ws://{}/hello", running.address());
     let refused = tokio_tungstenite::connect_async(url).await.unwrap_err();
     assert!(refused.to_string().contains("200 OK"), "{refused}");
     assert_routed(&running, "/hello", "", "200", "web.1").await;
 
     // A handler knows none.
-    let handler = up(&app("hello-p2", "", 1, "")).await;
+    let handler = up(app("hello-p2", "", 1, "")).await;
     let url = format!("ws://{}/ws", handler.address());
     let refused = tokio_tungstenite::connect_async(url).await.unwrap_err();
     assert!(refused.to_string().contains("200 OK"), "{refused}");

@@ -493,9 +493,9 @@ mod tests {
             }
             drop(guard);
             drop((guest, claim));
-            let mut text = String::new();
-            let read = host.read_to_string(&mut text).await;
-            assert_eq!((read.is_ok(), text.as_str()), (well, "half"));
+            let mut bytes = Vec::new();
+            let read = host.read_to_end(&mut bytes).await;
+            assert_eq!((read.is_ok(), &bytes[..]), (well, &b"half"[..]));
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::extract::DefaultBodyLimit;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::http::{HeaderMap, Request};
 use axum::response::Response;
@@ -103,29 +104,14 @@ async fn main() {
     println!("stopped");
 }
 
-/// The stop signal, as std shows it: a blocking read would hold the whole guest, so the descriptor is asked.
+/// The stop signal. A blocking read of stdin would hold the whole guest, so it is asked whether one would not wait.
 async fn stdin_ends(stop: watch::Sender<bool>) {
-    #[repr(C)]
-    struct PollFd {
-        fd: i32,
-        events: i16,
-        revents: i16,
-    }
-    unsafe extern "C" {
-        fn poll(fds: *mut PollFd, count: u64, timeout: i32) -> i32;
-    }
-    loop {
-        let mut asked = PollFd {
-            fd: 0,
-            events: 1,
-            revents: 0,
-        };
-        if unsafe { poll(&raw mut asked, 1, 0) } != 0 {
-            stop.send_replace(true);
-            return;
-        }
+    let stdin = wasip2::cli::stdin::get_stdin();
+    let ended = stdin.subscribe();
+    while !ended.ready() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    stop.send_replace(true);
 }
 
 struct Guard;

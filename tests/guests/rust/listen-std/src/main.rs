@@ -13,7 +13,7 @@ fn main() {
         Some("idle") => loop {
             std::thread::sleep(Duration::from_secs(1));
         },
-        Some("exit") => std::process::exit(3),
+        Some("exit") => std::process::exit(1),
         // Looks whether ports are to be had, its own last.
         Some("ports") => {
             let next = (port.parse::<u16>().unwrap() ^ 1).to_string();
