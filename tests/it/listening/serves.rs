@@ -167,6 +167,60 @@ async fn server_sent_events_arrive_one_by_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http2_clients_are_served_over_http1() {
+    let running = up(app("listen-axum", "", 1, "")).await;
+    let stream = TcpStream::connect(running.address()).await.unwrap();
+    let (mut client, connection) = hyper::client::conn::http2::handshake(
+        hyper_util::rt::TokioExecutor::new(),
+        hyper_util::rt::TokioIo::new(stream),
+    )
+    .await
+    .unwrap();
+    tokio::spawn(connection);
+    let request = |method: &str, path: &str, body: Vec<u8>| {
+        http::Request::builder()
+            .method(method)
+            .uri(format!("http://test.localhost{path}"))
+            .header("cookie", "a=1")
+            .header("cookie", "b=2")
+            .body(http_body_util::Full::new(bytes::Bytes::from(body)))
+            .unwrap()
+    };
+    let body = vec![7; 1 << 20];
+    let answers = futures::future::try_join_all([
+        client.send_request(request("GET", "/headers", Vec::new())),
+        client.send_request(request("POST", "/echo", body.clone())),
+        client.send_request(request("GET", "/slow", Vec::new())),
+    ]);
+    let mut texts = Vec::new();
+    for answer in answers.await.unwrap() {
+        assert_eq!(answer.status(), 200);
+        let body = http_body_util::BodyExt::collect(answer.into_body()).await;
+        texts.push(body.unwrap().to_bytes());
+    }
+    let headers = String::from_utf8_lossy(&texts[0]);
+    for expected in [
+        "\"cookie\": \"a=1; b=2\"",
+        "\"host\": \"test.localhost\"",
+        "\"via\": \"2.0 oarlock\"",
+    ] {
+        assert!(headers.contains(expected), "{headers}");
+    }
+    assert!(texts[1] == body && &texts[2][..] == b"slow");
+    assert_routed(&running, "/headers", "", "200", "web.1").await;
+    assert_eq!(running.interrupt().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_one_off_dyno_of_a_server_has_no_port() {
+    let running = up(app("listen-axum", "", 1, "")).await;
+    let done = running.oarlock(&["run", "web"]).await;
+    assert_eq!(done.code, 134, "{done:?}");
+    assert!(done.stderr.contains("NotPresent"), "{done:?}");
+    assert_eq!(running.interrupt().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_on_wasi_0_3_serves() {
     let running = up(app("listen-p3", "", 1, "")).await;
     let answers = futures::future::join_all((0..8).map(|_| running.get("/p3"))).await;

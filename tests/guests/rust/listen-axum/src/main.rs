@@ -92,6 +92,7 @@ async fn main() {
                 upgrade.max_message_size(16 << 20).on_upgrade(echo)
             }),
         );
+    let app = app.layer(DefaultBodyLimit::disable());
     let server = axum::serve(Counted(listener, stop.clone()), app);
     if std::env::args().nth(1).as_deref() == Some("graceful") {
         tokio::task::spawn(stdin_ends(stop));
