@@ -1,23 +1,65 @@
 //! The dyno runtime to embed: formation, router, add-ons and logs.
 //!
-//! A [`Host`] keeps apps running: [`Host::apply`] makes an app what a [`Desired`] says, with a
-//! rolling replacement of its dynos. It has no accounts, no control-plane database, no global
-//! state, no signal handler, and never ends the process.
+//! A [`Host`] keeps apps running. An [`App`] is a manifest with its components; [`Host::add`] makes it run, or makes
+//! another release of it take the place of the one that runs, and [`Host::service`] is its way in for requests.
+//!
+//! TODO
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`events`] | what happens to apps and dynos, as a subscription |
+//! | [`logs`] | the log of an app |
+//! | [`usage`] | what apps used, and meters of one's own |
+//! | [`apply`] | the one path below [`Host::add`], for who keeps releases of his own |
+//! | [`service`] | what an app's service gives and takes |
+//! | [`compile`] | compiling in a child, and why a component is refused |
+//! | [`dynos`] | one-off dynos, and the clock of scheduled ones |
+//! | [`addons`] | what manifests may ask for, and what that opens |
+//! | [`spec`], [`wasmtime`] | the words that all this is said in |
 
 #![forbid(unsafe_code)]
 
-mod addons;
-mod apply;
+pub mod addons;
+mod app;
+pub mod apply;
+mod config;
 mod cores;
+pub mod events;
 mod formation;
 mod host;
 pub mod logs;
 mod one_off;
 mod router;
+pub mod service;
+pub mod usage;
 mod web;
 
-pub use addons::{AppAddons, Binding, check as check_addons};
-pub use apply::{Applied, ApplyError, Component, Desired, ReleasePhase, Slug};
-pub use formation::{Clock, SystemClock};
-pub use host::{Host, HostConfig, HostError, ListenError};
-pub use one_off::{OneOff, OneOffError, OneOffExit, OneOffRequest};
+/// Compiling in a child, and why a component is refused.
+pub mod compile {
+    pub use oarlock_sandbox::{EngineError, LoadError, compile_component};
+}
+
+/// Dynos outside of the formation, and the clock.
+pub mod dynos {
+    pub use crate::formation::{Clock, SystemClock};
+    pub use crate::one_off::{OneOff, OneOffError, OneOffExit, OneOffRequest};
+    pub use oarlock_sandbox::StdinSource;
+}
+
+pub use app::{AddError, App};
+pub use config::HostConfig;
+pub use host::{Host, HostError, ListenError};
+pub use oarlock_sandbox::{Compiler, Guest, HostFunctions};
+pub use oarlock_spec::names::AppName;
+pub use oarlock_spec::policy::Policy;
+pub use service::AppService;
+
+/// wasmtime, for [`HostFunctions`]: `wasmtime::component::bindgen!` with `wasmtime_crate: oarlock_host::wasmtime`
+/// generates what fits.
+///
+/// **Stability.** All else here follows this crate's version; these types follow wasmtime's, which is pinned to one
+/// long-term release. An embedder that has host functions has to expect that they must be compiled against
+/// another wasmtime with a minor version of this crate; one that has none does not see wasmtime at all.
+pub use oarlock_sandbox::wasmtime;
+/// Names, the manifest, limits, the policy, rows of `ps` and lines of logs, and the promised codes.
+pub use oarlock_spec as spec;

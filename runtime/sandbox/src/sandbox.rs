@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use http::{Request, Response};
 use oarlock_spec::limits::Limits;
+use oarlock_spec::names::{AppName, DynoName};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -51,6 +52,7 @@ pub(crate) struct SandboxInner {
     pub(crate) grant: Grant,
     pub(crate) limits: Limits,
     pub(crate) meter: Arc<Meter>,
+    who: Arc<(AppName, DynoName)>,
     environment: Arc<Environment>,
     folders: Arc<Folders>,
     kv: crate::kv::KvCtx,
@@ -146,6 +148,7 @@ impl Sandbox {
                 program: program.clone(),
                 kv: crate::kv::KvCtx::new(&grant),
                 net,
+                who: Arc::new((grant.app.clone(), grant.dyno.clone())),
                 grant,
                 limits: limits.clone(),
                 meter: Arc::default(),
@@ -290,6 +293,8 @@ impl SandboxInner {
         let fields = limits.header.saturating_mul(HEADER_OVERHEAD);
         http.set_field_size_limit(usize::try_from(fields).unwrap_or(usize::MAX));
         let state = State {
+            who: self.who.clone(),
+            data: self.program.engine().inner.functions.data(),
             wasi: wasi.build(),
             table,
             http,
