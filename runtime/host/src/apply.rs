@@ -70,6 +70,8 @@ pub struct Desired {
 /// What [`crate::Host::apply`] did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
+    /// Whose release it is.
+    pub app: AppName,
     /// The release that now runs.
     pub release: ReleaseId,
     /// Components compiled now.
@@ -178,6 +180,7 @@ impl Inner {
             Some(_) => Place::Next,
         };
         let applied = Applied {
+            app: app.name.clone(),
             release: prepared.release,
             compiled: prepared.compiled,
             cached: prepared.cached,

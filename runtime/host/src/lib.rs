@@ -3,7 +3,43 @@
 //! A [`Host`] keeps apps running. An [`App`] is a manifest with its components; [`Host::add`] makes it run, or makes
 //! another release of it take the place of the one that runs, and [`Host::service`] is its way in for requests.
 //!
-//! TODO
+//! ```
+//! use oarlock_host::{App, Host, HostConfig};
+//!
+//! # let data = tempfile::tempdir()?;
+//! # let hello = wat::parse_str(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/hello.wat")))?;
+//! # futures::executor::block_on(async {
+//! let host = Host::start(HostConfig::new(data.path()))?;
+//! let manifest = "app = \"hello\"\n[processes]\nweb = \"web.wasm\"";
+//! let app = App::from_manifest(manifest).component("web.wasm", hello);
+//! let added = host.add(app).await?;
+//!
+//! // Requests, on whatever runtime this is: here it is none at all.
+//! let service = host.service(&added.app);
+//! let response = service.call(http::Request::new(String::new())).await?;
+//! assert_eq!(response.status(), 200);
+//!
+//! // The formation, and what happens to it.
+//! let mut events = host.events();
+//! let two = [("web".parse()?, 2)].into();
+//! host.scale(&added.app, two).await.expect("the app runs")?;
+//! println!("{:?}", events.next().await);
+//!
+//! // The end: what is under way is finished first.
+//! host.shutdown().await;
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! **What a host never does:** end the process, handle a signal, set up logging, read the environment, start its
+//! embedder's program, or keep global state. Two hosts in one process share nothing but the machine. Its diagnostics
+//! are [`tracing`] events; what apps say is in their [`logs`].
+//!
+//! **Threads.** Guests run on threads of the host's own. Every future here may be awaited on any runtime, and a guest
+//! that spins never holds the thread that waits for it. What blocks on the disk says so.
+//!
+//! **Not here:** accounts, a database of releases, builds, git. `oarlock` puts these on top of this crate.
 //!
 //! | module | what is in it |
 //! |---|---|

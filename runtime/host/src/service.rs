@@ -23,7 +23,10 @@ use tower_service::Service;
 
 use crate::Host;
 use crate::router::Router;
-use crate::router::embed::{BoxError, Head, PipedBody, refusal};
+use crate::router::embed::{Head, PipedBody, refusal};
+
+/// The error of a request's body.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// An app's web dynos as a [`tower::Service`](Service). Cheap to clone, always ready, and it never fails: what goes
 /// wrong is an answer with the router's code in the header `oarlock-error`, as it is for a client of [`Host::listen`].
@@ -58,6 +61,19 @@ impl Host {
     }
 }
 
+impl AppService {
+    /// The answer to a request, as the [`Service`]'s `call` gives it, for whoever has no `tower` at hand. The request is
+    /// on its way when this returns.
+    pub fn call<B>(&self, request: Request<B>) -> AppResponse
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+        AppResponse(self.router.call(&self.app, request))
+    }
+}
+
 impl fmt::Debug for AppService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("AppService").field(&self.app).finish()
@@ -79,8 +95,7 @@ where
 
     /// The request's body is read on one of the host's cores, as fast as the guest takes it.
     fn call(&mut self, request: Request<B>) -> AppResponse {
-        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
-        AppResponse(self.router.call(&self.app, request))
+        Self::call(self, request)
     }
 }
 

@@ -31,14 +31,11 @@ use super::rescue::{Failure, rescue};
 use super::service::{self, Payload};
 use super::{Inner, Router, lock};
 use crate::cores::CoreId;
-use crate::service::Client;
+use crate::service::{BoxError, Client};
 use crate::web::WebPool;
 
 /// Frames of a response that wait for a slow caller.
 const PIECES: usize = 4;
-
-/// An embedder's error of a request's body.
-pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// An embedder's body of a request.
 pub(crate) type EmbedderBody = UnsyncBoxBody<Bytes, BoxError>;

@@ -83,8 +83,11 @@ impl Runtime for FakeRuntime {
         if let Some(failure) = state.failures.pop_front() {
             return Err(failure);
         }
-        state.apps.insert(app, (desired.release, desired.formation));
+        state
+            .apps
+            .insert(app.clone(), (desired.release, desired.formation));
         Ok(Applied {
+            app,
             release: desired.release,
             compiled: desired.slug.components.len(),
             cached: 0,
