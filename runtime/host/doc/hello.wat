@@ -100,7 +100,7 @@
   (core func $write (canon lower
     (func $streams "[method]output-stream.blocking-write-and-flush") (memory $bytes)))
   (core func $finish (canon lower (func $types "[static]outgoing-body.finish") (memory $bytes)
-    (realloc (func $realloc))))
+    (realloc (core func $realloc))))
   (core func $drop-request (canon resource.drop $incoming-request))
   (core func $drop-stream (canon resource.drop $output-stream))
 

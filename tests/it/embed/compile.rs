@@ -125,7 +125,7 @@ async fn a_component_too_large_for_the_childs_memory_ends_only_the_child() {
     let binary = crate::binary().display();
     let small = script(
         folder.path(),
-        &format!("ulimit -v 400000; exec {binary} \"$@\""),
+        &format!("ulimit -v 200000; exec {binary} \"$@\""),
     );
     let reason = failure(small, LONG).await;
     assert!(reason.contains("before it had an answer"), "{reason}");

@@ -94,10 +94,10 @@ async fn a_hosts_life_is_told_in_order() {
 async fn crashes_and_failed_releases_are_told_with_their_reasons() {
     let embedded = Embedded::new();
     let mut events = embedded.host.events();
-    let manifest = "app = \"shop\"\n[processes]\nworker = \"worker.wasm later 7\"\n";
+    let manifest = "app = \"shop\"\n[processes]\nworker = \"worker.wasm later 1\"\n";
     let app = App::from_manifest(manifest).component("worker.wasm", guest("formation-worker"));
     embedded.add(app.clone()).await;
-    let crash = "worker.1 v1 up crashed (it exited with status 7)";
+    let crash = "worker.1 v1 up crashed (it exited with status 1)";
     told(&mut events, crash).await;
     let broken = app.component("worker.wasm", wat::parse_str("(component)").unwrap());
     embedded.host.add(broken).await.unwrap_err();

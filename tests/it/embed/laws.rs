@@ -62,6 +62,10 @@ const STATICS: &[(&str, &str)] = &[
         "numbers for folders' names, which are to differ in a process",
     ),
     (
+        "client.rs CONNECT_WITHIN",
+        "the key of a value that each task has for itself",
+    ),
+    (
         "listeners.rs DYNOS",
         "a port is the machine's: no guest of any host may reach another's dyno",
     ),

@@ -3,6 +3,7 @@
 mod apps;
 mod compile;
 mod events;
+mod example;
 mod functions;
 mod hosts;
 mod laws;

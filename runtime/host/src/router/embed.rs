@@ -78,9 +78,9 @@ async fn serve(
     head: oneshot::Sender<Response<PipedBody>>,
 ) {
     let refused = match router.permits.clone().try_acquire_owned() {
+        // Who drains waits for all permits: it has those that are free, and gets those of the calls that came before.
+        _ if router.stop.is_cancelled() => RouterCode::H18,
         Err(_none) => RouterCode::H11,
-        // Who drains waits for the permits of those that came before.
-        Ok(_) if router.stop.is_cancelled() => RouterCode::H18,
         Ok(permit) => {
             let pool = lock(&router.apps).get(&app).cloned();
             match (pool, router.registries.get(core.0).cloned()) {

@@ -50,11 +50,22 @@ fn message(error: &wasmtime::Error) -> Vec<u8> {
 
 /// A limit that cannot be set is one that the system sets otherwise: the host's deadline is left.
 fn confine() {
-    let limit = |bytes| Rlimit {
-        current: Some(bytes),
-        maximum: Some(bytes),
-    };
-    let _ = rustix::process::setrlimit(Resource::As, limit(MEMORY));
-    let _ = rustix::process::setrlimit(Resource::Core, limit(0));
+    lower(Resource::As, MEMORY);
+    lower(Resource::Core, 0);
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+}
+
+/// What it is limited to already stays: root may raise limits.
+fn lower(resource: Resource, most: u64) {
+    let now = rustix::process::getrlimit(resource);
+    let limit = now
+        .current
+        .into_iter()
+        .chain(now.maximum)
+        .fold(most, u64::min);
+    let limit = Rlimit {
+        current: Some(limit),
+        maximum: Some(limit),
+    };
+    let _ = rustix::process::setrlimit(resource, limit);
 }
