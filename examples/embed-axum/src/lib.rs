@@ -34,7 +34,10 @@ struct Asked(Arc<Mutex<BTreeMap<String, u64>>>);
 
 async fn asked(State(Asked(asked)): State<Asked>) -> String {
     let asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
-    asked.iter().map(|(app, n)| format!("{app}: {n}\n")).collect()
+    asked
+        .iter()
+        .map(|(app, n)| format!("{app}: {n}\n"))
+        .collect()
 }
 
 // The glue begins here.
@@ -96,7 +99,9 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let asked_for = Asked::default();
     let host = host(data, &asked_for)?;
-    let native = Router::new().route("/asked", get(asked)).with_state(asked_for);
+    let native = Router::new()
+        .route("/asked", get(asked))
+        .with_state(asked_for);
     let router = mount(native, &host, guests).await?;
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, service)

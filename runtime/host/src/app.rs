@@ -30,6 +30,24 @@ use crate::host::lock;
 const MAX_COMPONENT: u64 = 256 << 20;
 
 /// An app to be run: [`Host::add`] takes it.
+///
+/// ```
+/// use oarlock_host::{AddError, App, Host, HostConfig};
+///
+/// # let data = tempfile::tempdir()?;
+/// # futures::executor::block_on(async {
+/// let host = Host::start(HostConfig::new(data.path()))?;
+/// let app = App::from_manifest("app = \"shop\"\n[proceses]\nweb = \"web.wasm\"\n[limits.web]\nmemry = \"1 MiB\"");
+/// match host.add(app).await {
+///     // Every mistake at once, with its line and what to write instead.
+///     Err(AddError::Manifest(mistakes)) => assert!(mistakes.to_string().contains("did you mean `processes`?")),
+///     other => panic!("{other:?}"),
+/// }
+/// # host.shutdown().await;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct App {
     source: Source,

@@ -5,6 +5,30 @@
 //! happened. Bounds: the last [`CAPACITY`] events are kept for whoever is slower than they come; what a subscriber
 //! missed is counted for it in one [`Event::Lagged`]. Telling an event never waits, and costs next to nothing
 //! while nobody listens.
+//!
+//! ```
+//! use oarlock_host::events::Event;
+//! use oarlock_host::{App, Host, HostConfig};
+//!
+//! # let data = tempfile::tempdir()?;
+//! # let hello = wat::parse_str(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/hello.wat")))?;
+//! # let app = App::from_manifest("app = \"hello\"\n[processes]\nweb = \"web.wasm\"").component("web.wasm", hello);
+//! # futures::executor::block_on(async {
+//! let host = Host::start(HostConfig::new(data.path()))?;
+//! let mut events = host.events();
+//! host.add(app).await?;
+//! host.shutdown().await;
+//! let mut dynos = Vec::new();
+//! while let Some(event) = events.next().await {
+//!     if let Event::Dyno(dyno) = event {
+//!         dynos.push(format!("{} is {}", dyno.dyno, dyno.to.as_str()));
+//!     }
+//! }
+//! assert_eq!(dynos, ["web.1 is starting", "web.1 is up", "web.1 is stopping", "web.1 is finished"]);
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
 
 use oarlock_spec::api::DynoState;
 use oarlock_spec::names::{AppName, DynoName, ReleaseId};

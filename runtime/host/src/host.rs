@@ -295,7 +295,33 @@ impl Host {
             .unwrap_or_else(|| Err(ended()))
     }
 
-    /// The log of an app; made on first use, so that a build can write to it before the first release.
+    /// The log of an app, to be read ([`AppLog::tail`]), followed ([`AppLog::follow`]) or written to.
+    ///
+    /// ```
+    /// # use oarlock_host::{App, Host, HostConfig};
+    /// use oarlock_host::logs::LogFilter;
+    ///
+    /// # let data = tempfile::tempdir()?;
+    /// # let hello = wat::parse_str(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/hello.wat")))?;
+    /// # let app = App::from_manifest("app = \"hello\"\n[processes]\nweb = \"web.wasm\"").component("web.wasm", hello);
+    /// # futures::executor::block_on(async {
+    /// # let host = Host::start(HostConfig::new(data.path()))?;
+    /// let added = host.add(app).await?;
+    /// let of_web = LogFilter { dyno: Some("web".to_owned()), ..LogFilter::default() };
+    /// // The last ten lines, and then those to come.
+    /// let mut lines = host.log(&added.app).follow(10, of_web);
+    /// while let Some(line) = lines.next().await {
+    ///     if line.message == "State changed from starting to up" {
+    ///         break;
+    ///     }
+    /// }
+    /// # host.shutdown().await;
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// It is made on first use, so that a build can write to it before the first release.
     pub fn log(&self, app: &AppName) -> AppLog {
         self.inner.log(app)
     }

@@ -85,7 +85,33 @@ pub mod dynos {
 pub use app::{AddError, App};
 pub use config::HostConfig;
 pub use host::{Host, HostError, ListenError};
-pub use oarlock_sandbox::{Compiler, Guest, HostFunctions};
+/// What guests may import beside WASI.
+///
+/// ```
+/// use oarlock_host::{Guest, Host, HostConfig, HostFunctions};
+/// use oarlock_host::wasmtime::StoreContextMut;
+///
+/// # let data = tempfile::tempdir()?;
+/// /// What the function works on; each guest finds it.
+/// struct Prices(std::collections::BTreeMap<String, u32>);
+///
+/// fn price(store: StoreContextMut<'_, Guest>, (item,): (String,)) -> oarlock_host::wasmtime::Result<(Option<u32>,)> {
+///     let guest = store.data();
+///     println!("{} of {} asks for {item}", guest.dyno(), guest.app());
+///     let prices = guest.data::<Prices>();
+///     Ok((prices.and_then(|prices| prices.0.get(&item).copied()),))
+/// }
+///
+/// let functions = HostFunctions::new()
+///     .with_data(Prices([("pear".to_owned(), 40)].into()))
+///     // By hand, as here, or as `wasmtime::component::bindgen!` generates it from the WIT.
+///     .link(|linker| linker.instance("shop:stock/prices@0.1.0")?.func_wrap("price", price));
+/// let host = Host::start(HostConfig { functions, ..HostConfig::new(data.path()) })?;
+/// # futures::executor::block_on(host.shutdown());
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+pub use oarlock_sandbox::HostFunctions;
+pub use oarlock_sandbox::{Compiler, Guest};
 pub use oarlock_spec::names::AppName;
 pub use oarlock_spec::policy::Policy;
 pub use service::AppService;

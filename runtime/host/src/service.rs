@@ -33,6 +33,30 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// It outlives releases of the app, and a removal: then the answer is H14 until the app is added again. It does not keep
 /// the host alive: when that has been shut down the answer is H18.
+///
+/// ```
+/// use http_body_util::BodyExt;
+/// use oarlock_host::service::Client;
+/// use oarlock_host::{App, Host, HostConfig};
+///
+/// # let data = tempfile::tempdir()?;
+/// # let hello = wat::parse_str(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/hello.wat")))?;
+/// # futures::executor::block_on(async {
+/// let host = Host::start(HostConfig::new(data.path()))?;
+/// let app = App::from_manifest("app = \"hello\"\n[processes]\nweb = \"web.wasm\"");
+/// let added = host.add(app.component("web.wasm", hello)).await?;
+///
+/// // With axum: `router.nest_service("/hello", host.service(&added.app))`.
+/// let service = host.service(&added.app);
+/// let mut request = http::Request::post("/greet").body("a body".to_owned())?;
+/// request.extensions_mut().insert(Client { ip: [192, 0, 2, 7].into(), scheme: http::uri::Scheme::HTTPS, port: 443 });
+/// let response = service.call(request).await?;
+/// assert_eq!(response.into_body().collect().await?.to_bytes(), "Hello from WebAssembly");
+/// # host.shutdown().await;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct AppService {
     router: Router,

@@ -48,6 +48,35 @@ pub struct Used {
 }
 
 /// An embedder's own metering ([`HostConfig::meters`](crate::HostConfig::meters)).
+///
+/// ```
+/// use std::sync::{Arc, Mutex};
+/// use oarlock_host::usage::{Meters, Used};
+/// use oarlock_host::{App, Host, HostConfig};
+///
+/// struct Requests(Arc<Mutex<u64>>);
+///
+/// impl Meters for Requests {
+///     fn used(&self, used: &[Used]) {
+///         *self.0.lock().unwrap() += used.iter().map(|used| used.requests).sum::<u64>();
+///     }
+/// }
+///
+/// # let data = tempfile::tempdir()?;
+/// # let hello = wat::parse_str(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/hello.wat")))?;
+/// # let app = App::from_manifest("app = \"hello\"\n[processes]\nweb = \"web.wasm\"").component("web.wasm", hello);
+/// # futures::executor::block_on(async {
+/// let requests = Arc::default();
+/// let meters = Arc::new(Requests(Arc::clone(&requests)));
+/// let host = Host::start(HostConfig { meters: Some(meters), ..HostConfig::new(data.path()) })?;
+/// let added = host.add(app).await?;
+/// host.service(&added.app).call(http::Request::new(String::new())).await?;
+/// host.shutdown().await;
+/// assert_eq!(*requests.lock().unwrap(), 1);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 pub trait Meters: Send + Sync + 'static {
     /// What each process type used since the last time: every [`METER_INTERVAL`], and once more when an app was
     /// removed or the host has shut down, so that nothing is lost. Called on the host's control thread, for one

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use oarlock_host::apply::ApplyError;
 use oarlock_host::compile::LoadError;
-use oarlock_host::{AddError, Compiler};
+use oarlock_host::{AddError, App, Compiler};
 
 use super::{Embedded, ask, web};
 
@@ -118,17 +118,43 @@ async fn a_child_that_takes_too_long_is_ended_with_all_that_it_started() {
     assert_eq!(size(), at_the_end, "what the child started goes on");
 }
 
+/// A command of a few megabytes, whose one function needs hundreds of them to be compiled.
+fn bomb() -> Vec<u8> {
+    let step = "(local.set 0 (i32.mul (local.get 0) (i32.const 77777)))";
+    wat::parse_str(format!(
+        r#"(component
+            (core module $main (func (export "run") (result i32) (local i32) {} (local.get 0)))
+            (core instance $main (instantiate $main))
+            (func $run (result (result)) (canon lift (core func $main "run")))
+            (instance $command (export "run" (func $run)))
+            (export "wasi:cli/run@0.2.0" (instance $command)))"#,
+        step.repeat(400_000)
+    ))
+    .unwrap()
+}
+
 #[tokio::test]
 async fn a_component_too_large_for_the_childs_memory_ends_only_the_child() {
     let folder = tempfile::tempdir().unwrap();
-    // As a compile bomb is: the real compiler, with less memory than it needs.
+    // The real compiler, with less memory than it would take.
     let binary = crate::binary().display();
     let small = script(
         folder.path(),
-        &format!("ulimit -v 200000; exec {binary} \"$@\""),
+        &format!("ulimit -v 300000; exec {binary} \"$@\""),
     );
-    let reason = failure(small, LONG).await;
-    assert!(reason.contains("before it had an answer"), "{reason}");
+    let embedded = with_compiler(small, LONG);
+    let manifest = "app = \"bomb\"\n[processes]\nworker = \"bomb.wasm\"\n";
+    let app = App::from_manifest(manifest).component("bomb.wasm", bomb());
+    let error = embedded.host.add(app).await.unwrap_err().to_string();
+    assert!(
+        error.contains("bomb.wasm could not be compiled")
+            && error.contains("before it had an answer"),
+        "{error}"
+    );
+    // What is not too large still is compiled, by another child.
+    let service = embedded.serving(web("shop", "handler-p2", "")).await;
+    assert_eq!(ask(&service, "/").await.text(), "hello");
+    embedded.host.shutdown().await;
 }
 
 #[test]

@@ -34,7 +34,10 @@ async fn two_apps_and_a_route_of_its_own_are_served_beside_each_other() {
         fetch("GET", &url, &[], Bytes::new()).await.unwrap()
     };
     let hello = get("/hello/you?and=me").await;
-    assert_eq!((hello.status, hello.text()), (200, "Hello from /you?and=me\n"));
+    assert_eq!(
+        (hello.status, hello.text()),
+        (200, "Hello from /you?and=me\n")
+    );
     let pear = get("/shop/pear").await;
     assert_eq!((pear.status, pear.text()), (200, "A pear is 0.40 EUR.\n"));
     let fig = get("/shop/fig").await;
@@ -45,7 +48,10 @@ async fn two_apps_and_a_route_of_its_own_are_served_beside_each_other() {
     server.await.unwrap().unwrap();
     // The server told who asks, and the log is whole when it has ended.
     let log = std::fs::read_to_string(data.path().join("apps/shop/logs/app.log")).unwrap();
-    assert!(log.contains("path=\"/pear\"") && log.contains("fwd=\"127.0.0.1\""), "{log}");
+    assert!(
+        log.contains("path=\"/pear\"") && log.contains("fwd=\"127.0.0.1\""),
+        "{log}"
+    );
 }
 
 #[test]
@@ -57,4 +63,22 @@ fn the_readme_counts_its_glue() {
     let readme = std::fs::read_to_string(oarlock_tests::repository().join("README.md")).unwrap();
     let said = format!("{lines} lines of glue");
     assert!(readme.contains(&said), "the README has to say \"{said}\"");
+}
+
+/// The README's code is that of the library's documentation, which is run.
+#[test]
+fn the_readmes_code_is_the_documentations() {
+    let readme = std::fs::read_to_string(oarlock_tests::repository().join("README.md")).unwrap();
+    let shown = readme.split("```rust\n").nth(1).unwrap();
+    let shown: Vec<&str> = shown.split("```").next().unwrap().lines().collect();
+    let library = oarlock_tests::repository().join("runtime/host/src/lib.rs");
+    let library = std::fs::read_to_string(library).unwrap();
+    let run = library.split("//! ```\n").nth(1).unwrap();
+    let run: Vec<&str> = run
+        .lines()
+        .map(|line| line.trim_start_matches("//!"))
+        .map(|line| line.strip_prefix(' ').unwrap_or(line))
+        .filter(|line| !line.starts_with("# "))
+        .collect();
+    assert_eq!(shown, run);
 }

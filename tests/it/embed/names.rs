@@ -318,9 +318,18 @@ fn the_public_names_are_as_promised_and_documented() {
     };
     reader.file(&root, "", None);
     // What is passed on of the sandbox, where it has methods.
-    for (file, name) in [("functions.rs", "HostFunctions"), ("compiler/mod.rs", "Compiler")] {
-        let file = oarlock_tests::repository().join("runtime/sandbox/src").join(file);
-        reader.file(&file, "oarlock_sandbox", Some(&BTreeSet::from([name.to_owned()])));
+    for (file, name) in [
+        ("functions.rs", "HostFunctions"),
+        ("compiler/mod.rs", "Compiler"),
+    ] {
+        let file = oarlock_tests::repository()
+            .join("runtime/sandbox/src")
+            .join(file);
+        reader.file(
+            &file,
+            "oarlock_sandbox",
+            Some(&BTreeSet::from([name.to_owned()])),
+        );
     }
     let own: Vec<&String> = reader
         .names
