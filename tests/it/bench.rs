@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use oarlock_host::{AppAddons, Binding};
+use oarlock_host::addons::{AppAddons, Binding};
 use oarlock_sandbox::{
     DynoLog, Egress, EgressRules, Engine, EngineConfig, Exit, Grant, HttpClient, Output,
     OutputStream, PrivateNetworks, Program, Sandbox, Stdin,
@@ -21,6 +21,7 @@ fn engine() -> &'static Engine {
             max_memory: 256 << 20,
             tick: Duration::from_millis(1),
             code_cache: None,
+            ..EngineConfig::default()
         };
         Engine::new(config).unwrap()
     })
@@ -156,6 +157,8 @@ pub(crate) fn sandbox_of(
         ..EgressRules::default()
     };
     let grant = Grant {
+        app: "test".parse().unwrap(),
+        dyno: "web.1".parse().unwrap(),
         env: env
             .iter()
             .map(|(name, value)| (name.clone(), value.clone()))

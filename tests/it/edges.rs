@@ -65,6 +65,45 @@ fn only_the_sandbox_names_wasmtime() {
     }
 }
 
+/// `oarlock-host` passes the sandbox's wasmtime on, because host functions of an embedder's own are written with its types,
+/// and a second wasmtime beside ours would not fit. That one line is all that says its name above the sandbox.
+#[test]
+fn wasmtime_is_passed_on_in_one_line_and_used_nowhere_above_the_sandbox() {
+    let mut said = Vec::new();
+    for krate in ["host", "platform", "cli"] {
+        let folder = oarlock_tests::repository()
+            .join("runtime")
+            .join(krate)
+            .join("src");
+        for entry in walkdir::WalkDir::new(folder) {
+            let path = entry.unwrap().into_path();
+            if path.extension().is_none_or(|end| end != "rs") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let code = text.lines().map(|line| line.split("//").next().unwrap());
+            said.extend(
+                code.filter(|line| line.contains("wasmtime"))
+                    .map(str::to_owned),
+            );
+        }
+    }
+    assert_eq!(said, ["pub use oarlock_sandbox::wasmtime;"]);
+}
+
+/// One dependency is enough for an embedder.
+#[test]
+fn the_embedding_example_needs_only_the_host() {
+    let path = oarlock_tests::repository().join("examples/embed-axum/Cargo.toml");
+    let manifest: toml::Table = std::fs::read_to_string(path).unwrap().parse().unwrap();
+    let needed = dependencies(&manifest);
+    let ours: Vec<&String> = needed
+        .iter()
+        .filter(|name| name.starts_with("oarlock") || name.starts_with("wasm"))
+        .collect();
+    assert_eq!(ours, ["oarlock-host"]);
+}
+
 #[test]
 fn spec_knows_no_runtime() {
     let found = dependencies(&manifest("spec"));

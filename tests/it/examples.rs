@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use oarlock_host::Binding;
+use oarlock_host::addons::Binding;
 use oarlock_sandbox::{Exit, Instance, Output, RunHandle, Stdin};
 
 use crate::bench::{App, Log, addon, program_at, sandbox_of};

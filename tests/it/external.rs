@@ -2,7 +2,7 @@
 
 use http::Request;
 use http_body_util::{BodyExt, Empty};
-use oarlock_host::Binding;
+use oarlock_host::addons::Binding;
 use oarlock_sandbox::{Body, Exit};
 use oarlock_spec::manifest::Addon;
 use oarlock_tests::servers::{Postgres, Redis};

@@ -6,11 +6,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
+use oarlock_host::apply::{Applied, ApplyError, Component, Desired, ReleasePhase, Slug};
+use oarlock_host::dynos::{OneOffError, OneOffExit, OneOffRequest};
 use oarlock_host::logs::LogFilter;
-use oarlock_host::{
-    Applied, ApplyError, Component, Desired, Host, HostConfig, OneOffError, OneOffExit,
-    OneOffRequest, ReleasePhase, Slug,
-};
+use oarlock_host::{Host, HostConfig};
 use oarlock_spec::api::{DynoState, Formation, LogSource};
 use oarlock_spec::manifest;
 use oarlock_spec::names::{AppName, ReleaseId};
@@ -168,12 +167,8 @@ impl TestHost {
 fn config_in(data: &std::path::Path) -> HostConfig {
     HostConfig {
         cores: Some(2),
-        data: data.to_owned(),
-        code_cache: None,
-        policy: oarlock_spec::policy::Policy::default(),
-        local_development: false,
         instances: Some(100),
-        domain: "localhost".into(),
+        ..HostConfig::new(data)
     }
 }
 
@@ -588,7 +583,7 @@ struct StoppedClock {
     now: tokio::sync::watch::Sender<jiff::Timestamp>,
 }
 
-impl oarlock_host::Clock for StoppedClock {
+impl oarlock_host::dynos::Clock for StoppedClock {
     fn now(&self) -> jiff::Timestamp {
         *self.now.borrow()
     }

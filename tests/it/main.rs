@@ -11,6 +11,7 @@
 mod bench;
 mod calls;
 mod edges;
+mod embed;
 mod examples;
 mod external;
 mod formation;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use oarlock_host::apply::{Component, Desired, ReleasePhase, Slug};
 use oarlock_host::logs::LogFilter;
-use oarlock_host::{Component, Desired, Host, HostConfig, ListenError, ReleasePhase, Slug};
+use oarlock_host::{Host, HostConfig, ListenError};
 use oarlock_spec::manifest;
 use oarlock_spec::names::{AppName, ReleaseId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,12 +27,8 @@ impl Served {
         let data = tempfile::tempdir().unwrap();
         let host = Host::start(HostConfig {
             cores: Some(2),
-            data: data.path().to_owned(),
-            code_cache: None,
-            policy: oarlock_spec::policy::Policy::default(),
-            local_development: false,
             instances: Some(100),
-            domain: "localhost".into(),
+            ..HostConfig::new(data.path())
         })
         .unwrap();
         let addr = host.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();

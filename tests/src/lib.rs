@@ -10,6 +10,7 @@
 
 pub mod app;
 pub mod apps;
+pub mod browser;
 mod packages;
 pub mod servers;
 pub mod statistics;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    build, check, completions, config, logs, new, ps, releases, restart, rollback, run, scale,
-    serve, up,
+    build, check, compile_component, completions, config, logs, new, ps, releases, restart,
+    rollback, run, scale, serve, up,
 };
 
 /// Run, scale and release apps of sandboxed WebAssembly components.
@@ -76,6 +76,8 @@ pub(crate) enum Command {
     Rollback(rollback::Rollback),
     /// Print a completion script for a shell
     Completions(completions::Completions),
+    #[command(hide = true)]
+    CompileComponent(compile_component::CompileComponent),
 }
 
 /// How a running app is found.

@@ -10,6 +10,7 @@ use oarlock_spec::api::Formation;
 use oarlock_spec::manifest::Manifest;
 use oarlock_spec::names::{AppName, ProcessType, ReleaseId, SlugId};
 
+use crate::events::Event;
 use crate::formation::{
     App, ChangeError, Message, Occasional, OccasionalError, Prepared, Purpose, exit_reason,
 };
@@ -69,6 +70,8 @@ pub struct Desired {
 /// What [`crate::Host::apply`] did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
+    /// Whose release it is.
+    pub app: AppName,
     /// The release that now runs.
     pub release: ReleaseId,
     /// Components compiled now.
@@ -137,9 +140,31 @@ pub enum ApplyError {
     Platform(String),
 }
 
+/// A release's place among those of its app.
+enum Place {
+    First,
+    Next,
+}
+
 impl Inner {
     /// The one path that makes an app what it shall be. Runs to its end whether or not it is awaited.
     pub(crate) async fn apply(self: Arc<Self>, desired: Desired) -> Result<Applied, ApplyError> {
+        let (app, release) = (desired.manifest.app.clone(), desired.release);
+        let events = &self.shared.events;
+        let result = self.applied(desired).await;
+        events.tell(match &result {
+            Ok((Place::First, _)) => Event::AppAdded { app, release },
+            Ok((Place::Next, _)) => Event::AppReleased { app, release },
+            Err(error) => Event::ReleaseFailed {
+                app,
+                release,
+                reason: error.to_string(),
+            },
+        });
+        result.map(|(_, applied)| applied)
+    }
+
+    async fn applied(self: &Arc<Self>, desired: Desired) -> Result<(Place, Applied), ApplyError> {
         let app = self.opened(desired.manifest.app.clone()).await?;
         let _turn = app.applying.lock().await;
         if self.is_closing() {
@@ -150,13 +175,18 @@ impl Inner {
         if phase == ReleasePhase::Run {
             run_release_phase(&app, &prepared).await?;
         }
+        let place = match app.current.load().as_ref() {
+            None => Place::First,
+            Some(_) => Place::Next,
+        };
         let applied = Applied {
+            app: app.name.clone(),
             release: prepared.release,
             compiled: prepared.compiled,
             cached: prepared.cached,
         };
         roll_out(&app, prepared).await?;
-        Ok(applied)
+        Ok((place, applied))
     }
 
     async fn opened(self: &Arc<Self>, name: AppName) -> Result<Arc<App>, ApplyError> {

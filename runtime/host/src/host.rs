@@ -14,7 +14,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,36 +23,19 @@ use cap_std::fs::Dir;
 use futures::future::join_all;
 use oarlock_sandbox::{Engine, EngineConfig};
 use oarlock_spec::api::{DynoRow, Formation};
-use oarlock_spec::names::{AppName, DynoName};
-use oarlock_spec::policy::Policy;
+use oarlock_spec::names::{AppName, DynoName, ReleaseId};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::{Applied, ApplyError, Desired};
+use crate::config::HostConfig;
 use crate::cores::Cores;
+use crate::events::{Event, Events, Teller};
 use crate::formation::{App, Clock, Ending, Message, Shared, SystemClock, app_folder, open_app};
 use crate::logs::{AppLog, Logs};
 use crate::one_off::{self, OneOff, OneOffError, OneOffRequest};
 use crate::router::{Router, Unclaimed};
-
-/// How a host is made.
-#[derive(Debug, Clone)]
-pub struct HostConfig {
-    /// Threads that run guests; `None`: one per core of the machine.
-    pub cores: Option<usize>,
-    /// The host's own folder: embedded add-ons, `/tmp`s and log files, below `apps/<app>/`.
-    pub data: PathBuf,
-    /// The code cache's folder (0700); `None`: nothing is cached.
-    pub code_cache: Option<PathBuf>,
-    /// The operator's policy.
-    pub policy: Policy,
-    /// `up` alone: loopback and private ranges are allowed to guests, and every host name is the only app's.
-    pub local_development: bool,
-    /// Instances alive at once over all apps; `None`: from the machine.
-    pub instances: Option<u32>,
-    /// The domain below which apps are served (`localhost`).
-    pub domain: String,
-}
+use crate::usage::{METER_INTERVAL, Usage};
 
 /// Why a host could not start.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +94,8 @@ pub(crate) struct Inner {
     /// A look-up of handles; what an app is belongs to its dispatcher.
     apps: Mutex<BTreeMap<AppName, Arc<App>>>,
     app_logs: Mutex<BTreeMap<AppName, AppLog>>,
+    /// The last release that [`Host::add`] gave an app.
+    pub(crate) releases: Mutex<BTreeMap<AppName, ReleaseId>>,
     logs: Logs,
     closing: AtomicBool,
     /// Ends the control thread.
@@ -127,7 +111,7 @@ impl Drop for Inner {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A poisoned look-up table is still one: no invariant spans a panic.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -169,6 +153,9 @@ impl Host {
             max_memory: MOST_MEMORY,
             tick: TICK,
             code_cache: config.code_cache.clone(),
+            compiler: config.compiler.clone(),
+            compile_deadline: config.compile_deadline,
+            functions: config.functions.clone(),
         })?;
         let count = config
             .cores
@@ -195,19 +182,25 @@ impl Host {
             clock,
             compilers,
             control,
+            events: Teller::new(),
         });
+        let metered = shared.config.meters.is_some();
         let inner = Inner {
             shared,
             apps: Mutex::default(),
             app_logs: Mutex::default(),
+            releases: Mutex::default(),
             logs,
             closing: AtomicBool::new(false),
             stop,
             control: tokio::sync::Mutex::new(Some(thread)),
         };
-        Ok(Self {
-            inner: Arc::new(inner),
-        })
+        let inner = Arc::new(inner);
+        if metered {
+            let metering = tell_meters(Arc::downgrade(&inner));
+            inner.shared.control.spawn(metering);
+        }
+        Ok(Self { inner })
     }
 
     /// Listens for HTTP and routes it. Returns the address (port 0 was replaced).
@@ -246,6 +239,11 @@ impl Host {
                 app.end(stage).await;
             }
             app.addons.close().await;
+            inner.meter(&app);
+            lock(&inner.releases).remove(&app.name);
+            inner.shared.events.tell(Event::AppRemoved {
+                app: app.name.clone(),
+            });
             if let Some(log) = lock(&inner.app_logs).remove(&app.name) {
                 drop(tokio::task::spawn_blocking(move || log.close()));
             }
@@ -297,16 +295,54 @@ impl Host {
             .unwrap_or_else(|| Err(ended()))
     }
 
-    /// The log of an app; made on first use, so that a build can write to it before the first release.
+    /// The log of an app, to be read ([`AppLog::tail`]), followed ([`AppLog::follow`]) or written to.
+    ///
+    /// ```
+    /// # use oarlock_host::{App, Host, HostConfig};
+    /// use oarlock_host::logs::LogFilter;
+    ///
+    /// # let data = tempfile::tempdir()?;
+    /// # let hello = wat::parse_str(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/hello.wat")))?;
+    /// # let app = App::from_manifest("app = \"hello\"\n[processes]\nweb = \"web.wasm\"").component("web.wasm", hello);
+    /// # futures::executor::block_on(async {
+    /// # let host = Host::start(HostConfig::new(data.path()))?;
+    /// let added = host.add(app).await?;
+    /// let of_web = LogFilter { dyno: Some("web".to_owned()), ..LogFilter::default() };
+    /// // The last ten lines, and then those to come.
+    /// let mut lines = host.log(&added.app).follow(10, of_web);
+    /// while let Some(line) = lines.next().await {
+    ///     if line.message == "State changed from starting to up" {
+    ///         break;
+    ///     }
+    /// }
+    /// # host.shutdown().await;
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// It is made on first use, so that a build can write to it before the first release.
     pub fn log(&self, app: &AppName) -> AppLog {
         self.inner.log(app)
+    }
+
+    /// What happens from now on, to all apps. The order is that of happening; see [`Events`].
+    pub fn events(&self) -> Events {
+        self.inner.shared.events.subscribe()
+    }
+
+    /// What each process type of an app has used since the app was added; `None`: no such app.
+    pub fn usage(&self, app: &AppName) -> Option<Vec<Usage>> {
+        Some(self.inner.find(app)?.usage.read())
     }
 
     /// Stops in order (see the module): no new connections, requests under way are finished (at most
     /// the longest `stop_grace`), web dynos, workers, one-off dynos, add-ons, logs flushed, threads
     /// joined. May be called again, by several at once.
     pub async fn shutdown(&self) {
-        self.inner.closing.store(true, Ordering::SeqCst);
+        if !self.inner.closing.swap(true, Ordering::SeqCst) {
+            self.inner.shared.events.tell(Event::Draining);
+        }
         let mut control = self.inner.control.lock().await;
         if control.is_none() {
             return;
@@ -370,12 +406,24 @@ fn start_control(cores: Cores) -> std::io::Result<Control> {
     Ok((handle, token, (thread, ended)))
 }
 
+/// On the control thread, like the last words of an app, so that no two are told at once.
+async fn tell_meters(inner: std::sync::Weak<Inner>) {
+    loop {
+        tokio::time::sleep(METER_INTERVAL).await;
+        let Some(inner) = inner.upgrade() else {
+            return;
+        };
+        let apps: Vec<Arc<App>> = lock(&inner.apps).values().cloned().collect();
+        apps.iter().for_each(|app| inner.meter(app));
+    }
+}
+
 impl Inner {
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::SeqCst)
     }
 
-    fn find(&self, app: &AppName) -> Option<Arc<App>> {
+    pub(crate) fn find(&self, app: &AppName) -> Option<Arc<App>> {
         lock(&self.apps).get(app).cloned()
     }
 
@@ -410,6 +458,16 @@ impl Inner {
         Ok(app)
     }
 
+    /// Tells the embedder's meters, if there are any, what the app has used since they were told last.
+    fn meter(&self, app: &App) {
+        if let Some(meters) = &self.shared.config.meters {
+            let used = app.usage.news(&app.name);
+            if !used.is_empty() {
+                meters.used(&used);
+            }
+        }
+    }
+
     /// The shutdown's steps but for the control thread's own end.
     async fn end_all(&self) {
         let apps: Vec<Arc<App>> = std::mem::take(&mut *lock(&self.apps))
@@ -428,6 +486,8 @@ impl Inner {
             join_all(apps.iter().map(|app| app.end(stage))).await;
         }
         join_all(apps.iter().map(|app| app.addons.close())).await;
+        apps.iter().for_each(|app| self.meter(app));
+        self.shared.events.tell(Event::Drained);
         let cores = self.shared.cores.clone();
         // Dropping what is left on a core may take a moment.
         drop(tokio::task::spawn_blocking(move || cores.stop()).await);

@@ -271,7 +271,7 @@ pub fn load_manifest(dir: &Path, policy: Option<&Policy>) -> Result<Manifest, St
     if manifest.addons.is_empty() {
         return Ok(manifest);
     }
-    let mistakes: Vec<String> = oarlock_host::check_addons(&manifest)
+    let mistakes: Vec<String> = oarlock_host::addons::check(&manifest)
         .into_iter()
         .map(|(line, message)| format!("{}:{line}: {message}", dir.join(file).display()))
         .collect();

@@ -1,6 +1,6 @@
 //! Store, slugs, releases, builds and the control API: what `oarlock up` and `oarlock serve` drive.
 //!
-//! It never names wasmtime; it tells the host what shall be ([`oarlock_host::Desired`]) and keeps what
+//! It never names wasmtime; it tells the host what shall be ([`oarlock_host::apply::Desired`]) and keeps what
 //! was, in a [`store::Store`].
 
 #![forbid(unsafe_code)]

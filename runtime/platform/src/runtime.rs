@@ -3,10 +3,10 @@
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use oarlock_host::Host;
+use oarlock_host::apply::{Applied, ApplyError, Desired};
+use oarlock_host::dynos::{OneOff, OneOffError, OneOffExit, OneOffRequest};
 use oarlock_host::logs::LogFilter;
-use oarlock_host::{
-    Applied, ApplyError, Desired, Host, OneOff, OneOffError, OneOffExit, OneOffRequest,
-};
 use oarlock_spec::api::{DynoRow, Formation, LogLine, LogSource};
 use oarlock_spec::names::{AppName, DynoName};
 

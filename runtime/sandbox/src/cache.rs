@@ -10,7 +10,6 @@
 //! bounded: beyond [`CACHE_BYTES`] the entries that were written first go.
 
 use std::collections::HashMap;
-use std::hash::{Hash as _, Hasher};
 use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -22,6 +21,7 @@ use cap_std::fs::{Dir, MetadataExt as _, OpenOptions, OpenOptionsExt as _};
 use rustix::fs::{Mode, OFlags};
 use wasmtime::component::Component;
 
+use crate::compiler::{Compile, CompileError, compatibility};
 use crate::engine::EngineError;
 use crate::program::Origin;
 
@@ -38,6 +38,7 @@ const UNFINISHED_FOR: Duration = Duration::from_secs(3600);
 
 /// Compiles components, each once, and keeps their code on disk if it has a folder.
 pub(crate) struct CodeCache {
+    compile: Compile,
     disk: Option<Disk>,
     /// Components by their digest. The inner lock is held while one is compiled, so that others who
     /// want the same wait for it; the weak reference lets them share it as long as anyone uses it.
@@ -54,10 +55,12 @@ impl CodeCache {
     /// Opens the cache, making its folder and key if there are none.
     pub(crate) fn open(
         path: Option<PathBuf>,
+        compile: Compile,
         engine: &wasmtime::Engine,
     ) -> Result<Self, EngineError> {
         let disk = path.map(|path| Disk::open(path, engine)).transpose()?;
         Ok(Self {
+            compile,
             disk,
             loaded: Mutex::default(),
         })
@@ -68,7 +71,7 @@ impl CodeCache {
         &self,
         engine: &wasmtime::Engine,
         wasm: &[u8],
-    ) -> wasmtime::Result<(Arc<Component>, Origin)> {
+    ) -> Result<(Arc<Component>, Origin), CompileError> {
         let digest = blake3::hash(wasm);
         let cell = self.cell(digest);
         let mut cell = lock(&cell);
@@ -95,14 +98,14 @@ impl CodeCache {
         engine: &wasmtime::Engine,
         wasm: &[u8],
         digest: Hash,
-    ) -> wasmtime::Result<(Component, Origin)> {
+    ) -> Result<(Component, Origin), CompileError> {
         if let Some(disk) = &self.disk
             && let Some(component) = disk.read(engine, digest)
         {
             return Ok((component, Origin::Cached));
         }
         let started = Instant::now();
-        let component = Component::from_binary(engine, wasm)?;
+        let component = self.compile.compile(engine, wasm)?;
         let took = started.elapsed();
         if let Some(disk) = &self.disk
             && let Err(error) = disk.write(digest, &component)
@@ -122,11 +125,7 @@ impl Disk {
         };
         let folder = open_own_folder(&path).map_err(refused)?;
         let key = read_or_make_key(&folder).map_err(refused)?;
-        let mut hasher = Digest(blake3::Hasher::new());
-        engine.precompile_compatibility_hash().hash(&mut hasher);
-        let compatibility = hasher
-            .0
-            .finalize()
+        let compatibility = compatibility(engine)
             .to_hex()
             .as_str()
             .chars()
@@ -331,21 +330,4 @@ fn read_key(folder: &Dir) -> io::Result<Option<[u8; KEY_LEN]>> {
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // A compiler that panicked leaves nothing half-done in here.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Feeds std's hashing into blake3.
-struct Digest(blake3::Hasher);
-
-impl Hasher for Digest {
-    fn write(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-    }
-
-    fn finish(&self) -> u64 {
-        let digest = self.0.finalize();
-        digest
-            .as_bytes()
-            .first_chunk()
-            .map_or(0, |first| u64::from_le_bytes(*first))
-    }
 }

@@ -5,11 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use oarlock_spec::names::AppName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::Linker;
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::cache::CodeCache;
+use crate::compiler::{Compile, Compiler};
+use crate::functions::HostFunctions;
 use crate::machine;
 use crate::program::{LoadError, Program};
 use crate::sandbox::StartError;
@@ -55,7 +58,31 @@ pub struct EngineConfig {
     pub tick: Duration,
     /// The folder of the code cache (0700, the user's own); `None`: nothing is cached.
     pub code_cache: Option<PathBuf>,
+    /// Where components are compiled.
+    pub compiler: Compiler,
+    /// How long a [`Compiler::Child`] may take for one component.
+    pub compile_deadline: Duration,
+    /// What components may import beside WASI.
+    pub functions: HostFunctions,
 }
+
+impl Default for EngineConfig {
+    /// A small engine that compiles in this process and caches nothing.
+    fn default() -> Self {
+        Self {
+            instances: 64,
+            max_memory: RESERVATION,
+            tick: Duration::from_millis(1),
+            code_cache: None,
+            compiler: Compiler::InProcess,
+            compile_deadline: COMPILE_DEADLINE,
+            functions: HostFunctions::new(),
+        }
+    }
+}
+
+/// How long a [`Compiler::Child`] may take, unless configured: large interpreters take half a minute on a busy machine.
+pub const COMPILE_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Why an engine could not be made; the platform's fault.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +98,9 @@ pub enum EngineError {
         /// Why, and what to do.
         reason: String,
     },
+    /// The embedder's own functions cannot be linked.
+    #[error("the host functions cannot be linked: {0}")]
+    Functions(String),
 }
 
 /// Compiles components and holds what all instances share. Cheap to clone.
@@ -84,8 +114,10 @@ pub(crate) struct EngineInner {
     _ticker: Ticker,
     pub(crate) wasm: wasmtime::Engine,
     pub(crate) linker: Linker<State>,
+    pub(crate) functions: HostFunctions,
     pub(crate) cache: CodeCache,
     pub(crate) max_memory: u64,
+    pub(crate) tick: Duration,
     places: Arc<Semaphore>,
     limit: u32,
 }
@@ -101,7 +133,13 @@ impl Engine {
         let setup = |error: wasmtime::Error| EngineError::Setup(crate::trap::describe(&error));
         let (wasm, limit) = pooled_engine(&config)?;
         let linker = crate::linker::build(&wasm).map_err(setup)?;
-        let cache = CodeCache::open(config.code_cache, &wasm)?;
+        config
+            .functions
+            .check(&linker)
+            .map_err(|error| EngineError::Functions(crate::trap::describe(&error)))?;
+        let compile = Compile::new(config.compiler, config.compile_deadline)
+            .map_err(|error| EngineError::Setup(format!("the compiler's path: {error}")))?;
+        let cache = CodeCache::open(config.code_cache, compile, &wasm)?;
         let ticker = Ticker::start(&wasm, config.tick).map_err(|error| {
             EngineError::Setup(format!("the ticker's thread does not start: {error}"))
         })?;
@@ -111,8 +149,10 @@ impl Engine {
                 _ticker: ticker,
                 wasm,
                 linker,
+                functions: config.functions,
                 cache,
                 max_memory: config.max_memory,
+                tick: config.tick,
                 places,
                 limit,
             }),
@@ -126,7 +166,16 @@ impl Engine {
     ///
     /// If it is no component, exports nothing that can be started, or imports what is not provided.
     pub fn load(&self, name: &str, wasm: &[u8]) -> Result<Program, LoadError> {
-        Program::load(self, name, wasm)
+        Program::load(self, None, name, wasm)
+    }
+
+    /// As [`Engine::load`], with the host functions that this app may import.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`Engine::load`].
+    pub fn load_for(&self, app: &AppName, name: &str, wasm: &[u8]) -> Result<Program, LoadError> {
+        Program::load(self, Some(app), name, wasm)
     }
 
     /// How many instances can be alive at once: what was asked for, or what the machine has room for.
@@ -184,6 +233,13 @@ fn pooled_engine(config: &EngineConfig) -> Result<(wasmtime::Engine, u32), Engin
 }
 
 fn engine_config(config: &EngineConfig, places: u32) -> Config {
+    let mut wasm = compile_config();
+    wasm.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(config, places)));
+    wasm
+}
+
+/// All that machine code depends on; a compiler's child has the same.
+pub(crate) fn compile_config() -> Config {
     let mut wasm = Config::new();
     wasm.wasm_component_model(true)
         .wasm_component_model_async(true)
@@ -195,8 +251,7 @@ fn engine_config(config: &EngineConfig, places: u32) -> Config {
         // Making a backtrace for every `exit` and trap costs more than the request; and what would be
         // in it are names that most components are stripped of.
         .wasm_backtrace_max_frames(None)
-        .generate_address_map(false)
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(config, places)));
+        .generate_address_map(false);
     wasm
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cap_std::fs::Dir;
+use oarlock_spec::names::{AppName, DynoName};
 
 use crate::egress::{Egress, HttpClient};
 use crate::kv::KvBucket;
@@ -40,6 +41,10 @@ pub trait DynoLog: Send + Sync + 'static {
 /// All that a dyno may touch.
 #[derive(Clone)]
 pub struct Grant {
+    /// Whose dyno it is: for host functions of the embedder's own.
+    pub app: AppName,
+    /// Its name, for them as well.
+    pub dyno: DynoName,
     /// Environment variables, complete: config, add-ons, `DYNO`, `OARLOCK_*`, `PORT`.
     pub env: Vec<(String, String)>,
     /// The command line; the first is the program's name.

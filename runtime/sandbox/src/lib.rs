@@ -7,11 +7,13 @@
 
 mod cache;
 mod call;
+mod compiler;
 mod egress;
 mod engine;
 mod environment;
 mod exchange;
 mod files;
+mod functions;
 mod grant;
 mod instance;
 mod kv;
@@ -36,11 +38,16 @@ pub use wasmtime_wasi_http::Error as BodyError;
 /// The body of a request or response on its way in or out of a guest.
 pub use wasmtime_wasi_http::WasiBody as Body;
 
+/// wasmtime, for host functions of the embedder's own.
+pub use wasmtime;
+
+pub use compiler::{Compiler, compile_component};
 pub use egress::{
     Attempt, ChosenBy, Decision, Denial, Egress, EgressRules, Endpoint, HostListeners, HttpClient,
     PortsTaken, PrivateNetworks,
 };
-pub use engine::{Engine, EngineConfig, EngineError};
+pub use engine::{COMPILE_DEADLINE, Engine, EngineConfig, EngineError};
+pub use functions::HostFunctions;
 pub use grant::{DynoLog, Folder, Grant, OutputStream};
 pub use instance::{CallError, Instance, InstanceEnd, LiveCallError};
 pub use kv::{KvBucket, KvError, KvKeys, KvSwap};
@@ -49,4 +56,5 @@ pub use program::{LoadError, Origin, Program, ProgramKind, Wasi};
 pub use run::{Exit, Output, Run, RunHandle, Stdin, StdinSource};
 pub use sandbox::{Sandbox, StartError};
 pub use sockets::{Port, PortStream, Progress, Refused};
+pub use state::State as Guest;
 pub use tmp::clean_tmp;

@@ -1,10 +1,11 @@
 //! What a dyno has used: counters that anyone may read while it runs.
 
+use std::cell::Cell;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pin_project_lite::pin_project;
 
@@ -32,6 +33,16 @@ impl Meter {
     }
 }
 
+thread_local! {
+    /// When the guest whose turn it is on this thread began it.
+    static TURN: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// For how long the guest whose turn it is on this thread has had it; `None`: it is nobody's.
+pub(crate) fn turn() -> Option<Duration> {
+    TURN.get().map(|began| began.elapsed())
+}
+
 pin_project! {
     /// A guest's future, each of whose polls is charged to its dyno.
     pub(crate) struct Metered<F> {
@@ -53,7 +64,9 @@ impl<F: Future> Future for Metered<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let started = Instant::now();
+        TURN.set(Some(started));
         let result = this.guest.poll(cx);
+        TURN.set(None);
         let spent = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         this.meter.cpu_nanos.fetch_add(spent, Ordering::Relaxed);
         result

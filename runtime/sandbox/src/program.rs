@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use oarlock_spec::names::AppName;
 use wasmtime::component::{Component, Linker};
 use wasmtime_wasi::{p2, p3};
 use wasmtime_wasi_http::handler::ProxyPre;
 
+use crate::compiler::CompileError;
 use crate::engine::Engine;
 use crate::state::State;
 use crate::trap;
@@ -75,6 +77,14 @@ pub enum LoadError {
         /// Those imports.
         imports: Vec<String>,
     },
+    /// The compiler's process failed: it cannot be used, or this component was too much for it.
+    #[error("{name} could not be compiled: {reason}")]
+    Compiler {
+        /// The component's path.
+        name: String,
+        /// What became of the compiler.
+        reason: String,
+    },
     /// Invalid or unsupported WebAssembly.
     #[error("{name} is not valid: {reason}")]
     Invalid {
@@ -110,7 +120,12 @@ pub(crate) enum Entry {
 }
 
 impl Program {
-    pub(crate) fn load(engine: &Engine, name: &str, wasm: &[u8]) -> Result<Self, LoadError> {
+    pub(crate) fn load(
+        engine: &Engine,
+        app: Option<&AppName>,
+        name: &str,
+        wasm: &[u8],
+    ) -> Result<Self, LoadError> {
         check_header(name, wasm)?;
         let invalid = |error: wasmtime::Error| LoadError::Invalid {
             name: name.to_owned(),
@@ -120,13 +135,19 @@ impl Program {
             .inner
             .cache
             .load(&engine.inner.wasm, wasm)
-            .map_err(invalid)?;
+            .map_err(|error| refused(name, error))?;
         // Now, rather than in the first request.
         component
             .initialize_copy_on_write_image()
             .map_err(invalid)?;
         let kind = classify(engine, name, &component)?;
-        let entry = link(engine, name, kind, &component)?;
+        let inner = &engine.inner;
+        let extended = inner
+            .functions
+            .linked(&inner.linker, app)
+            .map_err(invalid)?;
+        let linker = extended.as_ref().unwrap_or(&inner.linker);
+        let entry = link((engine, linker), name, kind, &component)?;
         let places = component
             .resources_required()
             .map_or(1, |needs| needs.num_memories.max(1));
@@ -169,6 +190,14 @@ impl Program {
     /// How many places of the engine's pool an instance takes: one for each of its memories.
     pub(crate) fn places(&self) -> u32 {
         self.inner.places
+    }
+}
+
+fn refused(name: &str, error: CompileError) -> LoadError {
+    let name = name.to_owned();
+    match error {
+        CompileError::Invalid(reason) => LoadError::Invalid { name, reason },
+        CompileError::Child(reason) => LoadError::Compiler { name, reason },
     }
 }
 
@@ -222,18 +251,16 @@ fn classify(engine: &Engine, name: &str, component: &Component) -> Result<Progra
 }
 
 fn link(
-    engine: &Engine,
+    (engine, linker): (&Engine, &Linker<State>),
     name: &str,
     kind: ProgramKind,
     component: &Component,
 ) -> Result<Entry, LoadError> {
-    let pre = engine
-        .inner
-        .linker
+    let pre = linker
         .instantiate_pre(component)
         .map_err(|error| LoadError::MissingImports {
             name: name.to_owned(),
-            imports: missing_imports(engine, component, &error),
+            imports: missing_imports((engine, linker), component, &error),
         })?;
     let invalid = |error: wasmtime::Error| LoadError::Invalid {
         name: name.to_owned(),
@@ -256,12 +283,16 @@ fn link(
 }
 
 /// Every import that the linker has nothing for; if it has all interfaces, what it misses in one.
-fn missing_imports(engine: &Engine, component: &Component, error: &wasmtime::Error) -> Vec<String> {
+fn missing_imports(
+    (engine, linker): (&Engine, &Linker<State>),
+    component: &Component,
+    error: &wasmtime::Error,
+) -> Vec<String> {
     let missing: Vec<String> = component
         .component_type()
         .imports(&engine.inner.wasm)
         .map(|(import, _)| import.to_owned())
-        .filter(|import| !is_provided(&engine.inner.linker, import))
+        .filter(|import| !is_provided(linker, import))
         .collect();
     if missing.is_empty() {
         vec![trap::describe(error)]

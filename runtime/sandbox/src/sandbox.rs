@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use http::{Request, Response};
 use oarlock_spec::limits::Limits;
+use oarlock_spec::names::{AppName, DynoName};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,7 +22,7 @@ use crate::files::{Files, Folders};
 use crate::grant::{Grant, OutputStream};
 use crate::instance::{CallError, Instance};
 use crate::limiter::MemoryLimiter;
-use crate::meter::Meter;
+use crate::meter::{self, Meter};
 use crate::program::Program;
 use crate::run::{Output, Run, Stdin};
 use crate::sockets::{NetCtx, NetGrant, Port, udp_check};
@@ -51,6 +52,7 @@ pub(crate) struct SandboxInner {
     pub(crate) grant: Grant,
     pub(crate) limits: Limits,
     pub(crate) meter: Arc<Meter>,
+    who: Arc<(AppName, DynoName)>,
     environment: Arc<Environment>,
     folders: Arc<Folders>,
     kv: crate::kv::KvCtx,
@@ -146,6 +148,7 @@ impl Sandbox {
                 program: program.clone(),
                 kv: crate::kv::KvCtx::new(&grant),
                 net,
+                who: Arc::new((grant.app.clone(), grant.dyno.clone())),
                 grant,
                 limits: limits.clone(),
                 meter: Arc::default(),
@@ -295,6 +298,8 @@ impl SandboxInner {
         let fields = limits.header.saturating_mul(HEADER_OVERHEAD);
         http.set_field_size_limit(usize::try_from(fields).unwrap_or(usize::MAX));
         let state = State {
+            who: self.who.clone(),
+            data: self.program.engine().inner.functions.data(),
             wasi: wasi.build(),
             table,
             http,
@@ -311,10 +316,17 @@ impl SandboxInner {
         store.set_hostcall_fuel(HOSTCALL_BYTES);
         store.set_max_component_handles(limits.handles as usize);
         store.set_epoch_deadline(EPOCHS);
+        // A guest that waited, for its next call or for I/O, has a deadline of long ago, and loses nothing by it: its
+        // turn has just begun. Sending each such guest to the end of the line would cost it a turn of the driver,
+        // and beside a spinning neighbour that neighbour's whole tick.
+        let shortest = self.program.engine().inner.tick / 2;
         // tokio wakes who yields like this only after its next turn of the driver, so that I/O and
         // timers of the core's other guests come first. Here is also where a guest over its `cpu`
         // limit will be made to wait.
-        store.epoch_deadline_callback(|_| {
+        store.epoch_deadline_callback(move |_| {
+            if meter::turn().is_some_and(|turn| turn < shortest) {
+                return Ok(UpdateDeadline::Continue(EPOCHS));
+            }
             Ok(UpdateDeadline::YieldCustom(
                 EPOCHS,
                 Box::pin(tokio::task::yield_now()),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use oarlock_spec::names::{AppName, DynoName};
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -9,11 +10,17 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::environment::Environment;
 use crate::files::Files;
+use crate::functions::Data;
 use crate::limiter::MemoryLimiter;
 use crate::sockets::{NetCtxView, NetView};
 
-/// The data of a store. What is shared by all instances of a sandbox lies behind `Arc`s.
-pub(crate) struct State {
+/// The guest that calls a host function: the data of its store, opaque but for these methods.
+// What is shared by all instances of a sandbox lies behind `Arc`s.
+pub struct State {
+    /// Whose it is, and which dyno.
+    pub(crate) who: Arc<(AppName, DynoName)>,
+    /// What the embedder's own host functions work on.
+    pub(crate) data: Arc<Data>,
     /// Clocks, randomness, standard streams. Environment and folders are ours: see below.
     pub(crate) wasi: WasiCtx,
     /// Every resource the guest holds; its capacity is `limits.resources`.

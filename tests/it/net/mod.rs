@@ -33,6 +33,7 @@ fn program(name: &str) -> Program {
             max_memory: 256 << 20,
             tick: Duration::from_millis(1),
             code_cache: None,
+            ..EngineConfig::default()
         };
         Engine::new(config).unwrap()
     });
@@ -131,6 +132,8 @@ impl Net {
         let log = Arc::new(Log::default());
         let egress = Arc::new(Egress::new(self.rules));
         let grant = Grant {
+            app: "test".parse().unwrap(),
+            dyno: "web.1".parse().unwrap(),
             env: Vec::new(),
             args: std::iter::once(&guest)
                 .chain(args)

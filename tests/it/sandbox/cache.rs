@@ -39,6 +39,7 @@ fn refusal(folder: &Path) -> String {
         max_memory: 1 << 20,
         tick: Duration::from_millis(10),
         code_cache: Some(folder.to_owned()),
+        ..EngineConfig::default()
     };
     match Engine::new(config) {
         Err(EngineError::CodeCache { path, reason }) if path == folder => reason,

@@ -235,6 +235,7 @@ async fn a_full_pool_makes_callers_wait_and_then_says_so() {
         max_memory: 256 << 20,
         tick: Duration::from_millis(1),
         code_cache: None,
+        ..oarlock_sandbox::EngineConfig::default()
     })
     .unwrap();
     let wasm = std::fs::read(oarlock_tests::guest("handler-p2")).unwrap();

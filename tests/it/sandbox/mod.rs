@@ -33,6 +33,7 @@ fn engine_with(code_cache: Option<&Path>) -> Engine {
         max_memory: 256 << 20,
         tick: Duration::from_millis(1),
         code_cache: code_cache.map(Path::to_owned),
+        ..EngineConfig::default()
     })
     .unwrap()
 }
@@ -112,6 +113,8 @@ impl Setup {
     fn new() -> Self {
         let log = Arc::new(Log::default());
         let grant = Grant {
+            app: "test".parse().unwrap(),
+            dyno: "web.1".parse().unwrap(),
             env: vec![("DYNO".to_owned(), "web.1".to_owned())],
             args: vec!["guest".to_owned()],
             folders: Vec::new(),

@@ -2,6 +2,7 @@
 
 pub(crate) mod build;
 pub(crate) mod check;
+pub(crate) mod compile_component;
 pub(crate) mod completions;
 pub(crate) mod config;
 mod drive;
@@ -40,6 +41,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         Command::Releases(command) => block_on(command.run()),
         Command::Rollback(command) => block_on(command.run()),
         Command::Completions(command) => command.run(),
+        Command::CompileComponent(command) => command.run(),
     }
 }
 

@@ -17,10 +17,12 @@ use super::dispatcher::{Dispatcher, Ending, Message};
 use super::occasional::read_cron;
 use super::prepare::Prepared;
 use crate::addons::AppAddons;
+use crate::config::HostConfig;
 use crate::cores::Cores;
-use crate::host::HostConfig;
+use crate::events::Teller;
 use crate::logs::AppLog;
 use crate::router::Router;
+use crate::usage::Tally;
 use crate::web::WebPool;
 
 /// What the apps of a host share.
@@ -34,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) compilers: Semaphore,
     /// The runtime of the dispatchers: timers and messages, no guests.
     pub(crate) control: tokio::runtime::Handle,
+    /// Where what happens is told.
+    pub(crate) events: Teller,
 }
 
 /// What outlives an app's releases.
@@ -43,6 +47,8 @@ pub(crate) struct App {
     pub(crate) pool: Arc<WebPool>,
     pub(crate) addons: Arc<AppAddons>,
     pub(crate) http: HttpClient,
+    /// What its dynos used.
+    pub(crate) usage: Tally,
     /// Where the guests' `/tmp`s are made.
     pub(crate) tmp_root: Arc<Dir>,
     /// The app's own folder.
@@ -90,6 +96,7 @@ impl App {
             pool: WebPool::new(log.clone()),
             addons: AppAddons::new(&path.join("addons")),
             http: HttpClient::new(&[]),
+            usage: Tally::new(),
             tmp_root: Arc::new(tmp_root),
             data: Arc::new(data),
             cron_written: std::sync::Mutex::new(0),

@@ -152,7 +152,7 @@ impl Dispatcher {
                 biased;
                 Some(news) = self.told.recv() => self.hear(news),
                 Some(joined) = self.tasks.join_next_with_id() => self.has_ended(joined),
-                Some(joined) = self.occasionals.join() => self.occasional_ended(joined),
+                Some(ended) = self.occasionals.join() => self.occasional_ended(ended),
                 Some(timer) = self.timers.next() => {
                     let (name, timer) = timer.into_inner();
                     let now = self.now();
@@ -263,6 +263,10 @@ impl Dispatcher {
                         self.timers.insert((name, timer), after);
                     }
                     Effect::Log { dyno, message } => self.remark(&dyno.to_string(), &message),
+                    Effect::State(change) => {
+                        self.remark(&change.dyno.to_string(), &change.to_string());
+                        self.shared.events.state(&self.app.name, change);
+                    }
                     Effect::Done(result) => self.done(result),
                 }
             }
@@ -293,10 +297,12 @@ impl Dispatcher {
     }
 
     fn start(&mut self, id: DynoId, name: DynoName, generation: Generation) {
-        let process = self
-            .generations
-            .get(&generation)
-            .and_then(|release| release.processes.get(&name.process));
+        let release = self.generations.get(&generation);
+        if let Some(release) = release {
+            let number = release.release;
+            self.shared.events.starting(&self.app.name, &name, number);
+        }
+        let process = release.and_then(|release| release.processes.get(&name.process));
         let started = process.cloned().map(|process| {
             let sandbox = process.sandbox(&name, &self.app);
             (process, sandbox)
@@ -359,7 +365,10 @@ impl Dispatcher {
     }
 
     fn is_ready(&mut self, id: DynoId, web: Option<Arc<WebDyno>>) {
-        if self.occasionals.is_ready(id, self.shared.clock.now()) {
+        if Occasionals::has(id) {
+            if let Some(change) = self.occasionals.is_ready(id, self.shared.clock.now()) {
+                self.shared.events.state(&self.app.name, change);
+            }
             return;
         }
         if let Some(live) = self.live.get_mut(&id) {

@@ -12,7 +12,7 @@
 //!
 //! Bounds: a process type has a bounded number of dynos (`MOST_DYNOS`), an app 32 one-off dynos, 32 waiting changes and
 //! 64 unheard messages. What happens to a dyno is written to the app's log by the dispatcher's
-//! `remark` and the dyno's task; a subscription to such events would be served from there.
+//! `remark` and the dyno's task, and told to `events` by the dispatcher alone, so that it is told in order.
 
 mod app;
 mod backoff;
@@ -38,4 +38,4 @@ pub(crate) use dispatcher::{Ending, Message};
 pub(crate) use dyno::{RunEnd, Word, reason as exit_reason};
 pub(crate) use occasional::{MOST_ONE_OFFS, Occasional, OccasionalError, Purpose};
 pub(crate) use prepare::{Prepared, PreparedProcess, one_off_type};
-pub(crate) use table::ChangeError;
+pub(crate) use table::{ChangeError, StateChange};

@@ -13,9 +13,9 @@ use tokio::task::JoinSet;
 
 use super::cron::{CronMemory, Due};
 use super::dispatcher::Dispatcher;
-use super::dyno::{RunEnd, Task, Word, start_command};
+use super::dyno::{RunEnd, Task, Word, reason as exit_reason, start_command};
 use super::prepare::{PreparedProcess, RELEASE_PHASE_LIMIT};
-use super::table::DynoId;
+use super::table::{DynoId, StateChange};
 use crate::cores::Cores;
 
 /// One-off dynos of one app at once.
@@ -81,7 +81,8 @@ struct Entry {
 /// Those under way; the dispatcher's.
 pub(crate) struct Occasionals {
     entries: BTreeMap<DynoName, Entry>,
-    tasks: JoinSet<()>,
+    /// Each says at its end what changed, if it was started.
+    tasks: JoinSet<Option<StateChange>>,
     names: BTreeMap<tokio::task::Id, DynoName>,
     last_id: u64,
 }
@@ -97,20 +98,32 @@ impl Occasionals {
     }
 
     /// The next that ended; `None`: there is none.
-    pub(crate) async fn join(&mut self) -> Option<DynoName> {
-        let task = match self.tasks.join_next_with_id().await? {
-            Ok((task, ())) => task,
-            Err(error) => error.id(),
+    pub(crate) async fn join(&mut self) -> Option<(DynoName, Option<StateChange>)> {
+        let (task, change) = match self.tasks.join_next_with_id().await? {
+            Ok(ended) => ended,
+            Err(error) => (error.id(), None),
         };
-        self.names.remove(&task)
+        Some((self.names.remove(&task)?, change))
     }
 
-    /// Whether this is one of them; then it is up.
-    pub(crate) fn is_ready(&mut self, id: DynoId, now: Timestamp) -> bool {
-        if let Some(entry) = self.entries.values_mut().find(|entry| entry.id == id) {
-            (entry.state, entry.since) = (DynoState::Up, now);
-        }
+    /// Whether this is one of them.
+    pub(crate) fn has(id: DynoId) -> bool {
         id.0 >= FIRST_ID
+    }
+
+    /// One of them is up.
+    pub(crate) fn is_ready(&mut self, id: DynoId, now: Timestamp) -> Option<StateChange> {
+        let mut entries = self.entries.iter_mut();
+        let (name, entry) = entries.find(|(_, entry)| entry.id == id)?;
+        let from = std::mem::replace(&mut entry.state, DynoState::Up);
+        entry.since = now;
+        Some(StateChange {
+            dyno: name.clone(),
+            release: entry.release,
+            from,
+            to: DynoState::Up,
+            reason: None,
+        })
     }
 
     pub(crate) fn any(&self, which: impl Fn(Purpose) -> bool) -> bool {
@@ -212,6 +225,7 @@ impl Dispatcher {
         };
         let (end_tx, end) = oneshot::channel();
         let run = Run {
+            release: what.release,
             sandbox,
             stdin: what.stdin,
             output: what.output,
@@ -224,6 +238,8 @@ impl Dispatcher {
                 .spawn(run_once(task, self.shared.cores.clone(), run, end_tx));
         self.occasionals.names.insert(handle.id(), name.clone());
         self.occasionals.entries.insert(name.clone(), entry);
+        let events = &self.shared.events;
+        events.starting(&self.app.name, &name, what.release);
         words.send_replace(Word::Go);
         Ok(Started { name, words, end })
     }
@@ -240,8 +256,11 @@ impl Dispatcher {
         }
     }
 
-    pub(super) fn occasional_ended(&mut self, name: DynoName) {
+    pub(super) fn occasional_ended(&mut self, (name, change): (DynoName, Option<StateChange>)) {
         self.occasionals.entries.remove(&name);
+        if let Some(change) = change {
+            self.shared.events.state(&self.app.name, change);
+        }
     }
 
     /// Starts what is due.
@@ -338,6 +357,7 @@ pub(crate) fn read_cron(data: &Dir) -> CronMemory {
 }
 
 struct Run {
+    release: ReleaseId,
     sandbox: Sandbox,
     stdin: Stdin,
     output: Output,
@@ -345,9 +365,14 @@ struct Run {
     purpose: Purpose,
 }
 
-async fn run_once(mut task: Task, cores: Cores, run: Run, end: oneshot::Sender<RunEnd>) {
+async fn run_once(
+    mut task: Task,
+    cores: Cores,
+    run: Run,
+    end: oneshot::Sender<RunEnd>,
+) -> Option<StateChange> {
     if !task.may_start().await {
-        return;
+        return None;
     }
     task.remark(&format!("Starting process with command `{}`", task.command));
     let io = (run.stdin, run.output);
@@ -371,11 +396,15 @@ async fn run_once(mut task: Task, cores: Cores, run: Run, end: oneshot::Sender<R
     } else {
         DynoState::Crashed
     };
-    task.remark(&format!(
-        "State changed from {} to {}",
-        from.as_str(),
-        to.as_str()
-    ));
+    let change = StateChange {
+        dyno: task.name.clone(),
+        release: run.release,
+        from,
+        to,
+        reason: (to == DynoState::Crashed).then(|| exit_reason(&ended.exit)),
+    };
+    task.remark(&change.to_string());
     // A caller that went away does not need to know.
     drop(end.send(ended));
+    Some(change)
 }

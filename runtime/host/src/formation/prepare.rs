@@ -292,6 +292,8 @@ impl PreparedProcess {
             env.insert("PORT".into(), port.number().to_string());
         }
         let grant = Grant {
+            app: app.name.clone(),
+            dyno: dyno.clone(),
             env: env.into_iter().collect(),
             args: self.args.clone(),
             folders: self.folders.clone(),
@@ -305,7 +307,9 @@ impl PreparedProcess {
                 dyno: dyno.to_string(),
             }),
         };
-        Sandbox::new(&self.program, grant, &self.limits)
+        let sandbox = Sandbox::new(&self.program, grant, &self.limits)?;
+        app.usage.count(&self.name, sandbox.meter());
+        Ok(sandbox)
     }
 
     /// A listening web dyno has a port; a one-off dyno of the same command has none.
@@ -380,7 +384,7 @@ async fn load(
         .await
         .map_err(|_| platform("the host is shutting down".into()))?;
     let known = app.current.load_full();
-    let (engine, name) = (shared.engine.clone(), path.to_owned());
+    let (engine, owner, name) = (shared.engine.clone(), app.name.clone(), path.to_owned());
     let task = tokio::task::spawn_blocking(
         move || -> Result<Result<Loaded, LoadError>, std::io::Error> {
             let bytes = read(&component)?;
@@ -395,7 +399,7 @@ async fn load(
                     compiled: false,
                 }));
             }
-            Ok(engine.load(&name, &bytes).map(|program| {
+            Ok(engine.load_for(&owner, &name, &bytes).map(|program| {
                 let compiled = matches!(program.origin(), Origin::Compiled(_));
                 Loaded {
                     digest,

@@ -112,8 +112,38 @@ pub(crate) enum Effect {
     },
     /// A line of `oarlock[web.1]`.
     Log { dyno: DynoName, message: String },
+    /// A dyno's state has changed: another such line, and an event.
+    State(StateChange),
     /// The change under way is done.
     Done(Result<Vec<DynoName>, ChangeError>),
+}
+
+/// Of one dyno's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StateChange {
+    pub(crate) dyno: DynoName,
+    pub(crate) release: ReleaseId,
+    pub(crate) from: DynoState,
+    pub(crate) to: DynoState,
+    /// Why it ended, if it did and somebody said why.
+    pub(crate) reason: Option<String>,
+}
+
+impl std::fmt::Display for StateChange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (from, to) = (self.from.as_str(), self.to.as_str());
+        write!(f, "State changed from {from} to {to}")
+    }
+}
+
+impl Ended {
+    /// What an operator is told of it.
+    fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Stopped | Self::Retired => None,
+            Self::Exited { reason, .. } | Self::NotStarted(reason) => Some(reason),
+        }
+    }
 }
 
 /// Why a change was not made; what was before goes on.
@@ -346,8 +376,8 @@ impl Table {
             return;
         };
         (dyno.state, dyno.since) = (DynoState::Up, now);
-        let (name, role) = (dyno.name.clone(), dyno.role);
-        self.log_state(&name, DynoState::Starting, DynoState::Up);
+        let (name, role, release) = (dyno.name.clone(), dyno.role, dyno.release);
+        self.tell_state((&name, release), DynoState::Starting, DynoState::Up, None);
         if !self.change_ready(id, now) && role == Role::Web {
             self.effects.push(Effect::Publish);
         }
@@ -364,7 +394,7 @@ impl Table {
         } else {
             DynoState::Finished
         };
-        self.log_state(&dyno.name, dyno.state, to);
+        self.tell_state((&dyno.name, dyno.release), dyno.state, to, how.reason());
         if !self.change_ended(id, how, now) && by_itself {
             self.slot_ended(id, &dyno, how, now);
         }
@@ -487,7 +517,8 @@ impl Table {
             return;
         }
         if had_crashed {
-            self.log_state(name, DynoState::Crashed, DynoState::Starting);
+            let (from, to) = (DynoState::Crashed, DynoState::Starting);
+            self.tell_state((name, of.1), from, to, None);
         }
         let id = self.start(name, role, of, now);
         if let Some(slot) = self.slots.get_mut(name) {
@@ -506,8 +537,8 @@ impl Table {
         };
         let from = std::mem::replace(&mut dyno.state, DynoState::Stopping);
         dyno.since = now;
-        let name = dyno.name.clone();
-        self.log_state(&name, from, DynoState::Stopping);
+        let (name, release) = (dyno.name.clone(), dyno.release);
+        self.tell_state((&name, release), from, DynoState::Stopping, None);
         self.effects.push(Effect::Stop { id });
     }
 
@@ -539,7 +570,7 @@ impl Table {
             } else {
                 DynoState::Crashed
             };
-            self.log_state(&dyno.name, from, DynoState::Starting);
+            self.tell_state((&dyno.name, dyno.release), from, DynoState::Starting, None);
             self.start_slot(&dyno.name, now);
         } else {
             self.last_timer += 1;
@@ -573,12 +604,20 @@ impl Table {
         }
     }
 
-    fn log_state(&mut self, dyno: &DynoName, from: DynoState, to: DynoState) {
-        let message = format!("State changed from {} to {}", from.as_str(), to.as_str());
-        self.effects.push(Effect::Log {
+    fn tell_state(
+        &mut self,
+        (dyno, release): (&DynoName, ReleaseId),
+        from: DynoState,
+        to: DynoState,
+        reason: Option<&str>,
+    ) {
+        self.effects.push(Effect::State(StateChange {
             dyno: dyno.clone(),
-            message,
-        });
+            release,
+            from,
+            to,
+            reason: reason.map(str::to_owned),
+        }));
     }
 }
 

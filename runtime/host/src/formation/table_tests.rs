@@ -115,6 +115,7 @@ impl World {
                 Effect::Current { .. } => {}
                 Effect::Wake { name, timer, after } => self.timers.push((name, timer, after)),
                 Effect::Log { dyno, message } => self.log.push(format!("{dyno}: {message}")),
+                Effect::State(change) => self.log.push(format!("{}: {change}", change.dyno)),
                 Effect::Done(result) => self.done.push(match result {
                     Ok(names) => Ok(names.iter().map(ToString::to_string).collect()),
                     Err(ChangeError::Boot { dyno, release, .. }) => {

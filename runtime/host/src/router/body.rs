@@ -77,8 +77,26 @@ impl Upload {
     }
 }
 
+/// A request's body as it comes: a connection's, or an embedder's.
+pub(super) trait Incomes: http_body::Body<Data = Bytes> + Send + Unpin + 'static {
+    /// Whether the error is the sender's mistake; otherwise the sender went away.
+    fn is_malformed(error: &Self::Error) -> bool;
+    /// For the guest.
+    fn into_error(error: Self::Error) -> BodyError;
+}
+
+impl Incomes for Incoming {
+    fn is_malformed(error: &hyper::Error) -> bool {
+        is_malformed(error)
+    }
+
+    fn into_error(error: hyper::Error) -> BodyError {
+        BodyError::Hyper(error)
+    }
+}
+
 /// A request's body for the guest, of at most `limit` bytes; `None` for the second: there is none.
-pub(super) fn request(incoming: Incoming, limit: u64) -> (Body, Option<Arc<Upload>>) {
+pub(super) fn request(incoming: impl Incomes, limit: u64) -> (Body, Option<Arc<Upload>>) {
     if incoming.is_end_stream() {
         let empty = http_body_util::Empty::new();
         return (
@@ -100,13 +118,13 @@ pub(super) fn request(incoming: Incoming, limit: u64) -> (Body, Option<Arc<Uploa
     )
 }
 
-struct RequestBody {
-    incoming: Incoming,
+struct RequestBody<I> {
+    incoming: I,
     left: u64,
     upload: Arc<Upload>,
 }
 
-impl http_body::Body for RequestBody {
+impl<I: Incomes> http_body::Body for RequestBody<I> {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -130,12 +148,12 @@ impl http_body::Body for RequestBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
-                self.upload.set(if is_malformed(&error) {
+                self.upload.set(if I::is_malformed(&error) {
                     MALFORMED
                 } else {
                     GONE
                 });
-                Poll::Ready(Some(Err(BodyError::Hyper(error))))
+                Poll::Ready(Some(Err(I::into_error(error))))
             }
         }
     }
@@ -163,7 +181,7 @@ fn is_malformed(error: &hyper::Error) -> bool {
 /// The answer was cut: the connection, or the stream, is to be aborted.
 #[derive(Debug, thiserror::Error)]
 #[error("the response was cut: {0}")]
-pub(super) struct Cut(RouterCode);
+pub(super) struct Cut(pub(super) RouterCode);
 
 /// A response's body for the client.
 pub(super) enum ResponseBody {
@@ -276,6 +294,10 @@ impl Streaming {
         }
     }
 
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+
     fn sent(&self) -> u64 {
         self.exchange.as_ref().map_or(0, |exchange| exchange.bytes)
     }
@@ -284,7 +306,10 @@ impl Streaming {
         self.body.is_end_stream() && self.declared.is_none_or(|declared| declared == self.sent())
     }
 
-    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    pub(super) fn poll_frame(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let Some(exchange) = &mut self.exchange else {
             return Poll::Ready(None);
         };

@@ -1,7 +1,7 @@
 //! Connections: accepted on every core, each served where it was accepted, each told when to end.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -99,7 +99,7 @@ impl Registry {
         }
     }
 
-    fn enter(self: &Arc<Self>, connection: &Arc<Connection>) -> Registered {
+    pub(super) fn enter(self: &Arc<Self>, connection: &Arc<Connection>) -> Registered {
         let mut state = lock(&self.state);
         let id = state.next;
         state.next += 1;
@@ -112,7 +112,8 @@ impl Registry {
     }
 }
 
-struct Registered {
+/// Leaves on drop.
+pub(super) struct Registered {
     registry: Arc<Registry>,
     id: u64,
 }
@@ -124,11 +125,26 @@ impl Drop for Registered {
     }
 }
 
+/// Who sends a connection's requests, and to what address.
+pub(super) struct From {
+    pub(super) client: HeaderValue,
+    pub(super) proto: HeaderValue,
+    pub(super) port: HeaderValue,
+    pub(super) local: Authority,
+}
+
+/// As headers say it.
+pub(super) fn address(ip: IpAddr) -> HeaderValue {
+    HeaderValue::from_str(&ip.to_canonical().to_string())
+        .unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}
+
 /// What a connection's requests share.
 pub(super) struct Connection {
     pub(super) router: Arc<Inner>,
     pub(super) core: CoreId,
     client: HeaderValue,
+    pub(super) proto: HeaderValue,
     pub(super) port: HeaderValue,
     /// The address it connected to, for requests that name no host.
     pub(super) local: Authority,
@@ -149,15 +165,25 @@ pub(super) struct Connection {
 
 impl Connection {
     fn new(router: Arc<Inner>, core: CoreId, client: SocketAddr, local: SocketAddr) -> Self {
-        let client = HeaderValue::from_str(&client.ip().to_canonical().to_string());
-        let unknown = HeaderValue::from_static("unknown");
-        Self {
-            router,
-            core,
-            client: client.unwrap_or(unknown),
+        let from = From {
+            client: address(client.ip()),
+            proto: HeaderValue::from_static("http"),
             port: HeaderValue::from(local.port()),
             local: Authority::try_from(local.to_string())
                 .unwrap_or_else(|_| Authority::from_static("localhost")),
+        };
+        Self::of(router, core, from)
+    }
+
+    /// One that was not accepted here: an embedder's request.
+    pub(super) fn of(router: Arc<Inner>, core: CoreId, from: From) -> Self {
+        Self {
+            router,
+            core,
+            client: from.client,
+            proto: from.proto,
+            port: from.port,
+            local: from.local,
             opened: Instant::now(),
             order: AtomicU8::new(Order::Serve as u8),
             waker: AtomicWaker::new(),
@@ -192,6 +218,18 @@ impl Connection {
 
     pub(super) fn set_idle_timeout(&self, timeout: Duration) {
         self.idle_timeout.store(millis(timeout), Ordering::Relaxed);
+    }
+
+    /// Resolves when it is to end now. For whoever drives it, and nobody beside.
+    pub(super) async fn aborted(&self) {
+        std::future::poll_fn(|context| {
+            self.waker.register(context.waker());
+            match Order::of(self.order.load(Ordering::SeqCst)) {
+                Order::Serve | Order::Drain => Poll::Pending,
+                Order::Abort => Poll::Ready(()),
+            }
+        })
+        .await;
     }
 
     /// The client took nothing for so long.

@@ -177,6 +177,8 @@ pub(super) fn declared_length(headers: &HeaderMap) -> Option<u64> {
 pub(super) struct Forwarded {
     /// The client's address.
     pub(super) client: HeaderValue,
+    /// How it asked: `http`, but where an embedder says otherwise.
+    pub(super) proto: HeaderValue,
     /// The port that it connected to.
     pub(super) port: HeaderValue,
     /// Milliseconds since 1970.
@@ -213,7 +215,7 @@ pub(super) fn to_guest(
     let forwarded_for = append(headers, &X_FORWARDED_FOR, &forwarded.client);
     headers.insert(X_REQUEST_ID, request_id.clone());
     headers.insert(X_FORWARDED_FOR, forwarded_for.clone());
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(X_FORWARDED_PROTO, forwarded.proto.clone());
     headers.insert(X_FORWARDED_PORT, forwarded.port.clone());
     headers.insert(X_REQUEST_START, HeaderValue::from(forwarded.start));
     let via = if parts.version == Version::HTTP_2 {

@@ -8,6 +8,7 @@
 
 mod body;
 mod connection;
+pub(crate) mod embed;
 mod exchange;
 mod headers;
 mod held;

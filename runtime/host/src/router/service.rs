@@ -17,7 +17,7 @@ use oarlock_spec::api::LogSource;
 use oarlock_spec::codes::RouterCode;
 use tokio::time::Instant;
 
-use super::body::{self, ResponseBody, Streaming, Upload, Watched};
+use super::body::{self, Incomes, ResponseBody, Streaming, Upload, Watched};
 use super::connection::{Busy, Connection};
 use super::exchange::Exchange;
 use super::rescue::{Failure, rescue};
@@ -83,28 +83,29 @@ fn route(connection: &Connection, parts: &Parts) -> Result<(Authority, Arc<WebPo
     Ok((authority, pool.clone()))
 }
 
-enum Answered {
+/// How a request was answered.
+pub(super) enum Answered {
     Whole(Answer),
     Switched(Box<Switched>),
 }
 
 /// A dyno's 101, and its side of the tunnel.
-struct Switched {
+pub(super) struct Switched {
     head: ResponseParts,
     dyno: OnUpgrade,
     limits: Arc<RequestLimits>,
 }
 
 /// What a guest said, and what is still to be watched.
-struct Answer {
+pub(super) struct Answer {
     response: Response<Body>,
     upload: Option<Arc<Upload>>,
     limits: Arc<RequestLimits>,
 }
 
-async fn answer(
+pub(super) async fn answer(
     exchange: &mut Exchange,
-    (mut parts, incoming): (Parts, Incoming),
+    (mut parts, incoming): (Parts, impl Incomes),
     authority: Authority,
     upgrade: Option<&HeaderValue>,
 ) -> Result<Answered, Failure> {
@@ -114,6 +115,7 @@ async fn answer(
     let checked = headers::check(&parts, limits.header, limits.request_body);
     let forwarded = headers::Forwarded {
         client: connection.client().clone(),
+        proto: connection.proto.clone(),
         port: connection.port.clone(),
         start: milliseconds_since_1970(),
     };
@@ -356,7 +358,29 @@ fn switch(
     Response::from_parts(switched.head, ResponseBody::empty())
 }
 
-fn respond(mut exchange: Box<Exchange>, answer: Answer) -> Response<ResponseBody> {
+fn respond(exchange: Box<Exchange>, answer: Answer) -> Response<ResponseBody> {
+    let http2 = exchange.version() == Version::HTTP_2;
+    let (parts, body) = match stream(exchange, answer) {
+        (parts, Payload::Left(body)) => (parts, ResponseBody::left(body)),
+        (parts, Payload::Sent(body)) if http2 => (parts, ResponseBody::Watched(Watched::new(body))),
+        (parts, Payload::Sent(body)) => (parts, ResponseBody::Guest(body)),
+    };
+    Response::from_parts(parts, body)
+}
+
+/// A guest's body.
+pub(super) enum Payload {
+    /// To be sent.
+    Sent(Streaming),
+    /// To be left: the answer has none, as to HEAD.
+    Left(Streaming),
+}
+
+/// The answer's head, and its body with all that it must hold on to.
+pub(super) fn stream(
+    mut exchange: Box<Exchange>,
+    answer: Answer,
+) -> (http::response::Parts, Payload) {
     let Answer {
         response,
         upload,
@@ -369,7 +393,6 @@ fn respond(mut exchange: Box<Exchange>, answer: Answer) -> Response<ResponseBody
             parts.status,
             StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
         );
-    let http2 = exchange.version() == Version::HTTP_2;
     let declared = headers::declared_length(&parts.headers);
     let streaming = Streaming::new(
         body,
@@ -378,14 +401,12 @@ fn respond(mut exchange: Box<Exchange>, answer: Answer) -> Response<ResponseBody
         upload,
         (limits.idle_timeout, limits.timeout),
     );
-    let body = if bodiless {
-        ResponseBody::left(streaming)
-    } else if http2 {
-        ResponseBody::Watched(Watched::new(streaming))
+    let payload = if bodiless {
+        Payload::Left(streaming)
     } else {
-        ResponseBody::Guest(streaming)
+        Payload::Sent(streaming)
     };
-    Response::from_parts(parts, body)
+    (parts, payload)
 }
 
 fn milliseconds_since_1970() -> u64 {

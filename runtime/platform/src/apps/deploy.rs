@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use oarlock_host::ApplyError;
+use oarlock_host::apply::ApplyError;
 use oarlock_spec::codes::exit;
 use oarlock_spec::manifest::Manifest;
 

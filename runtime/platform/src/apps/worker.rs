@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use http::StatusCode;
-use oarlock_host::{ApplyError, Desired, ReleasePhase};
+use oarlock_host::apply::{ApplyError, Desired, ReleasePhase};
 use oarlock_spec::api::{ConfigChange, ConfigVars, Formation, ReleaseRow, ReleaseStatus};
 use oarlock_spec::manifest::Manifest;
 use oarlock_spec::names::{AppName, ReleaseId};

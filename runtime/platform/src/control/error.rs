@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use oarlock_host::OneOffError;
+use oarlock_host::dynos::OneOffError;
 use oarlock_spec::api::ErrorBody;
 use oarlock_spec::names::AppName;
 

@@ -14,7 +14,7 @@ use http::{HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use oarlock_host::OneOffRequest;
+use oarlock_host::dynos::OneOffRequest;
 use oarlock_spec::api::{RunFrame, RunRequest};
 use oarlock_spec::codes::exit;
 use rustix::event::{PollFd, PollFlags};

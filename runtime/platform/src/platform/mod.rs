@@ -270,13 +270,11 @@ impl Drop for EndHost {
 
 fn start_host(config: &PlatformConfig, data: &Path) -> Result<Host, StartError> {
     Host::start(HostConfig {
-        cores: None,
-        data: data.to_owned(),
         code_cache: config.code_cache.clone(),
         policy: config.policy.clone(),
         local_development: matches!(config.source, Source::App { .. }),
-        instances: None,
         domain: config.domain.clone(),
+        ..HostConfig::new(data)
     })
     .map_err(|error| StartError::new(exit::FAILURE, error.to_string()))
 }

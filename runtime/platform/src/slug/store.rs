@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
-use oarlock_host::{Component, Slug};
+use oarlock_host::apply::{Component, Slug};
 use oarlock_spec::manifest::Manifest;
 use oarlock_spec::names::SlugId;
 use sha2::{Digest, Sha256};

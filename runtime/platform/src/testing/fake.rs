@@ -7,10 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
+use oarlock_host::apply::{Applied, ApplyError, Desired, ReleasePhase};
+use oarlock_host::dynos::{OneOffError, OneOffExit, OneOffRequest};
 use oarlock_host::logs::LogFilter;
-use oarlock_host::{
-    Applied, ApplyError, Desired, OneOffError, OneOffExit, OneOffRequest, ReleasePhase,
-};
 use oarlock_spec::api::{ConfigVars, DynoRow, DynoState, Formation, LogLine, LogSource};
 use oarlock_spec::names::{AppName, DynoName, ReleaseId};
 use tokio::io::AsyncReadExt;
@@ -84,8 +83,11 @@ impl Runtime for FakeRuntime {
         if let Some(failure) = state.failures.pop_front() {
             return Err(failure);
         }
-        state.apps.insert(app, (desired.release, desired.formation));
+        state
+            .apps
+            .insert(app.clone(), (desired.release, desired.formation));
         Ok(Applied {
+            app,
             release: desired.release,
             compiled: desired.slug.components.len(),
             cached: 0,

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use oarlock_host::{ApplyError, ReleasePhase};
+use oarlock_host::apply::{ApplyError, ReleasePhase};
 use oarlock_spec::api::{ReleaseRow, ReleaseStatus, RunFrame, RunRequest};
 use oarlock_spec::names::ReleaseId;
 use oarlock_spec::policy::Policy;

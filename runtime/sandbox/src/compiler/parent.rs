@@ -1,0 +1,201 @@
+//! The host's side: starts the child, gives it its work, and sees to its end. Blocks.
+
+use std::io::{self, Read, Write};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+
+use super::{CompileError, MAGIC, MAX_WASM, MEMORY, SUBCOMMAND, Status, expect_magic, read_bytes};
+
+/// What is kept of a child's stderr.
+const LAST_WORDS: u64 = 4 << 10;
+/// How long a child that closed its output may take to end by itself.
+const END: Duration = Duration::from_secs(1);
+/// Between two looks at whether it has.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// A child's process group; killed on drop.
+struct Running {
+    child: Child,
+    /// Its id may be another's by now.
+    is_gone: bool,
+}
+
+impl Running {
+    /// Ends what is left of the group, and only then gives the child's id back to the system.
+    fn end(&mut self) -> io::Result<ExitStatus> {
+        if !self.is_gone
+            && let Some(group) = self.id()
+        {
+            // Fails only if nothing of it is left.
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        }
+        self.is_gone = true;
+        self.child.wait()
+    }
+
+    fn id(&self) -> Option<Pid> {
+        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
+    }
+
+    /// Its own end, if it comes soon.
+    fn ended(&mut self) -> io::Result<ExitStatus> {
+        let until = Instant::now() + END;
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        while let Some(id) = self.id()
+            && Instant::now() < until
+            && rustix::process::waitid(WaitId::Pid(id), options)?.is_none()
+        {
+            thread::sleep(LOOK);
+        }
+        self.end()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Nobody is left who could be told.
+        drop(self.end());
+    }
+}
+
+struct Answer {
+    status: Status,
+    payload: Vec<u8>,
+}
+
+/// The machine code of a component.
+pub(super) fn compile(
+    path: &Path,
+    deadline: Duration,
+    compatibility: &blake3::Hash,
+    wasm: &[u8],
+) -> Result<Vec<u8>, CompileError> {
+    let failed =
+        |reason: String| CompileError::Child(format!("the compiler {} {reason}", path.display()));
+    if wasm.len() as u64 > MAX_WASM {
+        return Err(CompileError::Invalid(format!(
+            "it has {} bytes, and at most {MAX_WASM} are compiled",
+            wasm.len()
+        )));
+    }
+    let mut child = start(path).map_err(|error| failed(format!("does not start: {error}")))?;
+    let pipes = (
+        child.child.stdin.take(),
+        child.child.stdout.take(),
+        child.child.stderr.take(),
+    );
+    let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
+        return Err(failed("has no pipes".to_owned()));
+    };
+    thread::scope(|scope| {
+        let (told, answers) = mpsc::channel();
+        let words = scope.spawn(move || last_words(stderr));
+        scope.spawn(move || ask(stdin, compatibility, wasm));
+        scope.spawn(move || told.send(listen(stdout)));
+        let answer = answers.recv_timeout(deadline);
+        let result = match answer {
+            Ok(Ok(answer)) => of_answer(answer).map_err(|error| match error {
+                CompileError::Child(reason) => failed(reason),
+                invalid @ CompileError::Invalid(_) => invalid,
+            }),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                let status = child.ended();
+                Err(failed(end(status, &words.join().unwrap_or_default())))
+            }
+            Ok(Err(error)) => Err(failed(format!("answered nonsense: {error}"))),
+            Err(_elapsed) => Err(failed(format!(
+                "took longer than {} seconds for this component and was ended",
+                deadline.as_secs_f64()
+            ))),
+        };
+        // The threads of this scope end with the pipes, and those with the child.
+        drop(child);
+        result
+    })
+}
+
+fn start(path: &Path) -> io::Result<Running> {
+    Command::new(path)
+        .arg(SUBCOMMAND)
+        .env_clear()
+        .current_dir("/")
+        // Its own group: what it starts ends with it, and a Ctrl-C of the terminal's is not for it.
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map(|child| Running {
+            child,
+            is_gone: false,
+        })
+}
+
+/// A child that does not read says why in its answer, or by its end.
+fn ask(mut stdin: impl Write, compatibility: &blake3::Hash, wasm: &[u8]) {
+    let length = (wasm.len() as u64).to_le_bytes();
+    let parts: [&[u8]; 4] = [MAGIC, compatibility.as_bytes(), &length, wasm];
+    for part in parts {
+        if stdin.write_all(part).is_err() {
+            return;
+        }
+    }
+}
+
+fn listen(mut stdout: impl Read) -> io::Result<Answer> {
+    expect_magic(&mut stdout)?;
+    let [status] = super::read_array(&mut stdout)?;
+    let status = Status::of(status).ok_or_else(|| super::broken("its status is unknown"))?;
+    let digest = super::read_array::<{ blake3::OUT_LEN }>(&mut stdout)?;
+    let payload = read_bytes(&mut stdout, status.limit())?;
+    if blake3::hash(&payload) != blake3::Hash::from_bytes(digest) {
+        return Err(super::broken("its answer is not what it said it would be"));
+    }
+    Ok(Answer { status, payload })
+}
+
+fn of_answer(answer: Answer) -> Result<Vec<u8>, CompileError> {
+    let text = |payload: &[u8]| String::from_utf8_lossy(payload).into_owned();
+    match answer.status {
+        Status::Compiled => Ok(answer.payload),
+        Status::Invalid => Err(CompileError::Invalid(text(&answer.payload))),
+        Status::Unfit => Err(CompileError::Child(format!(
+            "cannot be used: {}",
+            text(&answer.payload)
+        ))),
+    }
+}
+
+/// What it said last; the rest is read, so that it does not wait for us.
+fn last_words(mut stderr: impl Read) -> String {
+    let mut kept = Vec::new();
+    drop(stderr.by_ref().take(LAST_WORDS).read_to_end(&mut kept));
+    drop(io::copy(&mut stderr, &mut io::sink()));
+    String::from_utf8_lossy(&kept).trim().to_owned()
+}
+
+fn end(status: io::Result<ExitStatus>, words: &str) -> String {
+    let how = match status {
+        Ok(status) => match (status.signal(), status.code()) {
+            (Some(signal), _) => format!(
+                "was ended by signal {signal} before it had an answer; perhaps this component needs more than \
+                 {} GiB, or than the machine has, to be compiled",
+                MEMORY >> 30
+            ),
+            (None, Some(code)) => format!("exited with {code} before it had an answer"),
+            (None, None) => "ended before it had an answer".to_owned(),
+        },
+        Err(error) => format!("was lost: {error}"),
+    };
+    if words.is_empty() {
+        how
+    } else {
+        format!("{how}; it said: {words}")
+    }
+}

@@ -1,0 +1,155 @@
+//! Host functions of the embedder's own.
+
+use std::sync::{Arc, Mutex};
+
+use oarlock_host::apply::ApplyError;
+use oarlock_host::compile::LoadError;
+use oarlock_host::wasmtime::component::{HasSelf, bindgen};
+use oarlock_host::{AddError, App, Guest, HostFunctions};
+
+use super::{Embedded, name, until};
+
+bindgen!({
+    inline: "
+        package test:words@1.2.0;
+        interface book {
+            write: func(word: string);
+        }
+        world words-guest {
+            import book;
+        }
+    ",
+    world: "words-guest",
+    wasmtime_crate: oarlock_host::wasmtime,
+});
+
+/// What guests wrote, and who they were.
+#[derive(Clone, Default)]
+struct Book(Arc<Mutex<Vec<String>>>);
+
+impl test::words::book::Host for Guest {
+    fn write(&mut self, word: String) {
+        let line = format!("{} {}: {word}", self.app(), self.dyno());
+        let book = self.data::<Book>().unwrap();
+        book.0.lock().unwrap().push(line);
+    }
+}
+
+fn link(
+    linker: &mut oarlock_host::wasmtime::component::Linker<Guest>,
+) -> oarlock_host::wasmtime::Result<()> {
+    test::words::book::add_to_linker::<Guest, HasSelf<Guest>>(linker, |guest| guest)
+}
+
+/// A command that writes one word by the host's function, and exits with 0.
+fn writer(version: &str, word: &str) -> Vec<u8> {
+    let length = word.len();
+    wat::parse_str(format!(
+        r#"(component
+            (import "test:words/book@{version}" (instance $book
+                (export "write" (func (param "word" string)))))
+            (core module $memory (memory (export "memory") 1) (data (i32.const 0) "{word}"))
+            (core instance $memory (instantiate $memory))
+            (alias core export $memory "memory" (core memory $bytes))
+            (core func $write (canon lower (func $book "write") (memory $bytes)))
+            (core module $main
+                (import "host" "write" (func $write (param i32 i32)))
+                (func (export "run") (result i32)
+                    (call $write (i32.const 0) (i32.const {length}))
+                    (i32.const 0)))
+            (core instance $main (instantiate $main
+                (with "host" (instance (export "write" (func $write))))))
+            (func $run (result (result)) (canon lift (core func $main "run")))
+            (instance $command (export "run" (func $run)))
+            (export "wasi:cli/run@0.2.0" (instance $command)))"#
+    ))
+    .unwrap()
+}
+
+fn app(name: &str, component: Vec<u8>) -> App {
+    App::from_manifest(format!(
+        "app = \"{name}\"\n[processes]\nrelease = \"writer.wasm\"\nworker = \"writer.wasm\"\n[scale]\nworker = 0\n"
+    ))
+    .component("writer.wasm", component)
+}
+
+/// The imports that an app was refused for.
+fn missing(error: AddError) -> Vec<String> {
+    match error {
+        AddError::Apply(ApplyError::Load(LoadError::MissingImports { imports, .. })) => imports,
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn guests_call_them_and_they_know_who_calls() {
+    let book = Book::default();
+    let embedded = Embedded::with(|config| {
+        config.functions = HostFunctions::new().with_data(book.clone()).link(link);
+    });
+    // An older patch version of the interface fits, as with WASI's.
+    embedded.add(app("ada", writer("1.2.0", "hello"))).await;
+    embedded.add(app("ben", writer("1.1.0", "moin"))).await;
+    embedded
+        .add(app("ada", writer("1.2.0", "again")).scale("worker", 1))
+        .await;
+    until("four words", || book.0.lock().unwrap().len() >= 4).await;
+    let words = book.0.lock().unwrap().clone();
+    let wrote = |start: &str, word: &str| {
+        let wrote = |line: &&String| line.starts_with(start) && line.ends_with(word);
+        words.iter().any(|line| wrote(&line))
+    };
+    assert!(wrote("ada release.", ": hello"), "{words:#?}");
+    assert!(wrote("ben release.", ": moin"), "{words:#?}");
+    assert!(wrote("ada release.", ": again"), "{words:#?}");
+    assert!(wrote("ada worker.1", ": again"), "{words:#?}");
+    embedded.host.shutdown().await;
+}
+
+#[tokio::test]
+async fn without_them_their_import_is_refused_by_name() {
+    let embedded = Embedded::new();
+    let error = embedded.host.add(app("ada", writer("1.2.0", "x"))).await;
+    assert_eq!(missing(error.unwrap_err()), ["test:words/book@1.2.0"]);
+}
+
+#[tokio::test]
+async fn another_major_version_is_another_interface() {
+    let embedded = Embedded::with(|config| {
+        config.functions = HostFunctions::new().with_data(Book::default()).link(link);
+    });
+    let error = embedded.host.add(app("ada", writer("2.0.0", "x"))).await;
+    assert_eq!(missing(error.unwrap_err()), ["test:words/book@2.0.0"]);
+}
+
+#[tokio::test]
+async fn those_of_one_app_do_not_exist_for_another() {
+    let book = Book::default();
+    let embedded = Embedded::with(|config| {
+        config.functions = HostFunctions::new()
+            .with_data(book.clone())
+            .link_for([name("ada")], link);
+    });
+    embedded.add(app("ada", writer("1.2.0", "mine"))).await;
+    let error = embedded
+        .host
+        .add(app("ben", writer("1.2.0", "theirs")))
+        .await;
+    assert_eq!(missing(error.unwrap_err()), ["test:words/book@1.2.0"]);
+    assert_eq!(book.0.lock().unwrap().len(), 1);
+    embedded.host.shutdown().await;
+}
+
+#[test]
+fn what_cannot_be_linked_is_said_at_the_start() {
+    let data = tempfile::tempdir().unwrap();
+    let config = oarlock_host::HostConfig {
+        functions: HostFunctions::new().link(|linker| {
+            link(linker)?;
+            link(linker)
+        }),
+        ..oarlock_host::HostConfig::new(data.path())
+    };
+    let error = oarlock_host::Host::start(config).err().unwrap().to_string();
+    assert!(error.contains("host functions cannot be linked"), "{error}");
+}
