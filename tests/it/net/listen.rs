@@ -28,11 +28,9 @@ async fn echoes(guest: &str, bind: impl Fn(SocketAddr) -> String) {
     tokio::time::timeout(PATIENCE, refused)
         .await
         .expect("the listener closes");
-    if guest != "net-tokio" {
-        started.says("closed").await;
-        let (exit, _, _) = started.end().await;
-        assert_eq!(exit, Exit::Code(0));
-    }
+    started.says("closed").await;
+    let (exit, _, _) = started.end().await;
+    assert_eq!(exit, Exit::Code(0));
 }
 
 #[tokio::test]
