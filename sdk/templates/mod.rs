@@ -30,20 +30,36 @@ const RUST_SDK: &[File] = &[
         include_str!("../rust/README.md"),
     ),
     (
-        "vendor/oarlock-sdk/src/lib.rs",
-        include_str!("../rust/src/lib.rs"),
+        "vendor/oarlock-sdk/src/app/body.rs",
+        include_str!("../rust/src/app/body.rs"),
     ),
     (
-        "vendor/oarlock-sdk/src/body.rs",
-        include_str!("../rust/src/body.rs"),
+        "vendor/oarlock-sdk/src/app/body/tests.rs",
+        include_str!("../rust/src/app/body/tests.rs"),
     ),
     (
-        "vendor/oarlock-sdk/src/body/tests.rs",
-        include_str!("../rust/src/body/tests.rs"),
+        "vendor/oarlock-sdk/src/app/command.rs",
+        include_str!("../rust/src/app/command.rs"),
     ),
     (
-        "vendor/oarlock-sdk/src/command.rs",
-        include_str!("../rust/src/command.rs"),
+        "vendor/oarlock-sdk/src/app/handler.rs",
+        include_str!("../rust/src/app/handler.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/app/message.rs",
+        include_str!("../rust/src/app/message.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/app/mod.rs",
+        include_str!("../rust/src/app/mod.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/app/stopping.rs",
+        include_str!("../rust/src/app/stopping.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/app/time.rs",
+        include_str!("../rust/src/app/time.rs"),
     ),
     (
         "vendor/oarlock-sdk/src/config.rs",
@@ -58,36 +74,76 @@ const RUST_SDK: &[File] = &[
         include_str!("../rust/src/config/tests.rs"),
     ),
     (
-        "vendor/oarlock-sdk/src/handler.rs",
-        include_str!("../rust/src/handler.rs"),
-    ),
-    (
         "vendor/oarlock-sdk/src/kv.rs",
         include_str!("../rust/src/kv.rs"),
     ),
     (
-        "vendor/oarlock-sdk/src/p3/mod.rs",
-        include_str!("../rust/src/p3/mod.rs"),
+        "vendor/oarlock-sdk/src/lib.rs",
+        include_str!("../rust/src/lib.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/p2/bindings.rs",
+        include_str!("../rust/src/p2/bindings.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/p2/body.rs",
+        include_str!("../rust/src/p2/body.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/p2/executor.rs",
+        include_str!("../rust/src/p2/executor.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/p2/export.rs",
+        include_str!("../rust/src/p2/export.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/p2/guest.rs",
+        include_str!("../rust/src/p2/guest.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/p2/http.rs",
+        include_str!("../rust/src/p2/http.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/p2/mod.rs",
+        include_str!("../rust/src/p2/mod.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/p2/reactor.rs",
+        include_str!("../rust/src/p2/reactor.rs"),
     ),
     (
         "vendor/oarlock-sdk/src/p3/bindings.rs",
         include_str!("../rust/src/p3/bindings.rs"),
     ),
     (
+        "vendor/oarlock-sdk/src/p3/export.rs",
+        include_str!("../rust/src/p3/export.rs"),
+    ),
+    (
         "vendor/oarlock-sdk/src/p3/http.rs",
         include_str!("../rust/src/p3/http.rs"),
     ),
     (
-        "vendor/oarlock-sdk/src/stopping.rs",
-        include_str!("../rust/src/stopping.rs"),
+        "vendor/oarlock-sdk/src/p3/mod.rs",
+        include_str!("../rust/src/p3/mod.rs"),
     ),
     (
-        "vendor/oarlock-sdk/src/time.rs",
-        include_str!("../rust/src/time.rs"),
+        "vendor/oarlock-sdk/src/tokio/fcntl.rs",
+        include_str!("../rust/src/tokio/fcntl.rs"),
     ),
     (
-        "vendor/oarlock-sdk/src/tokio.rs",
-        include_str!("../rust/src/tokio.rs"),
+        "vendor/oarlock-sdk/src/tokio/mod.rs",
+        include_str!("../rust/src/tokio/mod.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/tokio/names.rs",
+        include_str!("../rust/src/tokio/names.rs"),
+    ),
+    (
+        "vendor/oarlock-sdk/src/tokio/stop.rs",
+        include_str!("../rust/src/tokio/stop.rs"),
     ),
 ];
 

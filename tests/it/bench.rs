@@ -185,7 +185,17 @@ pub(crate) async fn run(
     binding: &Binding,
     env: &BTreeMap<String, String>,
 ) -> (Exit, String) {
-    let (sandbox, log) = sandbox(guest, binding, env);
+    run_program(&program(guest), args, binding, env).await
+}
+
+/// The same of any program.
+pub(crate) async fn run_program(
+    program: &Program,
+    args: &[&str],
+    binding: &Binding,
+    env: &BTreeMap<String, String>,
+) -> (Exit, String) {
+    let (sandbox, log) = sandbox_of(program, binding, env);
     let args: Vec<_> = args.iter().map(|arg| (*arg).to_owned()).collect();
     let exit = sandbox.run(Stdin::Ended, Output::Log, &args).wait().await;
     (exit, log.text())

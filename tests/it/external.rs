@@ -3,11 +3,11 @@
 use http::Request;
 use http_body_util::{BodyExt, Empty};
 use oarlock_host::addons::Binding;
-use oarlock_sandbox::{Body, Exit};
+use oarlock_sandbox::{Body, Exit, Output, Stdin};
 use oarlock_spec::manifest::Addon;
 use oarlock_tests::servers::{Postgres, Redis};
 
-use crate::bench::{App, addon, run, sandbox};
+use crate::bench::{App, addon, program, run, sandbox, sandbox_of};
 
 fn for_process(process: &str) -> Addon {
     Addon {
@@ -81,6 +81,50 @@ async fn a_worker_with_the_redis_crate_reaches_its_server_and_nothing_else() {
         log.contains("PermissionDenied") && log.contains("cannot connect"),
         "{log}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tokio_worker_reaches_its_server_by_name_until_it_is_told_to_stop() {
+    let redis = Redis::start();
+    let data = tempfile::tempdir().unwrap();
+    let url = redis.url().replace("127.0.0.1", "localhost");
+    let config = [("JOBS_URL", url.as_str())];
+    let (worker, env) = App::new(data.path())
+        .release(&[("jobs", for_process("worker"))], &config, "worker")
+        .await;
+    let (sandbox, log) = sandbox_of(&program("redis-tokio"), &worker, &env);
+    let names = ["example.com:80", "no port"].map(str::to_owned);
+    let run = sandbox.run(Stdin::OpenUntilStop, Output::Log, &names);
+    let handle = run.handle();
+    let run = tokio::spawn(run.wait());
+    let patience = std::time::Duration::from_secs(60);
+    let answered = async {
+        while !log.text().contains("ready") {
+            assert!(!run.is_finished(), "{}", log.text());
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        for i in 0..5 {
+            redis.command(&["RPUSH", "jobs", &format!("job {i}")]);
+        }
+        while redis.command(&["LLEN", "answers"]) != ":5" {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    let answered = tokio::time::timeout(patience, answered).await;
+    assert!(answered.is_ok(), "{}", log.text());
+
+    // It waits for its next job, which never comes.
+    handle.stop();
+    let exit = tokio::time::timeout(patience, run).await.expect("it ends");
+    let log = log.text();
+    assert_eq!(exit.unwrap(), Exit::Code(0), "{log}");
+    for line in [
+        "example.com:80: PermissionDenied: example.com: not permitted",
+        "no port: InvalidInput: `no port` is no host and port",
+        "5 jobs done",
+    ] {
+        assert!(log.contains(line), "{line:?} is not in {log}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

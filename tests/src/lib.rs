@@ -46,6 +46,37 @@ pub fn guest(name: &str) -> PathBuf {
     }
 }
 
+/// A version of WASI that the guest crate builds on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wasi {
+    /// 0.2
+    P2,
+    /// 0.3
+    P3,
+}
+
+/// A guest over the guest crate (`tests/guests/sdk/<name>`) on this version; all are built on first use.
+pub fn sdk_guest(wasi: Wasi, name: &str) -> PathBuf {
+    static BUILT: Mutex<BTreeMap<Wasi, PathBuf>> = Mutex::new(BTreeMap::new());
+    let feature = match wasi {
+        Wasi::P2 => "p2",
+        Wasi::P3 => "p3",
+    };
+    let build = || {
+        let workspace = repository().join("tests/guests/sdk");
+        // A folder each: the two have different components of one name.
+        let target = workspace.join("target").join(feature);
+        let arguments = ["--no-default-features", "--features", feature];
+        build_components_in(&workspace, &target, &arguments)
+    };
+    BUILT
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .entry(wasi)
+        .or_insert_with(build)
+        .join(format!("sdk_{name}.wasm"))
+}
+
 /// A component of `examples/<example>`; the example is built on first use.
 pub fn example(example: &str, component: &str) -> PathBuf {
     static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
@@ -62,9 +93,16 @@ pub fn example(example: &str, component: &str) -> PathBuf {
 /// # Panics
 /// If it does not build.
 pub fn build_components(workspace: &Path) -> PathBuf {
+    build_components_in(workspace, &workspace.join("target"), &[])
+}
+
+fn build_components_in(workspace: &Path, target: &Path, arguments: &[&str]) -> PathBuf {
     need_target(workspace);
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--release", "--target", "wasm32-wasip2"])
+        .args(arguments)
+        .arg("--target-dir")
+        .arg(target)
         .current_dir(workspace)
         // Settings of the outer cargo must not reach the guests' build.
         .env_remove("CARGO_TARGET_DIR")
@@ -76,7 +114,7 @@ pub fn build_components(workspace: &Path) -> PathBuf {
         "the guests in {} do not build",
         workspace.display()
     );
-    workspace.join("target/wasm32-wasip2/release")
+    target.join("wasm32-wasip2/release")
 }
 
 /// Sees to it that the guests' target is installed for the toolchain that is used in `workspace`.

@@ -8,8 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST};
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use http_body::{Frame, SizeHint};
 use wasip3::http::client;
 use wasip3::http::types::{
@@ -21,9 +20,10 @@ use wasip3::http_compat::{
 };
 use wasip3::wit_bindgen::{FutureReader, StreamReader};
 
-use crate::body::Kind;
-use crate::handler::IntoResponse;
-use crate::{Body, Request, Response, spawn, status};
+use crate::app::body::Kind;
+use crate::app::handler::IntoResponse;
+use crate::app::message::{authority, fetch_error_from, request_says_length, response_says_length};
+use crate::{Body, FetchError, Request, Response, spawn, status};
 
 /// A body on its way in.
 pub(crate) enum Incoming {
@@ -62,49 +62,7 @@ impl http_body::Body for Incoming {
     }
 }
 
-/// Why [`fetch`](crate::fetch) got no response.
-#[derive(Debug)]
-pub struct FetchError(ErrorCode);
-
-impl FetchError {
-    /// The app may not reach that host: the manifest's `[network] allow` does not name it.
-    pub fn is_denied(&self) -> bool {
-        matches!(
-            self.0,
-            ErrorCode::HttpRequestDenied | ErrorCode::DestinationIpProhibited
-        )
-    }
-
-    /// The host waited as long as it may: for the name, the connection or the response.
-    pub fn is_timeout(&self) -> bool {
-        use ErrorCode::{
-            ConnectionReadTimeout, ConnectionTimeout, ConnectionWriteTimeout, DnsTimeout,
-            HttpResponseTimeout,
-        };
-        matches!(
-            self.0,
-            DnsTimeout
-                | ConnectionTimeout
-                | ConnectionReadTimeout
-                | ConnectionWriteTimeout
-                | HttpResponseTimeout
-        )
-    }
-}
-
-impl std::fmt::Display for FetchError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.0 {
-            _ if self.is_denied() => f.write_str(
-                "not permitted: the manifest's `[network] allow` does not name this host",
-            ),
-            ErrorCode::InternalError(Some(reason)) => write!(f, "the request failed: {reason}"),
-            code => write!(f, "the request failed: {code:?}"),
-        }
-    }
-}
-
-impl std::error::Error for FetchError {}
+fetch_error_from!(ErrorCode);
 
 /// Runs a handler for one request.
 ///
@@ -126,24 +84,14 @@ where
 }
 
 pub(crate) async fn send(request: Request) -> Result<Response, FetchError> {
-    let response = client::send(outgoing_request(request).map_err(FetchError)?)
-        .await
-        .map_err(FetchError)?;
-    let response = http_from_wasi_response(response).map_err(FetchError)?;
+    let response = client::send(outgoing_request(request)?).await?;
+    let response = http_from_wasi_response(response)?;
     Ok(response.map(|body| Body::incoming(Incoming::Response(body))))
 }
 
 fn outgoing_response(response: Response) -> Result<WasiResponse, ErrorCode> {
     let (mut head, body) = response.into_parts();
-    // These have no body, and RFC 9110 (8.6) allows no length for the first two.
-    let bodiless = head.status.is_informational()
-        || matches!(
-            head.status,
-            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-        );
-    if !bodiless {
-        announce_length(&mut head.headers, &body);
-    }
+    response_says_length(&mut head, &body);
     let headers = head.headers.try_into().map_err(internal)?;
     let (contents, trailers) = outgoing_body(body);
     let (response, _sent) = WasiResponse::new(headers, contents, trailers);
@@ -155,21 +103,8 @@ fn outgoing_response(response: Response) -> Result<WasiResponse, ErrorCode> {
 
 fn outgoing_request(request: Request) -> Result<WasiRequest, ErrorCode> {
     let (mut head, body) = request.into_parts();
-    // The authority goes its own way; a `Host` header is not allowed beside it.
-    let host = head.headers.remove(HOST);
-    let authority = match (head.uri.authority(), &host) {
-        (Some(authority), _) => authority.as_str(),
-        (None, Some(host)) => host.to_str().map_err(internal)?,
-        (None, None) => {
-            return Err(internal(
-                "its URI names no host, as in `https://example.com/path`",
-            ));
-        }
-    };
-    // A request without a body and without a length is what every client sends for GET; others say 0.
-    if body.length() != Some(0) || matches!(head.method.as_str(), "POST" | "PUT" | "PATCH") {
-        announce_length(&mut head.headers, &body);
-    }
+    let authority = authority(&mut head).map_err(internal)?;
+    request_says_length(&mut head, &body);
     let headers = head.headers.try_into().map_err(internal)?;
     let (contents, trailers) = outgoing_body(body);
     let (request, _sent) = WasiRequest::new(headers, contents, trailers, None);
@@ -181,21 +116,13 @@ fn outgoing_request(request: Request) -> Result<WasiRequest, ErrorCode> {
         .set_scheme(Some(&scheme))
         .map_err(|()| ErrorCode::HttpProtocolError)?;
     request
-        .set_authority(Some(authority))
+        .set_authority(Some(&authority))
         .map_err(|()| ErrorCode::HttpRequestUriInvalid)?;
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     request
         .set_path_with_query(Some(path))
         .map_err(|()| ErrorCode::HttpRequestUriInvalid)?;
     Ok(request)
-}
-
-fn announce_length(headers: &mut HeaderMap, body: &Body) {
-    if let Some(length) = body.length() {
-        headers
-            .entry(CONTENT_LENGTH)
-            .or_insert_with(|| length.into());
-    }
 }
 
 type Outgoing = (

@@ -1,8 +1,7 @@
 //! WASI 0.3: what the rest of the crate asks of the host, over the crate `wasip3`.
 //!
-//! Another version of WASI is another module with the same items: the two guest traits that the
-//! macros implement, `handle`, `send`, `Incoming`, `FetchError`, `wait_for`, `stopping`,
-//! `stopping_now`, `spawn`, and the kv interfaces in `kv`.
+//! `p2` has the same items: `handle`, `send`, `Incoming`, `wait_for`, `stopping`, `stopping_now`,
+//! `spawn`, and the kv interfaces in `kv`. The macros that export a component differ, in `export`.
 
 #[allow(
     clippy::all,
@@ -15,6 +14,7 @@
     reason = "generated"
 )]
 mod bindings;
+pub(crate) mod export;
 mod http;
 
 use std::pin::pin;
@@ -23,12 +23,6 @@ use std::time::Duration;
 
 pub(crate) use http::Incoming;
 pub(crate) use http::send;
-pub use http::{FetchError, handle};
-pub use wasip3::exports::cli::run::Guest as CommandGuest;
-pub use wasip3::exports::http::handler::Guest as HandlerGuest;
-pub use wasip3::http::types::{
-    ErrorCode as WasiErrorCode, Request as WasiRequest, Response as WasiResponse,
-};
 
 pub(crate) mod kv {
     pub(crate) use super::bindings::wasi::keyvalue::{atomics, batch, store};

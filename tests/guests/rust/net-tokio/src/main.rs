@@ -1,24 +1,7 @@
-//! tokio's network types: connects, or listens, as its arguments say.
+//! tokio's network types: connects, or listens until it is told to stop, as its arguments say.
+use oarlock_sdk::tokio::stopping;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-
-/// wasi-libc refuses F_SETFL on sockets, which mio needs to accept; FIONBIO does the same.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn fcntl(fd: i32, command: i32, arguments: *const i32) -> i32 {
-    unsafe extern "C" {
-        fn ioctl(fd: i32, request: i32, arguments: *const *const i32) -> i32;
-    }
-    match command {
-        1 | 2 => 0,
-        3 => 0x1400_0000,
-        4 => {
-            let on = i32::from(unsafe { *arguments } & 4 != 0);
-            let pointer: *const i32 = &on;
-            unsafe { ioctl(fd, 2, &pointer) }
-        }
-        _ => -1,
-    }
-}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
@@ -39,15 +22,30 @@ async fn main() {
         ("listen", addr) => {
             let listener = TcpListener::bind(addr).await.unwrap();
             println!("listening");
-            while let Ok((mut stream, _)) = listener.accept().await {
+            // It never ends by itself.
+            tokio::select! {
+                () = accept(listener) => unreachable!(),
+                () = stopping() => println!("told to stop"),
+            }
+            println!("closed");
+        }
+        other => panic!("unknown arguments {other:?}"),
+    }
+}
+
+/// Echoes each connection; never ends by itself.
+async fn accept(listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((mut stream, _)) => {
                 tokio::task::spawn(async move {
                     let (mut read, mut write) = stream.split();
                     let _ = tokio::io::copy(&mut read, &mut write).await;
                 });
             }
-            println!("closed");
+            // As servers do: what is wrong may pass.
+            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
         }
-        other => panic!("unknown arguments {other:?}"),
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::time::{first, sleep};
 use crate::backend;
-use crate::time::{first, sleep};
 
 /// Tells a worker that it is to stop: a new release has taken over, the formation shrank or the host
 /// shuts down. It should finish what it is doing and return; `stop_grace` later (30 s by default) it

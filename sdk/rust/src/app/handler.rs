@@ -25,7 +25,7 @@ impl<R: IntoResponse, E: Into<Error>> IntoResponse for Result<R, E> {
 
 /// The client is told nothing: what went wrong is for the app's log.
 fn failed(error: &Error) -> Response {
-    crate::command::report(error);
+    super::command::report(error);
     status(StatusCode::INTERNAL_SERVER_ERROR)
 }
 

@@ -1,10 +1,23 @@
-//! The guest crate, as a guest that uses all of it sees it.
+//! Handlers: the guest `sdk-web`, which has a route for each thing that they can do.
 
 use http_body_util::BodyExt as _;
 use oarlock_sandbox::{ChosenBy, Endpoint};
+use oarlock_tests::Wasi;
 
-use crate::bench::{App, program, sandbox_of};
+use super::program;
+use crate::bench::{App, sandbox_of};
 use crate::calls::{Answer, call, get, post};
+
+super::on_both!(
+    whole_bodies_say_their_length,
+    bodies_stream_both_ways,
+    a_body_over_the_readers_limit_is_an_error_of_the_handler,
+    an_aborted_body_is_cut_and_never_ends_cleanly,
+    an_error_goes_to_the_log_and_not_to_the_client,
+    config_is_typed_and_time_passes,
+    fetch_says_when_it_is_not_permitted,
+    fetch_sends_and_receives_and_a_get_announces_no_body
+);
 
 /// A server that says what it was asked, each request on a connection of its own; its port.
 async fn server() -> u16 {
@@ -38,17 +51,17 @@ async fn server() -> u16 {
 
 /// An instance of the guest `sdk-web`, what it logs, and its configuration.
 async fn web(
+    wasi: Wasi,
     config: &[(&str, &str)],
 ) -> (oarlock_sandbox::Instance, std::sync::Arc<crate::bench::Log>) {
     let data = tempfile::tempdir().unwrap();
     let (binding, env) = App::new(data.path()).release(&[], config, "web").await;
-    let (sandbox, log) = sandbox_of(&program("sdk-web"), &binding, &env);
+    let (sandbox, log) = sandbox_of(&program(wasi, "web"), &binding, &env);
     (sandbox.start().await.unwrap(), log)
 }
 
-#[tokio::test]
-async fn whole_bodies_say_their_length() {
-    let (web, _) = web(&[]).await;
+async fn whole_bodies_say_their_length(wasi: Wasi) {
+    let (web, _) = web(wasi, &[]).await;
     let answer = call(&web, get("/")).await;
     assert_eq!(
         (answer.text(), answer.header("content-length")),
@@ -56,9 +69,8 @@ async fn whole_bodies_say_their_length() {
     );
 }
 
-#[tokio::test]
-async fn bodies_stream_both_ways() {
-    let (web, _) = web(&[]).await;
+async fn bodies_stream_both_ways(wasi: Wasi) {
+    let (web, _) = web(wasi, &[]).await;
     let text = "x".repeat(300_000);
     assert_eq!(call(&web, post("/echo", &text)).await.text(), text);
     assert_eq!(call(&web, post("/length", &text)).await.text(), "300000");
@@ -67,9 +79,8 @@ async fn bodies_stream_both_ways() {
     assert_eq!(lines.trailers.expect("a trailer")["x-lines"], "3");
 }
 
-#[tokio::test]
-async fn a_body_over_the_readers_limit_is_an_error_of_the_handler() {
-    let (web, log) = web(&[]).await;
+async fn a_body_over_the_readers_limit_is_an_error_of_the_handler(wasi: Wasi) {
+    let (web, log) = web(wasi, &[]).await;
     assert_eq!(
         call(&web, post("/length", &"x".repeat((1 << 20) + 1)))
             .await
@@ -82,17 +93,15 @@ async fn a_body_over_the_readers_limit_is_an_error_of_the_handler() {
     );
 }
 
-#[tokio::test]
-async fn an_aborted_body_is_cut_and_never_ends_cleanly() {
-    let (web, _) = web(&[]).await;
+async fn an_aborted_body_is_cut_and_never_ends_cleanly(wasi: Wasi) {
+    let (web, _) = web(wasi, &[]).await;
     let answer = call(&web, get("/cut")).await;
     assert_eq!(answer.status, 200);
     assert!(answer.body.is_err());
 }
 
-#[tokio::test]
-async fn an_error_goes_to_the_log_and_not_to_the_client() {
-    let (web, log) = web(&[]).await;
+async fn an_error_goes_to_the_log_and_not_to_the_client(wasi: Wasi) {
+    let (web, log) = web(wasi, &[]).await;
     let answer = call(&web, get("/fail")).await;
     assert_eq!(
         (answer.status, answer.text()),
@@ -101,12 +110,11 @@ async fn an_error_goes_to_the_log_and_not_to_the_client() {
     assert_eq!(log.text(), "error: the reason is for the log");
 }
 
-#[tokio::test]
-async fn config_is_typed_and_time_passes() {
-    let (configured, _) = web(&[("NUMBER", "42")]).await;
+async fn config_is_typed_and_time_passes(wasi: Wasi) {
+    let (configured, _) = web(wasi, &[("NUMBER", "42")]).await;
     assert_eq!(call(&configured, get("/config")).await.text(), "42");
     assert_eq!(call(&configured, get("/sleep")).await.text(), "true false");
-    let (bare, log) = web(&[]).await;
+    let (bare, log) = web(wasi, &[]).await;
     assert_eq!(call(&bare, get("/config")).await.status, 500);
     assert!(
         log.text().contains("config var NUMBER is not set"),
@@ -115,15 +123,13 @@ async fn config_is_typed_and_time_passes() {
     );
 }
 
-#[tokio::test]
-async fn fetch_says_when_it_is_not_permitted() {
-    let (web, log) = web(&[("TARGET", "http://203.0.113.1/")]).await;
+async fn fetch_says_when_it_is_not_permitted(wasi: Wasi) {
+    let (web, log) = web(wasi, &[("TARGET", "http://203.0.113.1/")]).await;
     assert_eq!(call(&web, get("/fetch")).await.status, 500);
     assert!(log.text().contains("not permitted"), "{}", log.text());
 }
 
-#[tokio::test]
-async fn fetch_sends_and_receives_and_a_get_announces_no_body() {
+async fn fetch_sends_and_receives_and_a_get_announces_no_body(wasi: Wasi) {
     let (data, port) = (tempfile::tempdir().unwrap(), server().await);
     let target = format!("http://127.0.0.1:{port}/path");
     let (mut binding, env) = App::new(data.path())
@@ -135,7 +141,7 @@ async fn fetch_sends_and_receives_and_a_get_announces_no_body() {
         port,
         chosen_by: ChosenBy::Operator,
     });
-    let (sandbox, log) = sandbox_of(&program("sdk-web"), &binding, &env);
+    let (sandbox, log) = sandbox_of(&program(wasi, "web"), &binding, &env);
     let web = sandbox.start().await.unwrap();
     let got = call(&web, get("/fetch")).await;
     assert_eq!(

@@ -174,8 +174,14 @@ impl Body {
         Body(Kind::Incoming(incoming))
     }
 
+    #[cfg(feature = "p3")]
     pub(crate) fn into_kind(self) -> Kind {
         self.0
+    }
+
+    #[cfg(feature = "p2")]
+    pub(crate) fn kind(&self) -> &Kind {
+        &self.0
     }
 
     /// The body's length, if it is known before it is sent.
