@@ -1,6 +1,5 @@
 //! What is measured inside the host, and of its start.
 
-use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -9,16 +8,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
-use oarlock_host::{Component, Desired, Host, HostConfig, ReleasePhase, Slug};
+use oarlock_host::{App, Host, HostConfig};
 use oarlock_sandbox::{Engine, EngineConfig, Sandbox};
 use oarlock_spec::api::{DynoState, Formation};
-use oarlock_spec::manifest;
-use oarlock_spec::names::{AppName, ReleaseId};
-use oarlock_spec::policy::Policy;
+use oarlock_spec::names::AppName;
 use serde::Serialize;
 
 use crate::Effort;
-use crate::app::{self, App};
+use crate::app;
 use crate::peers::threads;
 use crate::plan::{Load, Peer, Row};
 use crate::server::{self, Server, Tools};
@@ -58,12 +55,7 @@ impl Fact {
 
 /// Instances inside the host's sandbox, on one thread with nothing beside it.
 pub(crate) fn instantiation(effort: Effort) -> anyhow::Result<Vec<Fact>> {
-    let engine = Engine::new(EngineConfig {
-        instances: 64,
-        max_memory: 1 << 32,
-        tick: Duration::from_millis(1),
-        code_cache: None,
-    })?;
+    let engine = Engine::new(EngineConfig::default())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -126,36 +118,12 @@ struct Hosted {
 impl Hosted {
     async fn new(row: Row, instances: u32) -> anyhow::Result<Self> {
         let data = tempfile::tempdir()?;
-        let host = Host::start(HostConfig {
-            cores: None,
-            data: data.path().to_owned(),
-            code_cache: None,
-            policy: Policy::default(),
-            local_development: true,
-            instances: Some(instances),
-            domain: "localhost".to_owned(),
-        })?;
-        let text = app::manifest(row, Load::Hello);
-        let manifest = manifest::parse(&text, &manifest::Options::default())
-            .map_err(|mistakes| anyhow::anyhow!("{mistakes:?}"))?;
+        let mut config = HostConfig::new(data.path());
+        config.instances = Some(instances);
+        let host = Host::start(config)?;
         let component = std::fs::read(oarlock_tests::guest(row.guest()))?;
-        let app = manifest.app.clone();
-        let desired = Desired {
-            release: ReleaseId(1),
-            slug: Slug {
-                id: "0".repeat(64).parse().context("a slug's id")?,
-                components: BTreeMap::from([(
-                    "web.wasm".to_owned(),
-                    Component::Bytes(component.into()),
-                )]),
-                files: None,
-            },
-            config: BTreeMap::new(),
-            formation: manifest.initial_scale(),
-            release_phase: ReleasePhase::Done,
-            manifest,
-        };
-        host.apply(desired).await?;
+        let app = App::from_manifest(&app::manifest(row, Load::Hello));
+        let app = host.add(app.component("web.wasm", component)).await?.app;
         let addr = host.listen(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
         let hosted = Self {
             host,
@@ -299,7 +267,7 @@ pub(crate) fn second_start(tools: &Tools, effort: Effort) -> anyhow::Result<Vec<
     let times = if effort.quick { 1 } else { 5 };
     let (mut first, mut second, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..times {
-        let app = App::new(&app::manifest(Row::Fresh, Load::Hello), Row::Fresh.guest())?;
+        let app = app::App::new(&app::manifest(Row::Fresh, Load::Hello), Row::Fresh.guest())?;
         for starts in [&mut first, &mut second] {
             starts.push(start_once(&app, &tools.oarlock)?);
         }
@@ -319,7 +287,7 @@ pub(crate) fn second_start(tools: &Tools, effort: Effort) -> anyhow::Result<Vec<
     Ok(facts)
 }
 
-fn start_once(app: &App, binary: &Path) -> anyhow::Result<Duration> {
+fn start_once(app: &app::App, binary: &Path) -> anyhow::Result<Duration> {
     let addr = server::free_address()?;
     let server = Server::start(app.up(binary, addr), addr, None)?;
     let took = server.started_in;

@@ -77,10 +77,14 @@ impl Browser {
         let browser = version["webSocketDebuggerUrl"].as_str().unwrap();
         let mut whole = Page::connect(browser).await;
         let made = whole
-            .call("Target.createTarget", json!({"url": url, "newWindow": true}))
+            .call(
+                "Target.createTarget",
+                json!({"url": url, "newWindow": true}),
+            )
             .await;
         let target = made["targetId"].as_str().unwrap();
-        let mut page = Page::connect(&format!("ws://{}/devtools/page/{target}", self.devtools)).await;
+        let mut page =
+            Page::connect(&format!("ws://{}/devtools/page/{target}", self.devtools)).await;
         page.until("document.readyState === 'complete' && location.href !== 'about:blank'")
             .await;
         page
@@ -92,7 +96,13 @@ async fn get(url: &str) -> Vec<u8> {
     let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
         .build_http::<Empty<bytes::Bytes>>();
     let answer = client.get(url.parse().unwrap()).await.unwrap();
-    answer.into_body().collect().await.unwrap().to_bytes().into()
+    answer
+        .into_body()
+        .collect()
+        .await
+        .unwrap()
+        .to_bytes()
+        .into()
 }
 
 /// A page of a browser.
@@ -133,8 +143,7 @@ impl Page {
     /// # Panics
     /// If it throws.
     pub async fn eval(&mut self, expression: &str) -> Value {
-        let params =
-            json!({"expression": expression, "awaitPromise": true, "returnByValue": true});
+        let params = json!({"expression": expression, "awaitPromise": true, "returnByValue": true});
         let mut answer = self.call("Runtime.evaluate", params).await;
         let thrown = answer.get("exceptionDetails");
         assert!(thrown.is_none(), "{expression}: {thrown:?}");

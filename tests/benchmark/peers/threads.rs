@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use clap::ValueEnum;
@@ -19,6 +18,7 @@ use oarlock_sandbox::{
     OutputStream, Sandbox,
 };
 use oarlock_spec::limits::Limits;
+use oarlock_spec::names::{AppName, DynoName};
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
 
@@ -74,9 +74,7 @@ pub(crate) fn serve(arguments: &Arguments) -> anyhow::Result<()> {
     let cores = std::thread::available_parallelism()?.get();
     let engine = Engine::new(EngineConfig {
         instances: 1_000,
-        max_memory: 1 << 32,
-        tick: Duration::from_millis(1),
-        code_cache: None,
+        ..EngineConfig::default()
     })?;
     let guest = sandbox(&engine, &arguments.component)?;
     let spinner = sandbox(&engine, &arguments.spinner)?;
@@ -207,6 +205,8 @@ pub(crate) fn sandbox(engine: &Engine, component: &std::path::Path) -> anyhow::R
     let name = component.file_name().unwrap_or_default().to_string_lossy();
     let program = engine.load(&name, &std::fs::read(component)?)?;
     let grant = Grant {
+        app: "benchmark".parse::<AppName>()?,
+        dyno: "web.1".parse::<DynoName>()?,
         env: Vec::new(),
         args: vec![name.into_owned()],
         folders: Vec::new(),
