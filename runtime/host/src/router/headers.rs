@@ -314,3 +314,54 @@ fn new_request_id() -> HeaderValue {
     }
     HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("-"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(version: Version, headers: &[(&'static str, &'static str)]) -> Parts {
+        let mut request = http::Request::get("http://a.localhost/x?y=1").version(version);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn an_upgrade_is_asked_for_by_http_1_1_alone_and_h2c_is_none() {
+        let asks = [
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "websocket"),
+        ];
+        let websocket = Some(HeaderValue::from_static("websocket"));
+        assert_eq!(upgrade(&head(Version::HTTP_11, &asks)), websocket);
+        assert_eq!(upgrade(&head(Version::HTTP_10, &asks)), None);
+        assert_eq!(upgrade(&head(Version::HTTP_11, &asks[1..])), None);
+        assert_eq!(upgrade(&head(Version::HTTP_11, &asks[..1])), None);
+        let h2c = [asks[0], ("upgrade", "h2c")];
+        assert_eq!(upgrade(&head(Version::HTTP_11, &h2c)), None);
+    }
+
+    #[test]
+    fn a_server_gets_one_cookie_header_a_path_and_what_concerns_its_connection() {
+        let headers = [
+            ("cookie", "a=1"),
+            ("cookie", "b=2"),
+            ("te", "trailers"),
+            ("expect", "100-continue"),
+        ];
+        let websocket = HeaderValue::from_static("websocket");
+        let sent = to_server(&head(Version::HTTP_11, &headers), Some(&websocket));
+        assert_eq!(sent.uri, "/x?y=1");
+        let all = |name: &str| -> Vec<&str> {
+            let values = sent.headers.get_all(name).iter();
+            values.map(|value| value.to_str().unwrap()).collect()
+        };
+        assert_eq!(all("cookie"), ["a=1; b=2"]);
+        assert_eq!(all("connection"), ["te", "upgrade"]);
+        assert_eq!(all("upgrade"), ["websocket"]);
+        assert!(expects_continue(&sent.headers));
+        let old = to_server(&head(Version::HTTP_10, &headers[3..]), None);
+        assert!(old.headers.is_empty());
+    }
+}
