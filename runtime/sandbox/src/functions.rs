@@ -25,8 +25,26 @@ type Link = dyn Fn(&mut Linker<Guest>) -> wasmtime::Result<()> + Send + Sync;
 /// [`Guest::app`] and [`Guest::dyno`], and what it works on by [`Guest::data`].
 #[derive(Clone, Default)]
 pub struct HostFunctions {
-    links: Vec<(Option<Arc<BTreeSet<AppName>>>, Arc<Link>)>,
+    links: Vec<Linked>,
     data: Arc<Data>,
+}
+
+/// Interfaces, and who may import them.
+#[derive(Clone)]
+struct Linked {
+    /// `None`: all.
+    apps: Option<Arc<BTreeSet<AppName>>>,
+    link: Arc<Link>,
+}
+
+impl Linked {
+    fn is_for(&self, app: Option<&AppName>) -> bool {
+        match (&self.apps, app) {
+            (None, _) => true,
+            (Some(apps), Some(app)) => apps.contains(app),
+            (Some(_), None) => false,
+        }
+    }
 }
 
 /// Values by their type.
@@ -69,7 +87,10 @@ impl HostFunctions {
         mut self,
         link: impl Fn(&mut Linker<Guest>) -> wasmtime::Result<()> + Send + Sync + 'static,
     ) -> Self {
-        self.links.push((None, Arc::new(link)));
+        self.links.push(Linked {
+            apps: None,
+            link: Arc::new(link),
+        });
         self
     }
 
@@ -80,8 +101,10 @@ impl HostFunctions {
         apps: impl IntoIterator<Item = AppName>,
         link: impl Fn(&mut Linker<Guest>) -> wasmtime::Result<()> + Send + Sync + 'static,
     ) -> Self {
-        let apps = Arc::new(apps.into_iter().collect());
-        self.links.push((Some(apps), Arc::new(link)));
+        self.links.push(Linked {
+            apps: Some(Arc::new(apps.into_iter().collect())),
+            link: Arc::new(link),
+        });
         self
     }
 
@@ -95,22 +118,14 @@ impl HostFunctions {
         wasi: &Linker<Guest>,
         app: Option<&AppName>,
     ) -> wasmtime::Result<Option<Linker<Guest>>> {
-        let theirs = |apps: &Option<Arc<BTreeSet<AppName>>>| match (apps, app) {
-            (None, _) => true,
-            (Some(apps), Some(app)) => apps.contains(app),
-            (Some(_), None) => false,
-        };
-        let mut links = self
-            .links
-            .iter()
-            .filter(|(apps, _)| theirs(apps))
-            .peekable();
+        let theirs = self.links.iter().filter(|linked| linked.is_for(app));
+        let mut links = theirs.peekable();
         if links.peek().is_none() {
             return Ok(None);
         }
         let mut linker = wasi.clone();
-        for (_, link) in links {
-            link(&mut linker)?;
+        for linked in links {
+            (linked.link)(&mut linker)?;
         }
         Ok(Some(linker))
     }
@@ -119,7 +134,7 @@ impl HostFunctions {
     pub(crate) fn check(&self, wasi: &Linker<Guest>) -> wasmtime::Result<()> {
         self.links
             .iter()
-            .try_for_each(|(_, link)| link(&mut wasi.clone()))
+            .try_for_each(|linked| (linked.link)(&mut wasi.clone()))
     }
 }
 
