@@ -1,6 +1,5 @@
 //! What a dyno has used: counters that anyone may read while it runs.
 
-use std::cell::Cell;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,14 +32,14 @@ impl Meter {
     }
 }
 
-thread_local! {
+tokio::task_local! {
     /// When the guest whose turn it is on this thread began it.
-    static TURN: Cell<Option<Instant>> = const { Cell::new(None) };
+    static TURN: Instant;
 }
 
 /// For how long the guest whose turn it is on this thread has had it; `None`: it is nobody's.
 pub(crate) fn turn() -> Option<Duration> {
-    TURN.get().map(|began| began.elapsed())
+    TURN.try_with(Instant::elapsed).ok()
 }
 
 pin_project! {
@@ -64,9 +63,7 @@ impl<F: Future> Future for Metered<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let started = Instant::now();
-        TURN.set(Some(started));
-        let result = this.guest.poll(cx);
-        TURN.set(None);
+        let result = TURN.sync_scope(started, || this.guest.poll(cx));
         let spent = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         this.meter.cpu_nanos.fetch_add(spent, Ordering::Relaxed);
         result

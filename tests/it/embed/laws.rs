@@ -66,6 +66,10 @@ const STATICS: &[(&str, &str)] = &[
         "the key of a value that each task has for itself",
     ),
     (
+        "meter.rs TURN",
+        "the key of a value that a thread has while it polls a guest",
+    ),
+    (
         "listeners.rs DYNOS",
         "a port is the machine's: no guest of any host may reach another's dyno",
     ),
