@@ -1,5 +1,7 @@
 //! Upgrades: byte tunnels that are one request.
 
+use tokio::io::AsyncWriteExt as _;
+
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -78,9 +80,12 @@ async fn a_silent_one_ends_after_idle_timeout_and_holds_its_slot_until_then() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_to_an_upgrade_may_be_an_ordinary_one() {
     let running = up(app("listen-axum", "", 1, "")).await;
-    let url = format!("ws://{}/hello", running.address());
-    let refused = tokio_tungstenite::connect_async(url).await.unwrap_err();
-    assert!(refused.to_string().contains("200 OK"), "{refused}");
+    let mut stream = TcpStream::connect(running.address()).await.unwrap();
+    let request = "GET /hello HTTP/1.1\r\nHost: test.localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut raw = Raw(stream);
+    let answer = raw.until("Hello from web.1").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     assert_routed(&running, "/hello", "", "200", "web.1").await;
 
     // A handler knows none.

@@ -105,11 +105,10 @@ impl Way {
     /// Ready when the end was passed on.
     fn poll(
         &mut self,
-        reader: Pin<&mut impl AsyncRead>,
+        mut reader: Pin<&mut impl AsyncRead>,
         mut writer: Pin<&mut impl AsyncWrite>,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), Fault>> {
-        let mut reader = reader;
         loop {
             if self.from < self.to {
                 let bytes = self.buffer.get(self.from..self.to).unwrap_or_default();

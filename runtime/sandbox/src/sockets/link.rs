@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use rustix::net::Shutdown;
 
-use super::port::PortSocket;
+use super::ends::PortSocket;
 use crate::egress::Connection;
 
 /// A connection, shared by the socket and its halves.

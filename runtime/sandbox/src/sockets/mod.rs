@@ -5,6 +5,7 @@
 //! descriptors for each connection. UDP stays wasmtime-wasi's, behind [`udp_check`], but for the creation and
 //! the end of a socket, which are counted here. What a guest listens on is no kernel's at all: see [`Port`].
 
+mod ends;
 mod link;
 mod names;
 mod options;
@@ -27,7 +28,8 @@ use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsView as _};
 use crate::egress::{Attempt, Egress, Granted, HttpClient, Remarks};
 use crate::grant::Grant;
 
-pub use port::{Port, PortStream, Progress, Refused};
+pub use ends::{PortStream, Progress};
+pub use port::{Port, Refused};
 pub(crate) use udp::udp_check;
 
 /// The network half of a grant, prepared once per dyno and shared by all its instances, so that its limits hold

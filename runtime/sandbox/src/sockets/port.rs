@@ -1,24 +1,19 @@
 //! The place of a listening dyno: a port number that exists only in this process.
 //!
 //! The guest binds `$PORT` and accepts as anywhere, but no kernel listens: whoever holds the [`Port`] makes a pair
-//! of [`Pipe`]s and puts one end into the guest's queue. So nobody else on the machine can connect, two hosts
+//! of [pipes](super::pipe) and puts one end into the guest's queue. So nobody else on the machine can connect, two hosts
 //! cannot clash, no descriptors are used, and whether a guest has read anything of a request is known exactly.
 //!
 //! Bounded by the places that [`Port::open`] is given: connections that wait or that the guest has not let go of.
 
 use std::collections::VecDeque;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use rustix::net::Shutdown;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 
-use super::pipe::Pipe;
+use super::ends::{PortSocket, PortStream, connection};
 use crate::egress::{DynoPort, PortsTaken};
 
 /// What guests see as the ports of those who connect to them: as a kernel would choose them.
@@ -44,7 +39,7 @@ struct Shared {
     stage: watch::Sender<Stage>,
     queue: Mutex<Queue>,
     /// The guest did not end well: its connections were cut, not closed.
-    crashed: AtomicBool,
+    crashed: Arc<AtomicBool>,
 }
 
 struct Queue {
@@ -80,7 +75,7 @@ impl Port {
                 waker: None,
                 next_peer: PEERS.start,
             }),
-            crashed: AtomicBool::new(false),
+            crashed: Arc::default(),
         })))
     }
 
@@ -121,7 +116,7 @@ impl Port {
             () = self.gone() => return Err(Refused),
             place = self.0.places.clone().acquire_owned() => place.map_err(|_| Refused)?,
         };
-        let waker = {
+        let (stream, waker) = {
             let mut queue = self.0.lock();
             if queue.closed || *self.0.stage.borrow() != Stage::Accepting {
                 return Err(Refused);
@@ -132,21 +127,10 @@ impl Port {
             } else {
                 PEERS.start
             };
-            let (to_guest, to_host) = (Arc::new(Pipe::new()), Arc::new(Pipe::new()));
-            queue.waiting.push_back(PortSocket {
-                incoming: to_guest.clone(),
-                outgoing: to_host.clone(),
-                port: self.0.clone(),
-                peer,
-                _place: place,
-            });
-            let stream = PortStream {
-                incoming: to_host,
-                outgoing: to_guest,
-            };
+            let (stream, socket) = connection(peer, self.0.crashed.clone(), place);
+            queue.waiting.push_back(socket);
             (stream, queue.waker.take())
         };
-        let (stream, waker) = waker;
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -266,140 +250,6 @@ impl Drop for Claim {
             self.0.stage.send_replace(Stage::Gone);
         }
         drop(waiting);
-    }
-}
-
-/// The guest's end of a connection.
-pub(crate) struct PortSocket {
-    incoming: Arc<Pipe>,
-    outgoing: Arc<Pipe>,
-    port: Arc<Shared>,
-    peer: u16,
-    /// Taken until the guest lets go of it.
-    _place: OwnedSemaphorePermit,
-}
-
-impl PortSocket {
-    fn is_abandoned(&self) -> bool {
-        self.outgoing.is_abandoned()
-    }
-
-    /// Who connected, as a socket of this family shows it.
-    pub(crate) fn peer(&self, ipv6: bool) -> SocketAddr {
-        let ip = if ipv6 {
-            IpAddr::V6(Ipv6Addr::LOCALHOST)
-        } else {
-            IpAddr::V4(Ipv4Addr::LOCALHOST)
-        };
-        SocketAddr::new(ip, self.peer)
-    }
-
-    pub(crate) fn incoming(&self) -> &Pipe {
-        &self.incoming
-    }
-
-    pub(crate) fn outgoing(&self) -> &Pipe {
-        &self.outgoing
-    }
-
-    pub(crate) fn shutdown(&self, how: Shutdown) {
-        if matches!(how, Shutdown::Read | Shutdown::Both) {
-            self.incoming.ignore();
-        }
-        if matches!(how, Shutdown::Write | Shutdown::Both) {
-            if self.port.crashed.load(Ordering::SeqCst) {
-                self.outgoing.cut();
-            } else {
-                self.outgoing.end_writing();
-            }
-        }
-    }
-}
-
-impl Drop for PortSocket {
-    fn drop(&mut self) {
-        self.shutdown(Shutdown::Write);
-        self.incoming.end_reading();
-    }
-}
-
-/// The host's end of a connection.
-pub struct PortStream {
-    incoming: Arc<Pipe>,
-    outgoing: Arc<Pipe>,
-}
-
-impl PortStream {
-    /// What the guest takes of what is written here, to be asked while somebody else has the stream.
-    pub fn progress(&self) -> Progress {
-        Progress(self.outgoing.clone())
-    }
-}
-
-impl Drop for PortStream {
-    fn drop(&mut self) {
-        self.outgoing.end_writing();
-        self.incoming.end_reading();
-    }
-}
-
-impl AsyncRead for PortStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let read = std::task::ready!(self.incoming.poll_read(cx, buffer.initialize_unfilled()))?;
-        buffer.advance(read);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for PortStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.outgoing.poll_write(cx, std::iter::once(bytes))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.outgoing
-            .poll_write(cx, bytes.iter().map(|slice| &**slice))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.outgoing.end_writing();
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// How much a guest has read of a connection.
-#[derive(Clone)]
-pub struct Progress(Arc<Pipe>);
-
-impl Progress {
-    /// Bytes so far.
-    pub fn taken(&self) -> u64 {
-        self.0.taken()
-    }
-
-    /// Ready when the guest has read more than `than` bytes, or will read no more.
-    pub fn poll_taken(&self, than: u64, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.poll_taken(than, cx)
     }
 }
 
