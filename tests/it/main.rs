@@ -17,6 +17,7 @@ mod formation;
 mod guests;
 mod kv;
 mod lifecycle;
+mod listening;
 mod net;
 mod platform;
 mod router;

@@ -420,6 +420,9 @@ impl Inner {
             .filter_map(|app| app.web_grace())
             .max()
             .unwrap_or_default();
+        for app in &apps {
+            app.pool.announce_end();
+        }
         self.shared.router.drain(grace).await;
         for stage in [Ending::Web, Ending::Others, Ending::OneOffs] {
             join_all(apps.iter().map(|app| app.end(stage))).await;

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::cores::CoreId;
 use crate::logs::AppLog;
+use crate::router::Upstream;
 
 mod queue;
 mod snapshot;
@@ -40,6 +41,8 @@ pub(crate) enum Backend {
         /// Its core.
         core: CoreId,
     },
+    /// A command that listens on its port.
+    Listening(Arc<Upstream>),
     /// What a test says.
     #[cfg(test)]
     Fake {
@@ -56,6 +59,7 @@ impl Backend {
         match self {
             Self::Fresh(_) => None,
             Self::Live { core, .. } => Some(*core),
+            Self::Listening(upstream) => Some(upstream.core()),
             #[cfg(test)]
             Self::Fake { core, .. } => *core,
         }
@@ -257,6 +261,16 @@ impl WebPool {
         }
         // Slots taken here are handed over after the lock is free.
         self.serve(queue, &new);
+    }
+
+    /// The host is about to end: guests that hold long connections (WebSockets) must hear it before these are waited
+    /// for, and requests under way go on.
+    pub(crate) fn announce_end(&self) {
+        for dyno in self.snapshot.load().dynos() {
+            if let Backend::Listening(upstream) = &dyno.backend {
+                upstream.announce_end();
+            }
+        }
     }
 
     /// What the router enforces now.

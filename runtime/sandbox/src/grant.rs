@@ -1,13 +1,13 @@
 //! All that a dyno may touch. What is not in its grant does not exist for it.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use cap_std::fs::Dir;
 
 use crate::egress::{Egress, HttpClient};
 use crate::kv::KvBucket;
+use crate::sockets::Port;
 
 /// A folder handed to a guest.
 #[derive(Clone)]
@@ -52,8 +52,8 @@ pub struct Grant {
     pub egress: Arc<Egress>,
     /// Sends what `wasi:http` asks for; one pool of connections per app.
     pub http: HttpClient,
-    /// The one address it may listen on (`$PORT`), for listening web dynos.
-    pub listen: Option<SocketAddr>,
+    /// The one port it may listen on (`$PORT`), for listening web dynos.
+    pub listen: Option<Port>,
     /// kv add-ons by name; `open("default")` is the only one if there is exactly one.
     pub kv: BTreeMap<String, Arc<dyn KvBucket>>,
     /// Its log.

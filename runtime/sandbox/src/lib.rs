@@ -38,7 +38,7 @@ pub use wasmtime_wasi_http::WasiBody as Body;
 
 pub use egress::{
     Attempt, ChosenBy, Decision, Denial, Egress, EgressRules, Endpoint, HostListeners, HttpClient,
-    PrivateNetworks,
+    PortsTaken, PrivateNetworks,
 };
 pub use engine::{Engine, EngineConfig, EngineError};
 pub use grant::{DynoLog, Folder, Grant, OutputStream};
@@ -48,4 +48,5 @@ pub use meter::Meter;
 pub use program::{LoadError, Origin, Program, ProgramKind, Wasi};
 pub use run::{Exit, Output, Run, RunHandle, Stdin, StdinSource};
 pub use sandbox::{Sandbox, StartError};
+pub use sockets::{Port, PortStream, Progress, Refused};
 pub use tmp::clean_tmp;

@@ -11,6 +11,7 @@ use wasmtime::Store;
 use crate::meter::Metered;
 use crate::program::Entry;
 use crate::sandbox::{SandboxInner, StartError, Streams};
+use crate::sockets::Port;
 use crate::state::State;
 use crate::trap::Failure;
 
@@ -91,7 +92,8 @@ pub struct RunHandle {
 }
 
 impl RunHandle {
-    /// The stop signal: ends an `OpenUntilStop` stdin, closes listeners and fires the WIT event.
+    /// The stop signal: ends an `OpenUntilStop` stdin and fires the WIT event. A port that it listens on is closed
+    /// by whoever holds it, once the requests under way are finished.
     pub fn stop(&self) {
         self.stopping.cancel();
     }
@@ -131,6 +133,8 @@ async fn run(
         Err(error) => return Exit::NotStarted(error),
     };
     let mut store = sandbox.command_store(streams, &extra_args, stopping);
+    // Dropped before the store: whoever is connected must know a crash from an end.
+    let mut end = sandbox.grant.listen.as_ref().map(Port::watch_end);
     let result = match sandbox.program.entry() {
         Entry::CommandP2(pre) => match pre.instantiate_async(&mut store).await {
             Ok(command) => command.wasi_cli_run().call_run(&mut store).await,
@@ -148,7 +152,7 @@ async fn run(
             return Exit::NotStarted(StartError::Platform(error));
         }
     };
-    match result {
+    let exit = match result {
         Ok(Ok(())) => Exit::Code(0),
         Ok(Err(())) => Exit::Code(1),
         Err(error) => match sandbox.failure(&error, &store) {
@@ -156,7 +160,11 @@ async fn run(
             Failure::Memory => Exit::Memory,
             Failure::Trap(text) => Exit::Trap(text),
         },
+    };
+    if let (Some(end), Exit::Code(0)) = (&mut end, &exit) {
+        end.ended_well();
     }
+    exit
 }
 
 fn not_started(sandbox: &SandboxInner, error: &wasmtime::Error, store: &Store<State>) -> Exit {

@@ -24,7 +24,7 @@ use crate::limiter::MemoryLimiter;
 use crate::meter::Meter;
 use crate::program::Program;
 use crate::run::{Output, Run, Stdin};
-use crate::sockets::{NetCtx, NetGrant, udp_check};
+use crate::sockets::{NetCtx, NetGrant, Port, udp_check};
 use crate::state::State;
 use crate::stdio::{ChannelOutput, LogOutput, UntilStop};
 use crate::trap::{self, Failure};
@@ -167,6 +167,11 @@ impl Sandbox {
         &self.inner.limits
     }
 
+    /// Where its command listens, if its grant has such a place.
+    pub fn port(&self) -> Option<&Port> {
+        self.inner.grant.listen.as_ref()
+    }
+
     /// The program.
     pub fn program(&self) -> &Program {
         &self.inner.program
@@ -294,7 +299,7 @@ impl SandboxInner {
             table,
             http,
             hooks: HttpHooks::new(self.net.clone()),
-            net: NetCtx::new(self.net.clone(), stopping.clone()),
+            net: NetCtx::new(self.net.clone()),
             kv: self.kv.clone(),
             environment,
             files: Files::new(self.folders.clone()),

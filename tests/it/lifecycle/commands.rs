@@ -236,6 +236,7 @@ async fn listings_have_their_json() {
             "dynos",
             "files",
             "limits_without_effect",
+            "listen",
             "memory_bytes",
             "network",
             "process",

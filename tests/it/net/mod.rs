@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use oarlock_sandbox::{
     ChosenBy, DynoLog, Egress, EgressRules, Endpoint, Engine, EngineConfig, Exit, Grant,
-    HttpClient, Output, OutputStream, PrivateNetworks, Program, Run, Sandbox, Stdin,
+    HttpClient, Output, OutputStream, Port, PrivateNetworks, Program, Run, Sandbox, Stdin,
 };
 use oarlock_spec::limits::Limits;
 use oarlock_spec::manifest::{AllowEntry, HostPattern};
@@ -71,7 +71,7 @@ impl DynoLog for Log {
 struct Net {
     rules: EgressRules,
     limits: Limits,
-    listen: Option<SocketAddr>,
+    listen: Option<Port>,
     roots: Vec<Vec<u8>>,
 }
 
@@ -243,16 +243,6 @@ fn free_port() -> SocketAddr {
         .unwrap()
         .local_addr()
         .unwrap()
-}
-
-/// Sends a text to a listening guest and reads its echo.
-async fn ask(addr: SocketAddr, text: &str) -> std::io::Result<String> {
-    let mut stream = tokio::net::TcpStream::connect(addr).await?;
-    stream.write_all(text.as_bytes()).await?;
-    stream.shutdown().await?;
-    let mut back = String::new();
-    stream.read_to_string(&mut back).await?;
-    Ok(back)
 }
 
 #[track_caller]

@@ -54,7 +54,7 @@ impl Who {
 }
 
 /// A router's refusal: 503 with its code.
-fn assert_refused(answer: &Answer, code: &str) {
+pub(crate) fn assert_refused(answer: &Answer, code: &str) {
     assert_eq!(
         (answer.status, answer.header("oarlock-error")),
         (503, code),
@@ -63,10 +63,10 @@ fn assert_refused(answer: &Answer, code: &str) {
 }
 
 /// A request of HTTP/1.1 on a connection of its own, byte by byte.
-struct Raw(TcpStream);
+pub(crate) struct Raw(pub(crate) TcpStream);
 
 impl Raw {
-    async fn get(addr: SocketAddr, path: &str) -> Self {
+    pub(crate) async fn get(addr: SocketAddr, path: &str) -> Self {
         let mut stream = TcpStream::connect(addr).await.unwrap();
         let request =
             format!("GET {path} HTTP/1.1\r\nHost: test.localhost\r\nConnection: close\r\n\r\n");
@@ -75,7 +75,7 @@ impl Raw {
     }
 
     /// Reads until this has come.
-    async fn until(&mut self, text: &str) -> String {
+    pub(crate) async fn until(&mut self, text: &str) -> String {
         let mut all = Vec::new();
         while !String::from_utf8_lossy(&all).contains(text) {
             let read = tokio::time::timeout(PATIENCE, self.0.read_buf(&mut all));
@@ -90,7 +90,7 @@ impl Raw {
     }
 
     /// Reads until the connection ends.
-    async fn rest(mut self) -> String {
+    pub(crate) async fn rest(mut self) -> String {
         let mut all = Vec::new();
         // How it ends is seen in what came.
         let _ = tokio::time::timeout(PATIENCE, self.0.read_to_end(&mut all))
@@ -101,7 +101,7 @@ impl Raw {
 }
 
 /// Chunks, but not the last of them.
-fn assert_cut(answer: &str, context: &str) {
+pub(crate) fn assert_cut(answer: &str, context: &str) {
     assert!(
         answer.starts_with("HTTP/1.1 200 ") && answer.contains("transfer-encoding: chunked\r\n"),
         "{context}: {answer}"
@@ -110,7 +110,7 @@ fn assert_cut(answer: &str, context: &str) {
 }
 
 /// The messages of all log lines of `dyno` so far.
-async fn log(running: &Running, dyno: &str) -> Vec<String> {
+pub(crate) async fn log(running: &Running, dyno: &str) -> Vec<String> {
     let done = running
         .oarlock(&["logs", "-n", "10000", "--dyno", dyno, "--json"])
         .await;
@@ -123,7 +123,7 @@ async fn log(running: &Running, dyno: &str) -> Vec<String> {
 }
 
 /// The first message of a dyno that holds `text`, once there is one.
-async fn logged(running: &Running, dyno: &str, text: &str) -> String {
+pub(crate) async fn logged(running: &Running, dyno: &str, text: &str) -> String {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let messages = log(running, dyno).await;
@@ -136,10 +136,10 @@ async fn logged(running: &Running, dyno: &str, text: &str) -> String {
 }
 
 /// The fields of a router's line, in order; checked to be what contract 4 says.
-struct Line(Vec<(String, String)>);
+pub(crate) struct Line(Vec<(String, String)>);
 
 impl Line {
-    fn parse(line: &str) -> Self {
+    pub(crate) fn parse(line: &str) -> Self {
         let mut fields = Vec::new();
         let mut rest = line;
         while let Some((name, after)) = rest.split_once('=') {
@@ -181,18 +181,24 @@ impl Line {
         parsed
     }
 
-    fn field(&self, wanted: &str) -> &str {
+    pub(crate) fn field(&self, wanted: &str) -> &str {
         let found = self.0.iter().find(|(name, _)| name == wanted);
         found.map_or("", |(_, value)| value)
     }
 
-    fn is(&self, name: &str, value: &str) -> bool {
+    pub(crate) fn is(&self, name: &str, value: &str) -> bool {
         self.field(name) == value
     }
 }
 
 /// The router's line about a path, checked: its code (empty if all went well), status and dyno.
-async fn assert_routed(running: &Running, path: &str, code: &str, status: &str, dyno: &str) {
+pub(crate) async fn assert_routed(
+    running: &Running,
+    path: &str,
+    code: &str,
+    status: &str,
+    dyno: &str,
+) {
     // Of several about one path, that with the code counts.
     let text = if code.is_empty() {
         format!(" path=\"{path}\" ")

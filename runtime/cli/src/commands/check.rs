@@ -35,6 +35,8 @@ struct ProcessRow {
     dynos: u32,
     schedule: Option<String>,
     singleton: bool,
+    /// Where it may listen, if its component is a command.
+    listen: Option<&'static str>,
     memory_bytes: u64,
     limits_without_effect: Vec<&'static str>,
     config: Vec<String>,
@@ -74,6 +76,7 @@ impl Check {
                 .and_then(|found| found.schedule.as_ref())
                 .map(|schedule| format!("{} {}", schedule.cron, schedule.timezone)),
             singleton: described.is_some_and(|found| found.singleton),
+            listen: process.is_web().then_some("$PORT"),
             memory_bytes: manifest.limits_of(process).memory,
             limits_without_effect: manifest
                 .limits_of(process)
@@ -144,6 +147,11 @@ fn text(manifest: &Manifest, rows: &Vec<ProcessRow>) -> String {
             lines.push(format!(
                 "  remark   not enforced by this version: {}",
                 row.limits_without_effect.join(", ")
+            ));
+        }
+        if let Some(listen) = row.listen {
+            lines.push(format!(
+                "  listen   {listen} alone, if it is a command; a handler needs no port"
             ));
         }
         for (label, values) in [

@@ -324,6 +324,9 @@ impl Dispatcher {
                 self.tasks.spawn(task.web_fresh(cores, sandbox, capacity))
             }
             Kind::WebLive { capacity } => self.tasks.spawn(task.web_live(cores, sandbox, capacity)),
+            Kind::WebListening { capacity } => self
+                .tasks
+                .spawn(task.web_listening(cores, sandbox, capacity)),
             Kind::Command(_) | Kind::Occasional => self.tasks.spawn(task.command(cores, sandbox)),
         };
         self.ids.insert(handle.id(), id);

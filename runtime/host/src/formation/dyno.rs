@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinHandle};
 
 use super::table::{DynoId, Ended, error_line};
-use crate::cores::Cores;
+use crate::cores::{CoreId, Cores};
 use crate::logs::AppLog;
 use crate::web::{Backend, Wear, WebDyno};
 
@@ -89,14 +89,14 @@ pub(crate) struct Running {
 
 /// Starts a command on a core.
 pub(crate) async fn start_command(
-    cores: &Cores,
+    (cores, core): (&Cores, CoreId),
     sandbox: Sandbox,
     io: (Stdin, Output),
     extra_args: Vec<String>,
 ) -> Option<Running> {
     let (handle_tx, handle_rx) = tokio::sync::oneshot::channel();
     let (stdin, output) = io;
-    let task = OnCore(cores.spawn(cores.assign(), async move {
+    let task = OnCore(cores.spawn(core, async move {
         let run = sandbox.run(stdin, output, &extra_args);
         // Nobody to take the handle: the run is dropped, and with it the guest.
         if handle_tx.send(run.handle()).is_err() {
@@ -154,19 +154,19 @@ impl Task {
             .write(LogSource::Oarlock, &self.name.to_string(), text);
     }
 
-    async fn told_to_stop(words: &mut watch::Receiver<Word>) {
+    pub(super) async fn told_to_stop(words: &mut watch::Receiver<Word>) {
         // A dispatcher that is gone stops its dynos.
         let _gone = words.wait_for(|word| *word == Word::Stop).await.is_err();
     }
 
-    async fn tell_ready(&self, web: Option<Arc<WebDyno>>) {
+    pub(super) async fn tell_ready(&self, web: Option<Arc<WebDyno>>) {
         // Fails only when the dispatcher is gone, and then `told_to_stop` returns.
         let ready = News::Ready { id: self.id, web };
         let _gone = self.news.send(ready).await.is_err();
     }
 
     /// Asks to be replaced once the instance is worn, and again if nothing comes of it. Never returns.
-    async fn ask_when_worn(&self, web: &WebDyno) {
+    pub(super) async fn ask_when_worn(&self, web: &WebDyno) {
         let worn = web.worn().await;
         self.remark(&worn.to_string());
         loop {
@@ -182,7 +182,7 @@ impl Task {
         }
         self.remark(&format!("Starting process with command `{}`", self.command));
         let Some(running) = start_command(
-            &cores,
+            (&cores, cores.assign()),
             sandbox,
             (Stdin::OpenUntilStop, Output::Log),
             Vec::new(),
@@ -236,7 +236,7 @@ impl Task {
         }
     }
 
-    async fn stop(&self, mut running: Running) -> Exit {
+    pub(super) async fn stop(&self, mut running: Running) -> Exit {
         self.remark("Stopping the process with the stop signal");
         running.control.stop();
         match tokio::time::timeout(self.stop_grace, &mut running.ended).await {
@@ -249,7 +249,7 @@ impl Task {
         }
     }
 
-    fn log_exit_timeout(&self) {
+    pub(super) fn log_exit_timeout(&self) {
         let grace = self.stop_grace.as_secs_f64();
         self.remark(&format!(
             "{} -> The process did not exit within {grace} seconds of the stop signal",
@@ -258,7 +258,7 @@ impl Task {
         self.remark("Ending the process");
     }
 
-    fn log_exit(&self, exit: &Exit) {
+    pub(super) fn log_exit(&self, exit: &Exit) {
         match exit {
             Exit::Code(_) | Exit::Killed => {}
             Exit::Trap(text) => self.remark(&format!("The component trapped: {text}")),
@@ -363,7 +363,7 @@ impl Task {
         &mut self,
         cores: &Cores,
         sandbox: &Sandbox,
-    ) -> Result<Option<(oarlock_sandbox::Instance, crate::cores::CoreId)>, Ended> {
+    ) -> Result<Option<(oarlock_sandbox::Instance, CoreId)>, Ended> {
         let core = cores.assign();
         let sandbox = sandbox.clone();
         let task = OnCore(cores.spawn(core, async move { sandbox.start().await }));

@@ -6,7 +6,7 @@
 //! | `table`, `rollout`, `backoff` | every decision about formation dynos; pure |
 //! | `dispatcher`, `questions` | the task that owns an app's table and carries decisions out |
 //! | `occasional` | one-off, scheduled and release dynos |
-//! | `dyno` | the task of one dyno |
+//! | `dyno`, `listening` | the task of one dyno |
 //! | `cron`, `clock` | when scheduled processes are due |
 //! | `app` | what outlives an app's releases |
 //!
@@ -22,6 +22,7 @@ mod dispatcher;
 mod dyno;
 #[cfg(test)]
 mod dyno_tests;
+mod listening;
 mod occasional;
 mod prepare;
 mod questions;

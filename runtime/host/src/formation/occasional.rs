@@ -352,7 +352,8 @@ async fn run_once(mut task: Task, cores: Cores, run: Run, end: oneshot::Sender<R
     task.remark(&format!("Starting process with command `{}`", task.command));
     let io = (run.stdin, run.output);
     let limit = (run.purpose == Purpose::Release).then_some(RELEASE_PHASE_LIMIT);
-    let ended = match start_command(&cores, run.sandbox, io, run.extra_args).await {
+    let ended = match start_command((&cores, cores.assign()), run.sandbox, io, run.extra_args).await
+    {
         Some(running) => task.supervise(running, limit).await,
         None => RunEnd {
             exit: Exit::Killed,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use oarlock_sandbox::{
     DynoLog, Egress, EgressRules, Endpoint, Folder, Grant, KvBucket, LoadError, Origin,
-    OutputStream, PrivateNetworks, Program, ProgramKind, Sandbox, StartError, Wasi,
+    OutputStream, Port, PrivateNetworks, Program, ProgramKind, Sandbox, StartError, Wasi,
 };
 use oarlock_spec::api::{Formation, LogSource};
 use oarlock_spec::limits::{Isolation, Limits};
@@ -27,6 +27,11 @@ use crate::logs::AppLog;
 const FRESH_CONCURRENCY: u32 = 50;
 /// The default number of requests at once of a WASI 0.3 instance.
 const LIVE_CONCURRENCY: u32 = 16;
+/// The default number of requests at once of a listening dyno.
+const LISTENING_CONCURRENCY: u32 = 50;
+/// Connections of a listening dyno for each request at once that it takes: a guest may be late in letting go of those
+/// that have ended.
+const PLACES: u32 = 2;
 /// No instance serves less than one request, or WASI 0.2 more.
 const ONE_AT_A_TIME: u32 = 1;
 
@@ -40,6 +45,8 @@ pub(crate) enum Kind {
     WebFresh { capacity: u32 },
     /// Web, one instance.
     WebLive { capacity: u32 },
+    /// Web, a command that listens on its port.
+    WebListening { capacity: u32 },
     /// Kept running.
     Command(Role),
     /// Started by the clock, or in the release phase.
@@ -185,7 +192,9 @@ impl Prepared {
         let initial = self.manifest.initial_scale();
         let types = self.processes.iter().filter_map(|(name, process)| {
             let role = match process.kind {
-                Kind::WebFresh { .. } | Kind::WebLive { .. } => Role::Web,
+                Kind::WebFresh { .. } | Kind::WebLive { .. } | Kind::WebListening { .. } => {
+                    Role::Web
+                }
                 Kind::Command(role) => role,
                 Kind::Occasional => return None,
             };
@@ -278,6 +287,10 @@ impl PreparedProcess {
     pub(crate) fn sandbox(&self, dyno: &DynoName, app: &App) -> Result<Sandbox, StartError> {
         let mut env = self.env.clone();
         env.insert("DYNO".into(), dyno.to_string());
+        let listen = self.port_of(dyno)?;
+        if let Some(port) = &listen {
+            env.insert("PORT".into(), port.number().to_string());
+        }
         let grant = Grant {
             env: env.into_iter().collect(),
             args: self.args.clone(),
@@ -285,7 +298,7 @@ impl PreparedProcess {
             tmp_root: Some(Arc::clone(&app.tmp_root)),
             egress: Arc::clone(&self.egress),
             http: app.http.clone(),
-            listen: None,
+            listen,
             kv: self.kv.clone(),
             log: Arc::new(LogOf {
                 log: app.log.clone(),
@@ -293,6 +306,18 @@ impl PreparedProcess {
             }),
         };
         Sandbox::new(&self.program, grant, &self.limits)
+    }
+
+    /// A listening web dyno has a port; a one-off dyno of the same command has none.
+    fn port_of(&self, dyno: &DynoName) -> Result<Option<Port>, StartError> {
+        match self.kind {
+            Kind::WebListening { capacity } if dyno.process == self.name => {
+                Port::open(capacity.saturating_mul(PLACES))
+                    .map(Some)
+                    .map_err(|error| StartError::Platform(error.to_string()))
+            }
+            _ => Ok(None),
+        }
     }
 }
 
@@ -429,10 +454,12 @@ fn kind_of(
                 },
             })
         }
-        ProgramKind::Command(_) if name.is_web() => Err(wrong(format!(
-            "{path} is a command (`wasi:cli/run`), and this version routes requests to handlers only; export \
-             `wasi:http/incoming-handler@0.2` or `wasi:http/handler@0.3`, or name the process type otherwise"
-        ))),
+        ProgramKind::Command(_) if name.is_web() => Ok(Kind::WebListening {
+            capacity: limits
+                .concurrency
+                .unwrap_or(LISTENING_CONCURRENCY)
+                .max(ONE_AT_A_TIME),
+        }),
         ProgramKind::Command(_) if name.is_release() || process.schedule.is_some() => {
             Ok(Kind::Occasional)
         }

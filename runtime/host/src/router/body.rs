@@ -182,6 +182,10 @@ impl ResponseBody {
         Self::Text(Some(text))
     }
 
+    pub(super) fn empty() -> Self {
+        Self::Text(None)
+    }
+
     /// A guest's body that is not sent: it is read to its end in the background, so that its guest can finish.
     pub(super) fn left(body: Streaming) -> Self {
         let hint = body.body.size_hint();

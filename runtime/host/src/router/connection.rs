@@ -22,6 +22,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::body::ResponseBody;
 use super::io::Io;
+use super::tunnel::TunnelSlot;
 use super::{Inner, lock, service};
 use crate::cores::CoreId;
 
@@ -198,6 +199,12 @@ impl Connection {
         self.stalled.store(true, Ordering::SeqCst);
     }
 
+    /// What it is to do now; the task is woken when that changes.
+    pub(super) fn poll_order(&self, context: &Context<'_>) -> Order {
+        self.waker.register(context.waker());
+        Order::of(self.order.load(Ordering::SeqCst))
+    }
+
     pub(super) fn reset_at_end(&self) {
         self.reset.store(true, Ordering::SeqCst);
     }
@@ -303,9 +310,12 @@ async fn serve(
     let _ = stream.set_nodelay(true);
     if let Some(is_http2) = begin(&connection, &stream).await {
         let io = TokioIo::new(Io::new(stream, connection.clone()));
-        let handler = connection.clone();
-        let service =
-            hyper::service::service_fn(move |request| service::handle(handler.clone(), request));
+        let tunnel = TunnelSlot::default();
+        let handler = (connection.clone(), tunnel.clone());
+        let service = hyper::service::service_fn(move |request| {
+            let (connection, tunnel) = handler.clone();
+            service::handle(connection, tunnel, request)
+        });
         if is_http2 {
             let served = http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
@@ -313,6 +323,8 @@ async fn serve(
                 .max_header_list_size(u32::try_from(MAX_HEADER).unwrap_or(u32::MAX))
                 .keep_alive_interval(PING.0)
                 .keep_alive_timeout(PING.1)
+                // What asks for it gets an answer, instead of a reset stream.
+                .enable_connect_protocol()
                 .serve_connection(io, service);
             drive(&connection, pin!(served)).await;
         } else {
@@ -320,8 +332,13 @@ async fn serve(
                 .max_header_size(MAX_HEADER)
                 // Ours covers the whole wait, and costs no timer per request.
                 .header_read_timeout(None)
-                .serve_connection(io, service);
+                .serve_connection(io, service)
+                .with_upgrades();
             drive(&connection, pin!(served)).await;
+        }
+        let tunnel = lock(&tunnel).take();
+        if let Some(tunnel) = tunnel {
+            tunnel.run(&connection).await;
         }
     }
     drop((registered, permit));
@@ -346,9 +363,7 @@ async fn begin(connection: &Connection, stream: &TcpStream) -> Option<bool> {
         }
     };
     let ordered = std::future::poll_fn(|context| {
-        connection.waker.register(context.waker());
-        let order = Order::of(connection.order.load(Ordering::SeqCst));
-        if order == Order::Serve {
+        if connection.poll_order(context) == Order::Serve {
             Poll::Pending
         } else {
             Poll::Ready(())
@@ -366,7 +381,7 @@ trait Served: Future {
     fn finish(self: Pin<&mut Self>);
 }
 
-impl<S> Served for http1::Connection<TokioIo<Io>, S>
+impl<S> Served for http1::UpgradeableConnection<TokioIo<Io>, S>
 where
     S: HttpService<Incoming, ResBody = ResponseBody>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -393,8 +408,7 @@ async fn drive<S: Served>(connection: &Connection, mut served: Pin<&mut S>) {
     let mut idle = pin!(tokio::time::sleep(KEEP_ALIVE));
     let mut finishing = false;
     std::future::poll_fn(|context: &mut Context<'_>| {
-        connection.waker.register(context.waker());
-        match Order::of(connection.order.load(Ordering::SeqCst)) {
+        match connection.poll_order(context) {
             Order::Serve => {}
             Order::Drain if finishing => {}
             Order::Drain => {

@@ -112,7 +112,7 @@ impl Exchange {
             | Failure::BadRequest(_)
             | Failure::HeadTooLarge
             | Failure::BodyTooLarge
-            | Failure::Upgrade => Outcome::Done,
+            | Failure::Connect => Outcome::Done,
         };
     }
 

@@ -1,8 +1,8 @@
 //! The heads of requests and responses on their way through.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::request::Parts;
 use http::uri::{Authority, Scheme, Uri};
@@ -66,7 +66,7 @@ pub(super) fn authority(parts: &Parts, fallback: &Authority) -> Result<Authority
     Ok(authority)
 }
 
-/// Refuses what no handler can serve, before anything is done for it.
+/// Refuses what no dyno can serve, before anything is done for it.
 pub(super) fn check(parts: &Parts, header: u64, request_body: u64) -> Result<(), Failure> {
     let lengths = parts
         .headers
@@ -79,8 +79,8 @@ pub(super) fn check(parts: &Parts, header: u64, request_body: u64) -> Result<(),
     if (line + lengths.sum::<usize>()) as u64 > header {
         return Err(Failure::HeadTooLarge);
     }
-    if parts.method == Method::CONNECT || wants_upgrade(&parts.headers) {
-        return Err(Failure::Upgrade);
+    if parts.method == Method::CONNECT {
+        return Err(Failure::Connect);
     }
     if !parts
         .uri
@@ -95,16 +95,77 @@ pub(super) fn check(parts: &Parts, header: u64, request_body: u64) -> Result<(),
     Ok(())
 }
 
-/// An upgrade to h2c is an offer that may be ignored (RFC 9113 3.2), and curl makes it; others want an answer.
-fn wants_upgrade(headers: &HeaderMap) -> bool {
-    headers
-        .get(UPGRADE)
-        .is_some_and(|protocol| !protocol.as_bytes().eq_ignore_ascii_case(b"h2c"))
-        && headers
+/// The protocol that an HTTP/1.1 client would rather speak. It is an offer that may be ignored (RFC 9110 7.8), and
+/// that to speak h2c always is.
+pub(super) fn upgrade(parts: &Parts) -> Option<HeaderValue> {
+    let protocol = parts.headers.get(UPGRADE)?;
+    let asks = parts.version == Version::HTTP_11
+        && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c")
+        && parts
+            .headers
             .get_all(CONNECTION)
             .iter()
             .flat_map(tokens)
-            .any(|token| token.eq_ignore_ascii_case("upgrade"))
+            .any(|token| token.eq_ignore_ascii_case("upgrade"));
+    asks.then(|| protocol.clone())
+}
+
+/// Whether the client waits for a word before it sends the body.
+pub(super) fn expects_continue(headers: &HeaderMap) -> bool {
+    headers
+        .get(EXPECT)
+        .is_some_and(|expected| expected.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// The head that [`to_guest`] made, for a server of HTTP/1.1.
+pub(super) fn to_server(parts: &Parts, upgrade: Option<&HeaderValue>) -> Parts {
+    let (mut head, ()) = http::Request::new(()).into_parts();
+    head.method = parts.method.clone();
+    head.uri = parts
+        .uri
+        .path_and_query()
+        .cloned()
+        .map_or_else(Uri::default, Uri::from);
+    head.headers = parts.headers.clone();
+    let headers = &mut head.headers;
+    if parts.version < Version::HTTP_11 {
+        headers.remove(EXPECT);
+    }
+    join_cookies(headers);
+    if headers.contains_key(TE) {
+        headers.append(CONNECTION, HeaderValue::from_static("te"));
+    }
+    if let Some(protocol) = upgrade {
+        headers.append(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol.clone());
+    }
+    head
+}
+
+/// HTTP/2 may send each cookie by itself; HTTP/1.1 knows one header of them (RFC 9113 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(COOKIE).iter();
+    if cookies.next().is_none() || cookies.next().is_none() {
+        return;
+    }
+    let all: Vec<&[u8]> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+/// The head of a 101 for the client.
+pub(super) fn to_switched(headers: &mut HeaderMap) {
+    let protocol = headers.get(UPGRADE).cloned();
+    remove_hop_by_hop(headers);
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(protocol) = protocol {
+        headers.insert(UPGRADE, protocol);
+    }
 }
 
 /// What `Content-Length` says.
@@ -250,4 +311,55 @@ fn new_request_id() -> HeaderValue {
         random >>= 4;
     }
     HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(version: Version, headers: &[(&'static str, &'static str)]) -> Parts {
+        let mut request = http::Request::get("http://a.localhost/x?y=1").version(version);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn an_upgrade_is_asked_for_by_http_1_1_alone_and_h2c_is_none() {
+        let asks = [
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "websocket"),
+        ];
+        let websocket = Some(HeaderValue::from_static("websocket"));
+        assert_eq!(upgrade(&head(Version::HTTP_11, &asks)), websocket);
+        assert_eq!(upgrade(&head(Version::HTTP_10, &asks)), None);
+        assert_eq!(upgrade(&head(Version::HTTP_11, &asks[1..])), None);
+        assert_eq!(upgrade(&head(Version::HTTP_11, &asks[..1])), None);
+        let h2c = [asks[0], ("upgrade", "h2c")];
+        assert_eq!(upgrade(&head(Version::HTTP_11, &h2c)), None);
+    }
+
+    #[test]
+    fn a_server_gets_one_cookie_header_a_path_and_what_concerns_its_connection() {
+        let headers = [
+            ("cookie", "a=1"),
+            ("cookie", "b=2"),
+            ("te", "trailers"),
+            ("expect", "100-continue"),
+        ];
+        let websocket = HeaderValue::from_static("websocket");
+        let sent = to_server(&head(Version::HTTP_11, &headers), Some(&websocket));
+        assert_eq!(sent.uri, "/x?y=1");
+        let all = |name: &str| -> Vec<&str> {
+            let values = sent.headers.get_all(name).iter();
+            values.map(|value| value.to_str().unwrap()).collect()
+        };
+        assert_eq!(all("cookie"), ["a=1; b=2"]);
+        assert_eq!(all("connection"), ["te", "upgrade"]);
+        assert_eq!(all("upgrade"), ["websocket"]);
+        assert!(expects_continue(&sent.headers));
+        let old = to_server(&head(Version::HTTP_10, &headers[3..]), None);
+        assert!(old.headers.is_empty());
+    }
 }

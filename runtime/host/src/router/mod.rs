@@ -1,4 +1,4 @@
-//! HTTP in: accept, route, lease, call, stream, rescue.
+//! HTTP in: accept, route, lease, call, stream or tunnel, rescue.
 //!
 //! Connections are accepted on every core and stay there. Bounds: connections by a permit each
 //! ([`connection::permits`]), heads by [`connection::MAX_HEADER`] and the app's `header`, bodies by
@@ -10,12 +10,15 @@ mod body;
 mod connection;
 mod exchange;
 mod headers;
+mod held;
 mod io;
 mod listen;
 mod rescue;
 mod service;
 mod table;
 mod timer;
+mod tunnel;
+mod upstream;
 
 #[cfg(test)]
 pub(crate) mod fake;
@@ -39,6 +42,7 @@ use crate::web::WebPool;
 use connection::Registry;
 use table::Table;
 pub(crate) use table::Unclaimed;
+pub(crate) use upstream::Upstream;
 
 /// How long connections that are aborted get to notice it.
 const ABORT_GRACE: Duration = Duration::from_secs(2);

@@ -20,8 +20,8 @@ pub(super) enum Failure {
     HeadTooLarge,
     /// The request's body is larger than `request_body`.
     BodyTooLarge,
-    /// CONNECT, or an upgrade: handlers cannot.
-    Upgrade,
+    /// CONNECT, or what HTTP/2 has instead of an upgrade: not done here.
+    Connect,
 }
 
 impl From<RouterCode> for Failure {
@@ -64,10 +64,10 @@ impl Failure {
                 "body-too-large",
                 "The request's body is larger than this app accepts (`request_body` in its limits).\n",
             ),
-            Self::Upgrade => (
+            Self::Connect => (
                 StatusCode::NOT_IMPLEMENTED,
-                "upgrade-unsupported",
-                "This app is an HTTP handler: it takes neither CONNECT nor protocol upgrades (WebSockets).\n",
+                "connect-unsupported",
+                "CONNECT is not supported here. Open WebSockets by an upgrade over HTTP/1.1.\n",
             ),
         };
         Rescue {
@@ -154,7 +154,7 @@ mod tests {
             (Failure::BadRequest("x"), 400),
             (Failure::HeadTooLarge, 431),
             (Failure::BodyTooLarge, 413),
-            (Failure::Upgrade, 501),
+            (Failure::Connect, 501),
         ];
         for (failure, status) in others {
             assert_eq!(rescue(failure).0.status().as_u16(), status);

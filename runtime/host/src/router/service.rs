@@ -5,50 +5,74 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use http::request::Parts;
+use http::response::Parts as ResponseParts;
 use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use oarlock_sandbox::{Body, CallError, LiveCallError, StartError};
+use oarlock_spec::api::LogSource;
 use oarlock_spec::codes::RouterCode;
 use tokio::time::Instant;
 
 use super::body::{self, ResponseBody, Streaming, Upload, Watched};
 use super::connection::{Busy, Connection};
 use super::exchange::Exchange;
-use super::headers;
 use super::rescue::{Failure, rescue};
 use super::timer::Timer;
+use super::tunnel::{Tunnel, TunnelSlot};
+use super::upstream::{NoReply, Reply};
+use super::{headers, lock};
 use crate::web::{Backend, Lease, RequestLimits, WebDyno, WebPool};
 
 /// Never fails: what goes wrong is answered by [`rescue`].
 pub(super) async fn handle(
     connection: Arc<Connection>,
+    tunnel: TunnelSlot,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let busy = Busy::new(connection);
-    let (parts, incoming) = request.into_parts();
+    let (mut parts, incoming) = request.into_parts();
+    let upgrade = Upgrade::of(&mut parts);
     let (authority, pool) = match route(busy.connection(), &parts) {
         Ok(routed) => routed,
         // Nobody's log is theirs.
         Err(failure) => return Ok(rescue(failure).0),
     };
     let mut exchange = Exchange::new(busy, pool, &parts, authority.clone());
-    match answer(&mut exchange, parts, incoming, authority).await {
-        Ok(answer) => Ok(respond(exchange, answer)),
-        Err(failure) => {
-            let (response, length) = rescue(failure);
-            exchange.rescued(
-                failure,
-                if exchange.method() == Method::HEAD {
-                    0
-                } else {
-                    length
-                },
-            );
-            Ok(response)
+    let asked = upgrade.as_ref().map(|upgrade| &upgrade.protocol);
+    let answered = answer(&mut exchange, (parts, incoming), authority, asked).await;
+    let failure = match (answered, upgrade) {
+        (Ok(Answered::Whole(answer)), _) => return Ok(respond(exchange, answer)),
+        (Ok(Answered::Switched(switched)), Some(upgrade)) => {
+            return Ok(switch(exchange, *switched, upgrade, &tunnel));
         }
+        // It is refused where it comes in.
+        (Ok(Answered::Switched(_)), None) => Failure::Code(RouterCode::H13),
+        (Err(failure), _) => failure,
+    };
+    let (response, length) = rescue(failure);
+    let bytes = if exchange.method() == Method::HEAD {
+        0
+    } else {
+        length
+    };
+    exchange.rescued(failure, bytes);
+    Ok(response)
+}
+
+/// What a client would rather have than an answer.
+struct Upgrade {
+    protocol: HeaderValue,
+    client: OnUpgrade,
+}
+
+impl Upgrade {
+    fn of(parts: &mut Parts) -> Option<Self> {
+        let client = parts.extensions.remove::<OnUpgrade>()?;
+        headers::upgrade(parts).map(|protocol| Self { protocol, client })
     }
 }
 
@@ -57,6 +81,18 @@ fn route(connection: &Connection, parts: &Parts) -> Result<(Authority, Arc<WebPo
     let table = connection.router.table.load();
     let pool = table.route(authority.host()).ok_or(Failure::UnknownHost)?;
     Ok((authority, pool.clone()))
+}
+
+enum Answered {
+    Whole(Answer),
+    Switched(Box<Switched>),
+}
+
+/// A dyno's 101, and its side of the tunnel.
+struct Switched {
+    head: ResponseParts,
+    dyno: OnUpgrade,
+    limits: Arc<RequestLimits>,
 }
 
 /// What a guest said, and what is still to be watched.
@@ -68,10 +104,10 @@ struct Answer {
 
 async fn answer(
     exchange: &mut Exchange,
-    mut parts: Parts,
-    incoming: Incoming,
+    (mut parts, incoming): (Parts, Incoming),
     authority: Authority,
-) -> Result<Answer, Failure> {
+    upgrade: Option<&HeaderValue>,
+) -> Result<Answered, Failure> {
     let limits = exchange.pool().limits();
     let connection = exchange.connection().clone();
     connection.set_idle_timeout(limits.idle_timeout);
@@ -90,14 +126,29 @@ async fn answer(
     identity?;
     let (body, upload) = body::request(incoming, limits.request_body);
     let request = Request::from_parts(parts, body);
-    let called = lease_and_call(exchange, request, upload.as_deref(), limits.timeout);
-    let mut response = called.await?;
-    check_response(&mut response, &limits)?;
-    Ok(Answer {
-        response,
-        upload,
-        limits,
-    })
+    let waiting = (upload.as_deref(), limits.timeout);
+    match lease_and_call(exchange, request, upgrade, waiting).await? {
+        Reply::Answer(mut response) => {
+            check_response(&mut response, &limits)?;
+            Ok(Answered::Whole(Answer {
+                response,
+                upload,
+                limits,
+            }))
+        }
+        Reply::Switched(head, dyno) => {
+            let mut head = *head;
+            if length(&head.headers) as u64 > limits.header {
+                return Err(Failure::Code(RouterCode::H13));
+            }
+            headers::to_switched(&mut head.headers);
+            Ok(Answered::Switched(Box::new(Switched {
+                head,
+                dyno,
+                limits,
+            })))
+        }
+    }
 }
 
 /// Dynos that a request may be sent to, one after the other, because each ended before it took it.
@@ -107,19 +158,25 @@ const MAX_DYNOS: u32 = 10;
 async fn lease_and_call(
     exchange: &mut Exchange,
     mut request: Request<Body>,
-    upload: Option<&Upload>,
-    timeout: Duration,
-) -> Result<Response<Body>, Failure> {
+    upgrade: Option<&HeaderValue>,
+    waiting: (Option<&Upload>, Duration),
+) -> Result<Reply, Failure> {
     let connection = exchange.connection().clone();
     for _ in 0..MAX_DYNOS {
         let lease = lease(exchange.pool(), &connection).await?;
         let dyno = lease.dyno().clone();
         exchange.leased(lease);
-        match call((&dyno, &connection), request, upload, timeout).await {
-            Ok(response) => return Ok(response),
+        match call((&dyno, &connection), request, upgrade, waiting).await {
+            Ok(reply) => return Ok(reply),
             Err(Failed::Answer(failure)) => return Err(failure),
             Err(Failed::Platform(reason)) => {
                 tracing::error!(dyno = %dyno.label, reason, "an instance could not be started");
+                break;
+            }
+            Err(Failed::Invalid(reason)) => {
+                let text = format!("The process's answer is not valid HTTP/1.1: {reason}");
+                let log = &exchange.pool().log;
+                log.write(LogSource::Oarlock, &dyno.label, &text);
                 break;
             }
             // Formation hears of it too, but the next request may be quicker.
@@ -153,6 +210,7 @@ fn has_ended(backend: &Backend) -> bool {
     match backend {
         Backend::Fresh(_) => false,
         Backend::Live { instance, .. } => instance.has_ended(),
+        Backend::Listening(upstream) => upstream.has_ended(),
         #[cfg(test)]
         Backend::Fake { .. } => false,
     }
@@ -169,21 +227,42 @@ enum Failed {
     Unserved(Box<Request<Body>>),
     /// H13, and it is the host's fault: for the operator.
     Platform(String),
+    /// H13, and what the guest said makes no sense: for its developer.
+    Invalid(String),
 }
 
 async fn call(
     (dyno, connection): (&WebDyno, &Arc<Connection>),
     request: Request<Body>,
-    upload: Option<&Upload>,
-    timeout: Duration,
-) -> Result<Response<Body>, Failed> {
-    let live = !matches!(dyno.backend, Backend::Fresh(_));
+    upgrade: Option<&HeaderValue>,
+    (upload, timeout): (Option<&Upload>, Duration),
+) -> Result<Reply, Failed> {
     let called = async {
         match &dyno.backend {
-            Backend::Fresh(sandbox) => sandbox.call(request).await.map_err(LiveCallError::Failed),
-            Backend::Live { instance, .. } => instance.try_call(request).await,
+            Backend::Fresh(sandbox) => match sandbox.call(request).await {
+                Ok(response) => Ok(Reply::Answer(response)),
+                Err(error) => Err(failure_of(&error, false)),
+            },
+            Backend::Live { instance, .. } => match instance.try_call(request).await {
+                Ok(response) => Ok(Reply::Answer(response)),
+                Err(LiveCallError::Unserved(request)) => Err(Failed::Unserved(request)),
+                Err(LiveCallError::Failed(error)) => Err(failure_of(&error, true)),
+            },
+            Backend::Listening(upstream) => {
+                upstream
+                    .call(request, upgrade)
+                    .await
+                    .map_err(|error| match error {
+                        NoReply::Unserved(request) => Failed::Unserved(request),
+                        NoReply::Closed => Failed::Answer(Failure::Code(RouterCode::H13)),
+                        NoReply::Invalid(reason) => Failed::Invalid(reason),
+                    })
+            }
             #[cfg(test)]
-            Backend::Fake { answer, .. } => answer(request).await.map_err(LiveCallError::Failed),
+            Backend::Fake { answer, .. } => match answer(request).await {
+                Ok(response) => Ok(Reply::Answer(response)),
+                Err(error) => Err(failure_of(&error, true)),
+            },
         }
     };
     let result = within(called, upload, (Timer::of(connection), timeout)).await;
@@ -192,10 +271,7 @@ async fn call(
     if let Some(failure) = upload.and_then(Upload::failure) {
         return Err(Failed::Answer(failure));
     }
-    result.map_err(|error| match error {
-        LiveCallError::Unserved(request) => Failed::Unserved(request),
-        LiveCallError::Failed(error) => failure_of(&error, live),
-    })
+    result
 }
 
 /// Waits for the head. The time for it begins anew with each piece of the body that the guest
@@ -243,11 +319,7 @@ fn failure_of(error: &CallError, live: bool) -> Failed {
 /// Makes a guest's head one that may be sent.
 fn check_response(response: &mut Response<Body>, limits: &RequestLimits) -> Result<(), Failure> {
     let status = response.status();
-    let length: usize = response
-        .headers()
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len())
-        .sum();
+    let length = length(response.headers());
     // 1xx is not an answer, and above 599 nothing is defined.
     if status.is_informational() || status.as_u16() > 599 || length as u64 > limits.header {
         return Err(Failure::Code(RouterCode::H13));
@@ -257,6 +329,31 @@ fn check_response(response: &mut Response<Body>, limits: &RequestLimits) -> Resu
         response.headers_mut().remove(CONTENT_LENGTH);
     }
     Ok(())
+}
+
+fn length(headers: &HeaderMap) -> usize {
+    let lengths = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len());
+    lengths.sum()
+}
+
+/// Answers with the dyno's 101, and leaves the tunnel to the connection's task, which is free for it then.
+fn switch(
+    mut exchange: Box<Exchange>,
+    switched: Switched,
+    upgrade: Upgrade,
+    slot: &TunnelSlot,
+) -> Response<ResponseBody> {
+    exchange.answered(switched.head.status);
+    let tunnel = Tunnel {
+        client: upgrade.client,
+        dyno: switched.dyno,
+        exchange,
+        idle_timeout: switched.limits.idle_timeout,
+    };
+    *lock(slot) = Some(tunnel);
+    Response::from_parts(switched.head, ResponseBody::empty())
 }
 
 fn respond(mut exchange: Box<Exchange>, answer: Answer) -> Response<ResponseBody> {

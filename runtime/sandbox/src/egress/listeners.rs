@@ -1,14 +1,29 @@
 //! Who listens on this machine: the host's own listeners and the dynos' ports are never granted to a guest.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, RwLock};
 
 use super::ranges::plain;
 
-/// `$PORT`s of the dynos of this process, each with how many hold it. Process-wide, because one app's dyno must
-/// be unreachable for every other app, whichever host object of the process runs it.
-static DYNOS: LazyLock<Mutex<HashMap<SocketAddr, usize>>> = LazyLock::new(Mutex::default);
+/// The numbers that `$PORT` is chosen from: below those that systems choose by themselves, so that few servers have
+/// one, and above those of well-known services.
+const NUMBERS: std::ops::RangeInclusive<u16> = 10_000..=32_767;
+
+/// The `$PORT`s of the dynos of this process. Process-wide, so that no guest meets a neighbour's number, whichever
+/// host object of the process runs it.
+static DYNOS: LazyLock<Mutex<Taken>> = LazyLock::new(|| {
+    Mutex::new(Taken {
+        numbers: HashSet::new(),
+        next: *NUMBERS.start(),
+    })
+});
+
+struct Taken {
+    numbers: HashSet<u16>,
+    /// Where the search goes on: a number that was given back rests for long.
+    next: u16,
+}
 
 /// The addresses that a host listens on: never granted to a guest of any egress that was made with them, however
 /// late they were added. Clones share one list.
@@ -48,38 +63,59 @@ impl FromIterator<SocketAddr> for HostListeners {
     }
 }
 
-/// Keeps a dyno's `$PORT` out of every guest's reach until it is dropped.
+/// All numbers for `$PORT` are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("all {} port numbers for listening web dynos are taken", NUMBERS.len())]
+pub struct PortsTaken;
+
+/// A `$PORT`: a number that no other dyno of this process has, and that no guest may connect to. Nothing listens on it
+/// in the kernel. Given back on drop.
 #[derive(Debug)]
-pub(crate) struct DynoPort(SocketAddr);
+pub(crate) struct DynoPort(u16);
 
 impl DynoPort {
-    pub(crate) fn hold(addr: SocketAddr) -> Self {
-        let addr = SocketAddr::new(plain(addr.ip()), addr.port());
-        *DYNOS
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(addr)
-            .or_default() += 1;
-        Self(addr)
+    pub(crate) fn take() -> Result<Self, PortsTaken> {
+        let mut dynos = DYNOS.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in NUMBERS {
+            let number = dynos.next;
+            dynos.next = if number < *NUMBERS.end() {
+                number + 1
+            } else {
+                *NUMBERS.start()
+            };
+            if !dynos.numbers.contains(&number) && !is_a_servers(number) {
+                dynos.numbers.insert(number);
+                return Ok(Self(number));
+            }
+        }
+        Err(PortsTaken)
+    }
+
+    pub(crate) fn number(&self) -> u16 {
+        self.0
     }
 }
 
 impl Drop for DynoPort {
     fn drop(&mut self) {
         let mut dynos = DYNOS.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = dynos.get_mut(&self.0) {
-            *count -= 1;
-            if *count == 0 {
-                dynos.remove(&self.0);
-            }
-        }
+        dynos.numbers.remove(&self.0);
     }
 }
 
-/// Whether a dyno of this process listens on what `ip:port` reaches.
+/// Whether a server of this machine has it: guests that are granted that server must not be kept from it.
+fn is_a_servers(number: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_err()
+}
+
+/// Whether `ip:port` is what a dyno of this process has as its own.
 pub(crate) fn is_a_dynos(ip: IpAddr, port: u16) -> bool {
-    let dynos = DYNOS.lock().unwrap_or_else(PoisonError::into_inner);
-    dynos.keys().any(|own| reaches(ip, port, *own))
+    ip.is_loopback()
+        && DYNOS
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .numbers
+            .contains(&port)
 }
 
 /// Whether a connection to `ip:port` ends at a listener on `own`.
@@ -121,13 +157,16 @@ mod tests {
     }
 
     #[test]
-    fn a_dynos_port_is_kept_until_the_last_holder_is_gone() {
-        let addr: SocketAddr = "127.77.0.1:4711".parse().unwrap();
-        let first = DynoPort::hold(addr);
-        let second = DynoPort::hold(addr);
+    fn a_dynos_port_is_its_own_until_it_is_given_back() {
+        let first = DynoPort::take().unwrap();
+        let second = DynoPort::take().unwrap();
+        assert_ne!(first.number(), second.number());
+        let (loopback, number) = (IpAddr::V4(Ipv4Addr::LOCALHOST), first.number());
+        assert!(is_a_dynos(loopback, number));
+        assert!(is_a_dynos("::1".parse().unwrap(), number));
+        // Elsewhere it is another machine's.
+        assert!(!is_a_dynos("93.184.216.34".parse().unwrap(), number));
         drop(first);
-        assert!(is_a_dynos(addr.ip(), 4711));
-        drop(second);
-        assert!(!is_a_dynos(addr.ip(), 4711));
+        assert!(!is_a_dynos(loopback, number));
     }
 }

@@ -31,7 +31,7 @@ pub(crate) use connections::Connection;
 use connections::Connections;
 pub(crate) use hooks::HttpHooks;
 pub(crate) use listeners::DynoPort;
-pub use listeners::HostListeners;
+pub use listeners::{HostListeners, PortsTaken};
 pub(crate) use remarks::Remarks;
 pub(crate) use resolver::LookupError;
 pub(crate) use rules::Granted;

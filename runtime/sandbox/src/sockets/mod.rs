@@ -3,29 +3,33 @@
 //! wasmtime-wasi's TCP socket shows neither its descriptor nor its end, so that it could not be given TCP_NODELAY,
 //! counted, capped or cut from outside; a relay per binding could do most of that, but costs a hop and two more
 //! descriptors for each connection. UDP stays wasmtime-wasi's, behind [`udp_check`], but for the creation and
-//! the end of a socket, which are counted here.
+//! the end of a socket, which are counted here. What a guest listens on is no kernel's at all: see [`Port`].
 
+mod ends;
+mod link;
 mod names;
 mod options;
 mod p2;
 mod p3;
+mod pipe;
+mod port;
 mod streams;
 mod tcp;
 mod udp;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use oarlock_spec::limits::Limits;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
 use wasmtime::component::{HasData, Linker, ResourceTable};
 use wasmtime_wasi::WasiView;
 use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsView as _};
 
-use crate::egress::{Attempt, DynoPort, Egress, Granted, HttpClient, Remarks};
+use crate::egress::{Attempt, Egress, Granted, HttpClient, Remarks};
 use crate::grant::Grant;
 
+pub use ends::{PortStream, Progress};
+pub use port::{Port, Refused};
 pub(crate) use udp::udp_check;
 
 /// The network half of a grant, prepared once per dyno and shared by all its instances, so that its limits hold
@@ -38,9 +42,7 @@ pub(crate) struct NetGrant {
     pub(crate) outgoing_limit: u32,
     sockets: Arc<Semaphore>,
     sockets_limit: u32,
-    listen: Option<SocketAddr>,
-    /// Keeps other dynos away from `listen`.
-    _port: Option<DynoPort>,
+    listen: Option<Port>,
 }
 
 impl NetGrant {
@@ -54,8 +56,7 @@ impl NetGrant {
             outgoing_limit: limits.outgoing,
             sockets: Arc::new(Semaphore::new(limits.sockets as usize)),
             sockets_limit: limits.sockets,
-            listen: grant.listen,
-            _port: grant.listen.map(DynoPort::hold),
+            listen: grant.listen.clone(),
         })
     }
 
@@ -90,24 +91,21 @@ impl NetGrant {
 /// The network state of one instance.
 pub(crate) struct NetCtx {
     grant: Arc<NetGrant>,
-    /// Closes listeners.
-    stopping: CancellationToken,
     /// One place for each UDP socket; which is whose does not matter.
     udp: Vec<OwnedSemaphorePermit>,
 }
 
 impl NetCtx {
-    /// For one instance of the dyno that `grant` belongs to; its listener closes when `stopping` fires.
-    pub(crate) fn new(grant: Arc<NetGrant>, stopping: CancellationToken) -> Self {
+    /// For one instance of the dyno that `grant` belongs to.
+    pub(crate) fn new(grant: Arc<NetGrant>) -> Self {
         Self {
             grant,
-            stopping,
             udp: Vec::new(),
         }
     }
 
     fn tcp_socket(&self, family: tcp::Family) -> Result<tcp::TcpSocket, tcp::Code> {
-        tcp::TcpSocket::new(self.grant.clone(), self.stopping.clone(), family)
+        tcp::TcpSocket::new(self.grant.clone(), family)
     }
 }
 

@@ -14,7 +14,8 @@ use wasmtime::component::{
     StreamProducer, StreamReader, StreamResult,
 };
 
-use super::tcp::{Code, Family, Listener, ReadHalf, TcpSocket, WriteHalf};
+use super::link::{ReadHalf, WriteHalf};
+use super::tcp::{Code, Family, Listener, TcpSocket};
 use super::{Net, NetCtxView, NetView, names};
 use crate::egress::LookupError;
 use bindings::wasi::sockets::ip_name_lookup::{self, ErrorCode as LookupCode};
@@ -167,7 +168,7 @@ impl<T: 'static> StreamProducer<T> for Accepting<T> {
                     destination.set_buffer(Some(socket));
                     return Poll::Ready(Ok(StreamResult::Completed));
                 }
-                // The stop signal: the stream ends, and with it the guest's loop.
+                // The port is taken back: the stream ends, and with it the guest's loop.
                 Poll::Ready(Err(_)) if self.listener.is_closed() => {
                     return Poll::Ready(Ok(StreamResult::Dropped));
                 }

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use wasmtime_wasi_io::poll::Pollable;
 use wasmtime_wasi_io::streams::{InputStream, OutputStream, StreamError, StreamResult};
 
-use super::tcp::{ReadHalf, WriteHalf};
+use super::link::{ReadHalf, WriteHalf};
 
 /// Bytes of one read or write, and so of what the host holds of a connection's output.
 const CHUNK: usize = 64 * 1024;
@@ -198,7 +198,7 @@ fn finish(half: WriteHalf, mut bytes: Bytes) -> Rest {
         };
         if outcome.is_err() && done.is_closed() {
             // Nobody is left to hear of it: the peer must not take a part for the whole.
-            half.connection().end();
+            half.end();
         }
         // Fails if the guest has let go, and then ends the stream with the half.
         let _ = done.send(outcome.map(|()| half));

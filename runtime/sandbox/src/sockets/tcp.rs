@@ -4,22 +4,19 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use rustix::io::Errno;
-use rustix::net::{Shutdown, sockopt};
-use tokio::net::{TcpListener, TcpSocket as Fresh, TcpStream};
+use rustix::net::sockopt;
+use tokio::net::TcpSocket as Fresh;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_util::sync::{CancellationToken, DropGuard, PollSemaphore};
 
 use super::NetGrant;
-use crate::egress::{Attempt, Connection, Granted};
-
-const DEFAULT_BACKLOG: u32 = 128;
-/// More is of no use, and the kernel's memory is everybody's.
-const MAX_BACKLOG: u32 = 4096;
+use super::link::{Link, ReadHalf, WriteHalf};
+use super::options::Kept;
+use super::port::Claim;
+use crate::egress::{Attempt, Connection};
 
 /// What can go wrong, in the words both versions of the WIT share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,11 +93,10 @@ impl Family {
         }
     }
 
-    /// An address as a socket of this family shows it: libc takes no IPv4 address for an IPv6 socket.
-    fn show(self, addr: SocketAddr) -> SocketAddr {
-        match (self, addr) {
-            (Self::V6, SocketAddr::V4(v4)) => (v4.ip().to_ipv6_mapped(), v4.port()).into(),
-            _ => addr,
+    fn loopback(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::LOCALHOST.into(),
+            Self::V6 => Ipv6Addr::LOCALHOST.into(),
         }
     }
 
@@ -121,20 +117,25 @@ impl Family {
 type Connecting = Pin<Box<dyn Future<Output = Result<Arc<Connection>, Code>> + Send>>;
 
 enum State {
-    /// New, perhaps bound; `listen` if it is bound to `$PORT`.
+    /// New, perhaps bound to no port in particular.
     Fresh {
         socket: Fresh,
         slot: OwnedSemaphorePermit,
         bound: bool,
-        listen: bool,
+    },
+    /// Bound to `$PORT`: no socket of the kernel's any more.
+    Bound {
+        claim: Claim,
+        slot: OwnedSemaphorePermit,
     },
     Connecting(Connecting),
     Connected {
-        connection: Arc<Connection>,
+        link: Link,
         receive_taken: bool,
         send_taken: bool,
     },
-    Listening(Arc<Listener>),
+    /// Its listener belongs to whoever accepts.
+    Listening,
     Closed(Code),
 }
 
@@ -143,44 +144,43 @@ enum State {
 pub struct TcpSocket {
     state: State,
     family: Family,
-    backlog: u32,
     grant: Arc<NetGrant>,
-    stopping: CancellationToken,
-    /// What the guest bound, where the host bound `$PORT`'s own address instead.
+    /// What the guest bound, as `$PORT`.
     shown: Option<SocketAddr>,
+    /// Its options, where it has no descriptor.
+    pub(super) kept: Option<Arc<Mutex<Kept>>>,
 }
 
 impl TcpSocket {
-    pub(crate) fn new(
-        grant: Arc<NetGrant>,
-        stopping: CancellationToken,
-        family: Family,
-    ) -> Result<Self, Code> {
+    pub(crate) fn new(grant: Arc<NetGrant>, family: Family) -> Result<Self, Code> {
         let slot = grant.slot().ok_or(Code::TooManySockets)?;
         let socket = new_socket(family)?;
         let state = State::Fresh {
             socket,
             slot,
             bound: false,
-            listen: false,
         };
         Ok(Self {
             state,
             family,
-            backlog: DEFAULT_BACKLOG,
             grant,
-            stopping,
             shown: None,
+            kept: None,
         })
     }
 
-    /// The descriptor, where there is one to set options on.
-    pub(crate) fn descriptor(&self) -> Result<BorrowedFd<'_>, Code> {
+    /// The descriptor to set options on; of what never leaves the process they are [kept](Self::kept).
+    pub(super) fn descriptor(&self) -> Result<BorrowedFd<'_>, Code> {
         match &self.state {
             State::Fresh { socket, .. } => Ok(socket.as_fd()),
-            State::Connected { connection, .. } => Ok(connection.stream().as_fd()),
-            State::Listening(listener) => Ok(listener.inner.as_fd()),
-            State::Connecting(_) => Err(Code::InvalidState),
+            State::Connected {
+                link: Link::Kernel(connection),
+                ..
+            } => Ok(connection.stream().as_fd()),
+            State::Connected { .. }
+            | State::Bound { .. }
+            | State::Listening
+            | State::Connecting(_) => Err(Code::InvalidState),
             State::Closed(code) => Err(*code),
         }
     }
@@ -189,16 +189,9 @@ impl TcpSocket {
         self.family
     }
 
-    /// Only the unspecified address with port 0, and `$PORT`: on its own address, on all or on loopback, which
-    /// are taken for it.
+    /// Only the unspecified address with port 0, and `$PORT` on all addresses or on loopback.
     pub(crate) fn bind(&mut self, addr: SocketAddr) -> Result<(), Code> {
-        let State::Fresh {
-            socket,
-            bound,
-            listen,
-            ..
-        } = &mut self.state
-        else {
+        let State::Fresh { socket, bound, .. } = &mut self.state else {
             return Err(Code::InvalidState);
         };
         if *bound {
@@ -215,32 +208,21 @@ impl TcpSocket {
             *bound = true;
             return Ok(());
         }
-        let any = addr.ip().is_unspecified() || addr.ip().is_loopback();
-        match self
-            .grant
-            .listen
-            .filter(|own| own.port() == addr.port() && (any || own.ip() == addr.ip()))
-        {
-            Some(own) => {
-                let family = if own.is_ipv4() {
-                    Family::V4
-                } else {
-                    Family::V6
-                };
-                if family != self.family {
-                    *socket = new_socket(family)?;
-                }
-                sockopt::set_socket_reuseaddr(&*socket, true)?;
-                socket.bind(own)?;
-                (*bound, *listen) = (true, true);
-                self.shown = Some(addr);
-                Ok(())
-            }
-            None => {
-                self.refuse_listening(addr);
-                Err(Code::AccessDenied)
-            }
+        let own = addr.ip().is_unspecified() || addr.ip().is_loopback();
+        let port = self.grant.listen.as_ref();
+        let Some(port) = port.filter(|port| own && port.number() == addr.port()) else {
+            self.refuse_listening(addr);
+            return Err(Code::AccessDenied);
+        };
+        let claim = port.claim().ok_or(Code::AddressInUse)?;
+        let kept = Kept::of(self);
+        match std::mem::replace(&mut self.state, State::Closed(Code::Unknown)) {
+            State::Fresh { slot, .. } => self.state = State::Bound { claim, slot },
+            other => self.state = other,
         }
+        self.kept = Some(Arc::new(Mutex::new(kept)));
+        self.shown = Some(addr);
+        Ok(())
     }
 
     fn refuse_listening(&self, addr: SocketAddr) {
@@ -253,7 +235,7 @@ impl TcpSocket {
 
     /// Begins a connection, if it is granted.
     pub(crate) fn start_connect(&mut self, addr: SocketAddr) -> Result<(), Code> {
-        if !matches!(self.state, State::Fresh { listen: false, .. }) {
+        if !matches!(self.state, State::Fresh { .. }) {
             return Err(Code::InvalidState);
         }
         let ip = addr.ip();
@@ -289,7 +271,7 @@ impl TcpSocket {
                 let (state, outcome) = match ready!(connecting.as_mut().poll(cx)) {
                     Ok(connection) => (
                         State::Connected {
-                            connection,
+                            link: Link::Kernel(connection),
                             receive_taken: false,
                             send_taken: false,
                         },
@@ -302,14 +284,16 @@ impl TcpSocket {
             }
             State::Connected { .. } => Poll::Ready(Ok(())),
             State::Closed(code) => Poll::Ready(Err(*code)),
-            State::Fresh { .. } | State::Listening(_) => Poll::Ready(Err(Code::InvalidState)),
+            State::Fresh { .. } | State::Bound { .. } | State::Listening => {
+                Poll::Ready(Err(Code::InvalidState))
+            }
         }
     }
 
     /// Listens on `$PORT`.
     pub(crate) fn listen(&mut self) -> Result<Arc<Listener>, Code> {
         match &self.state {
-            State::Fresh { listen: true, .. } => {}
+            State::Bound { .. } => {}
             State::Fresh { bound, .. } => {
                 let addr = if *bound {
                     self.local_address()?
@@ -322,45 +306,38 @@ impl TcpSocket {
             State::Closed(code) => return Err(*code),
             _ => return Err(Code::InvalidState),
         }
-        let State::Fresh { socket, slot, .. } =
+        let local = self.local_address()?;
+        let State::Bound { claim, slot } =
             std::mem::replace(&mut self.state, State::Closed(Code::Unknown))
         else {
             return Err(Code::InvalidState);
         };
         let listener = Arc::new(Listener {
-            inner: socket.listen(self.backlog)?,
-            closed: AtomicBool::new(false),
-            waiting: Mutex::new(Waiting {
-                slots: PollSemaphore::new(self.grant.sockets.clone()),
-                slot: None,
-                full: false,
-                accepted: None,
-            }),
+            claim,
+            local,
             family: self.family,
             grant: self.grant.clone(),
-            stopping: self.stopping.clone(),
-            open: OnceLock::new(),
+            kept: self.kept.clone().unwrap_or_default(),
             _slot: slot,
         });
-        close_when(self.stopping.clone(), &listener);
-        self.state = State::Listening(listener.clone());
+        self.state = State::Listening;
         Ok(listener)
     }
 
     pub(crate) fn is_listening(&self) -> bool {
-        matches!(self.state, State::Listening(_))
+        matches!(self.state, State::Listening)
     }
 
     /// The reading half, once.
     pub(crate) fn take_receive(&mut self) -> Result<ReadHalf, Code> {
         match &mut self.state {
             State::Connected {
-                connection,
+                link,
                 receive_taken,
                 ..
             } if !*receive_taken => {
                 *receive_taken = true;
-                Ok(ReadHalf(connection.clone()))
+                Ok(ReadHalf(link.clone()))
             }
             State::Closed(code) => Err(*code),
             _ => Err(Code::InvalidState),
@@ -371,12 +348,10 @@ impl TcpSocket {
     pub(crate) fn take_send(&mut self) -> Result<WriteHalf, Code> {
         match &mut self.state {
             State::Connected {
-                connection,
-                send_taken,
-                ..
+                link, send_taken, ..
             } if !*send_taken => {
                 *send_taken = true;
-                Ok(WriteHalf(connection.clone()))
+                Ok(WriteHalf(link.clone()))
             }
             State::Closed(code) => Err(*code),
             _ => Err(Code::InvalidState),
@@ -387,49 +362,40 @@ impl TcpSocket {
         if let Some(shown) = self.shown {
             return Ok(shown);
         }
-        let addr = match &self.state {
+        match &self.state {
             State::Fresh {
                 socket,
                 bound: true,
                 ..
-            } => socket.local_addr()?,
-            State::Connected { connection, .. } => connection.local_addr()?,
-            State::Listening(listener) => listener.inner.local_addr()?,
-            State::Fresh { .. } | State::Connecting(_) => return Err(Code::InvalidState),
-            State::Closed(code) => return Err(*code),
-        };
-        Ok(self.family.show(addr))
+            } => Ok(socket.local_addr()?),
+            State::Connected { link, .. } => Ok(link.local_addr()?),
+            State::Fresh { .. } | State::Bound { .. } | State::Listening | State::Connecting(_) => {
+                Err(Code::InvalidState)
+            }
+            State::Closed(code) => Err(*code),
+        }
     }
 
     pub(crate) fn remote_address(&self) -> Result<SocketAddr, Code> {
         match &self.state {
-            State::Connected { connection, .. } => Ok(self.family.show(connection.peer())),
+            State::Connected { link, .. } => Ok(link.peer()),
             State::Closed(code) => Err(*code),
             _ => Err(Code::InvalidState),
         }
     }
 
-    /// Whether the descriptor is IPv6: a guest's IPv6 listener may be IPv4 on the host, as `$PORT` is.
-    pub(crate) fn is_ipv6(&self) -> Result<bool, Code> {
-        Ok(sockopt::socket_domain(self.descriptor()?)? == rustix::net::AddressFamily::INET6)
+    pub(crate) fn is_ipv6(&self) -> bool {
+        self.family == Family::V6
     }
 
+    /// A hint of no use here: how many may wait is the host's to say, and the port's places bound it.
     pub(crate) fn set_backlog(&mut self, value: u64) -> Result<(), Code> {
-        if value == 0 {
-            return Err(Code::InvalidArgument);
-        }
-        let value = u32::try_from(value).unwrap_or(MAX_BACKLOG).min(MAX_BACKLOG);
         match &self.state {
-            State::Fresh { .. } => {}
-            State::Listening(listener) => {
-                let value = i32::try_from(value).unwrap_or(i32::MAX);
-                rustix::net::listen(&listener.inner, value).map_err(|_| Code::NotSupported)?;
-            }
-            State::Closed(code) => return Err(*code),
-            _ => return Err(Code::InvalidState),
+            _ if value == 0 => Err(Code::InvalidArgument),
+            State::Fresh { .. } | State::Bound { .. } | State::Listening => Ok(()),
+            State::Closed(code) => Err(*code),
+            State::Connecting(_) | State::Connected { .. } => Err(Code::InvalidState),
         }
-        self.backlog = value;
-        Ok(())
     }
 }
 
@@ -446,164 +412,49 @@ fn new_socket(family: Family) -> io::Result<Fresh> {
     Ok(socket)
 }
 
-/// A listening socket, shared by its resource, its stream of connections and the stop signal.
+/// A listening socket, shared by its resource and its stream of connections.
 pub(crate) struct Listener {
-    inner: TcpListener,
-    closed: AtomicBool,
-    waiting: Mutex<Waiting>,
+    claim: Claim,
+    /// What the guest bound.
+    local: SocketAddr,
     family: Family,
     grant: Arc<NetGrant>,
-    stopping: CancellationToken,
-    /// Ends the task that waits for the stop signal.
-    open: OnceLock<DropGuard>,
+    kept: Arc<Mutex<Kept>>,
     _slot: OwnedSemaphorePermit,
 }
 
-/// At the stop signal the listener closes, whatever the guest is doing then.
-fn close_when(stopping: CancellationToken, listener: &Arc<Listener>) {
-    let gone = CancellationToken::new();
-    let _ = listener.open.set(gone.clone().drop_guard());
-    let listener = Arc::downgrade(listener);
-    tokio::spawn(async move {
-        tokio::select! {
-            () = gone.cancelled() => {}
-            () = stopping.cancelled() => {
-                if let Some(listener) = listener.upgrade() {
-                    listener.close();
-                }
-            }
-        }
-    });
-}
-
-struct Waiting {
-    slots: PollSemaphore,
-    /// For the next connection.
-    slot: Option<OwnedSemaphorePermit>,
-    /// It was remarked on that there is none.
-    full: bool,
-    accepted: Option<io::Result<(TcpStream, SocketAddr)>>,
-}
-
 impl Listener {
-    /// Connections are refused from now on, and whoever accepts is told so.
-    pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        // Wakes those who wait, and makes the kernel refuse, though the descriptor stays with the guest.
-        let _ = rustix::net::shutdown(&self.inner, Shutdown::Both);
-    }
-
     pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+        self.claim.is_closed()
     }
 
-    /// Ready when there is a connection with a place under the socket limit, or an end. At the limit the
-    /// connections wait in the backlog.
+    /// Ready when there is a connection, or an end.
     pub(crate) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.accepted.is_none() && !self.is_closed() {
-            waiting.accepted = Some(ready!(self.inner.poll_accept(cx)));
-        }
-        if waiting.slot.is_none() && matches!(waiting.accepted, Some(Ok(_))) {
-            match waiting.slots.poll_acquire(cx) {
-                Poll::Ready(slot) => waiting.slot = slot,
-                Poll::Pending => {
-                    if !std::mem::replace(&mut waiting.full, true) {
-                        self.grant.remark_full();
-                    }
-                    return Poll::Pending;
-                }
-            }
-        }
-        waiting.full = false;
-        Poll::Ready(())
+        self.claim.poll_ready(cx)
     }
 
-    /// The next connection as a socket of its own.
+    /// The next connection as a socket of its own. It takes no place of `sockets`: the port has its own bound.
     pub(crate) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<Result<TcpSocket, Code>> {
-        ready!(self.poll_ready(cx));
-        let (accepted, slot) = {
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            (waiting.accepted.take(), waiting.slot.take())
+        // Guests end their loop on this, or pause. Not "invalid state": wasi-libc aborts on it.
+        let Some(socket) = ready!(self.claim.poll_accept(cx)) else {
+            return Poll::Ready(Err(Code::Unknown));
         };
-        let (stream, peer) = match accepted {
-            Some(Ok(accepted)) => accepted,
-            // Guests end their loop on this, or pause. Not "invalid state": wasi-libc aborts on it.
-            None => return Poll::Ready(Err(Code::Unknown)),
-            Some(Err(_)) if self.is_closed() => return Poll::Ready(Err(Code::Unknown)),
-            Some(Err(error)) => return Poll::Ready(Err(accept_error(error))),
+        let local = if self.local.ip().is_unspecified() {
+            (self.family.loopback(), self.local.port()).into()
+        } else {
+            self.local
         };
-        let granted = Granted { addon: None };
-        let Some(connection) = self.grant.egress.admit(stream, peer, granted, slot) else {
-            return Poll::Ready(Err(Code::ConnectionAborted));
-        };
+        let kept = *self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         Poll::Ready(Ok(TcpSocket {
             state: State::Connected {
-                connection,
+                link: Link::Port(Arc::new(socket), local),
                 receive_taken: false,
                 send_taken: false,
             },
             family: self.family,
-            backlog: DEFAULT_BACKLOG,
             grant: self.grant.clone(),
-            stopping: self.stopping.clone(),
             shown: None,
+            kept: Some(Arc::new(Mutex::new(kept))),
         }))
-    }
-}
-
-/// Linux hands a new connection's own network errors to `accept`; they are not the listener's.
-fn accept_error(error: io::Error) -> Code {
-    match Code::from(error) {
-        Code::ConnectionReset | Code::RemoteUnreachable | Code::NotSupported => {
-            Code::ConnectionAborted
-        }
-        other => other,
-    }
-}
-
-/// The reading half; the peer is told when it is gone.
-pub(crate) struct ReadHalf(Arc<Connection>);
-
-impl ReadHalf {
-    pub(crate) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.poll_read_ready(cx)
-    }
-
-    pub(crate) fn poll_read(
-        &self,
-        cx: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        self.0.poll_read(cx, buffer)
-    }
-}
-
-impl Drop for ReadHalf {
-    fn drop(&mut self) {
-        self.0.shutdown(Shutdown::Read);
-    }
-}
-
-/// The writing half; the peer sees the end of the stream when it is gone.
-pub(crate) struct WriteHalf(Arc<Connection>);
-
-impl WriteHalf {
-    pub(crate) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.poll_write_ready(cx)
-    }
-
-    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.0.poll_write(cx, bytes)
-    }
-
-    pub(crate) fn connection(&self) -> &Arc<Connection> {
-        &self.0
-    }
-}
-
-impl Drop for WriteHalf {
-    fn drop(&mut self) {
-        self.0.shutdown(Shutdown::Write);
     }
 }

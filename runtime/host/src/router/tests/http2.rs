@@ -175,3 +175,26 @@ async fn a_stream_that_its_client_resets_is_h27() {
     );
     tokio::time::timeout(SOON, dyno.drained()).await.unwrap();
 }
+
+#[tokio::test]
+async fn an_extended_connect_is_answered_and_not_reset() {
+    let bench = Bench::new(|_| async { hello() }).await;
+    let mut client = client(&bench).await;
+    // With its answer the server's settings have come.
+    client.send_request(get("/")).await.unwrap();
+    let mut request = Request::builder()
+        .method(http::Method::CONNECT)
+        .uri("http://app.localhost/ws")
+        .body(body(""))
+        .unwrap();
+    let protocol = hyper::ext::Protocol::from_static("websocket");
+    request.extensions_mut().insert(protocol);
+    let response = client.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 501);
+    assert_eq!(response.headers()["oarlock-error"], "connect-unsupported");
+    let text = response.into_body().collect().await.unwrap().to_bytes();
+    assert!(text.starts_with(b"CONNECT is not supported here."));
+    // The connection goes on.
+    let response = client.send_request(get("/")).await.unwrap();
+    assert_eq!(response.status(), 200);
+}
