@@ -1,5 +1,5 @@
-//! tokio's network types: connects, or listens until it is told to stop, as its arguments say.
-use oarlock_sdk::tokio::stopping;
+//! tokio's network types: connects, or listens, as its arguments say.
+use oarlock_sdk::tokio as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -22,30 +22,15 @@ async fn main() {
         ("listen", addr) => {
             let listener = TcpListener::bind(addr).await.unwrap();
             println!("listening");
-            // It never ends by itself.
-            tokio::select! {
-                () = accept(listener) => unreachable!(),
-                () = stopping() => println!("told to stop"),
-            }
-            println!("closed");
-        }
-        other => panic!("unknown arguments {other:?}"),
-    }
-}
-
-/// Echoes each connection; never ends by itself.
-async fn accept(listener: TcpListener) {
-    loop {
-        match listener.accept().await {
-            Ok((mut stream, _)) => {
+            while let Ok((mut stream, _)) = listener.accept().await {
                 tokio::task::spawn(async move {
                     let (mut read, mut write) = stream.split();
                     let _ = tokio::io::copy(&mut read, &mut write).await;
                 });
             }
-            // As servers do: what is wrong may pass.
-            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+            println!("closed");
         }
+        other => panic!("unknown arguments {other:?}"),
     }
 }
 
