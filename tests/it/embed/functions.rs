@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use oarlock_host::apply::ApplyError;
 use oarlock_host::compile::LoadError;
-use oarlock_host::wasmtime::component::{HasSelf, bindgen};
+use oarlock_host::wasmtime::Result;
+use oarlock_host::wasmtime::component::{HasSelf, Linker, bindgen};
 use oarlock_host::{AddError, App, Guest, HostFunctions};
 
 use super::{Embedded, name, until};
@@ -35,9 +36,7 @@ impl test::words::book::Host for Guest {
     }
 }
 
-fn link(
-    linker: &mut oarlock_host::wasmtime::component::Linker<Guest>,
-) -> oarlock_host::wasmtime::Result<()> {
+fn link(linker: &mut Linker<Guest>) -> Result<()> {
     test::words::book::add_to_linker::<Guest, HasSelf<Guest>>(linker, |guest| guest)
 }
 
