@@ -17,6 +17,7 @@ mod formation;
 mod guests;
 mod kv;
 mod lifecycle;
+mod listener;
 mod listening;
 mod net;
 mod platform;

@@ -165,6 +165,30 @@ fn exchange(socket: &mut TcpStream, words: &[&str]) -> std::io::Result<String> {
     Ok(line.trim_end().to_owned())
 }
 
+/// A chromedriver, which starts a headless Chromium for each of its sessions.
+pub struct Chromedriver(Server);
+
+impl Chromedriver {
+    /// Starts it.
+    pub fn start() -> Self {
+        packages::need("chromium", || packages::is_program("chromium"));
+        packages::need("chromium-driver", || packages::is_program("chromedriver"));
+        let command = |port: u16, folder: &Path| {
+            let mut command = Command::new("chromedriver");
+            command.current_dir(folder).arg(format!("--port={port}"));
+            command
+        };
+        Self(Server::start("chromedriver", command, |port| {
+            TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
+        }))
+    }
+
+    /// Where WebDriver clients find it.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.0.port)
+    }
+}
+
 /// A PostgreSQL with the user `ada`, password `opensesame` (SCRAM), database `postgres`.
 pub struct Postgres(Server);
 
