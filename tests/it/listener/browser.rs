@@ -61,10 +61,10 @@ async fn two_windows_chat_with_each_other() {
     enter(&ada, &url, "Ada").await;
     enter(&bob, &url, "Bob").await;
     say(&ada, "Hello <Bob>").await;
-    assert_eq!(hear(&bob, 1).await, "Ada Hello <Bob>");
+    assert_eq!(hear(&bob, 1).await, "Ada: Hello <Bob>");
     say(&bob, "Hello Ada").await;
-    assert_eq!(hear(&ada, 1).await, "Ada Hello <Bob>");
-    assert_eq!(hear(&ada, 2).await, "Bob Hello Ada");
+    assert_eq!(hear(&ada, 1).await, "Ada: Hello <Bob>");
+    assert_eq!(hear(&ada, 2).await, "Bob: Hello Ada");
     ada.close().await.unwrap();
     bob.close().await.unwrap();
     assert_eq!(running.interrupt().await, Some(0));
