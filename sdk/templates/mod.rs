@@ -26,6 +26,10 @@ const RUST_SDK: &[File] = &[
         include_str!("../rust/Cargo.toml"),
     ),
     (
+        "vendor/oarlock-sdk/build.rs",
+        include_str!("../rust/build.rs"),
+    ),
+    (
         "vendor/oarlock-sdk/README.md",
         include_str!("../rust/README.md"),
     ),

@@ -41,11 +41,11 @@ async fn two_windows_chat_and_come_back_after_a_restart() {
     say(&mut ada, "Hello <b>Bob</b>").await;
     for page in [&mut ada, &mut bob] {
         // Shown as it was written, and no part of the page.
-        shows(page, &["AdaHello <b>Bob</b>"]).await;
+        shows(page, &["Ada: Hello <b>Bob</b>"]).await;
     }
     say(&mut bob, "Hello Ada").await;
     for page in [&mut ada, &mut bob] {
-        shows(page, &["AdaHello <b>Bob</b>", "BobHello Ada"]).await;
+        shows(page, &["Ada: Hello <b>Bob</b>", "Bob: Hello Ada"]).await;
     }
     // A restart starts the new dyno first; the pages then find their way to it by themselves.
     ada.eval(

@@ -59,8 +59,8 @@ function hear(told) {
     case "message": {
       seen = told.number;
       const author = document.createElement("b");
-      author.textContent = told.author;
-      line("", author, document.createTextNode(told.text));
+      author.textContent = `${told.author}:`;
+      line("", author, document.createTextNode(` ${told.text}`));
       break;
     }
     case "missed":

@@ -1,6 +1,9 @@
 //! Replaces the C library's `fcntl`, which refuses sockets: mio sets `O_NONBLOCK` on each that it
 //! accepts. `ioctl(FIONBIO)` does the same and works. Guests have no other use for `fcntl`: there are
 //! no duplicated descriptors, no `exec` and no locks.
+//!
+//! No module of the crate: `build.rs` makes an object of its own of it, and says why.
+#![no_std]
 
 const F_GETFD: i32 = 1;
 const F_SETFD: i32 = 2;
@@ -17,7 +20,7 @@ unsafe extern "C" {
 /// # Safety
 /// As C's `fcntl`: on this target a variadic argument arrives as a pointer to its place.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn fcntl(descriptor: i32, command: i32, arguments: *const i32) -> i32 {
+pub unsafe extern "C" fn fcntl(descriptor: i32, command: i32, arguments: *const i32) -> i32 {
     match command {
         F_GETFD | F_SETFD => 0,
         F_GETFL => O_RDWR,

@@ -26,8 +26,6 @@
 //! It needs neither of the features `p2` and `p3`. Where one is on, its `sleep`, `fetch` and `spawn`
 //! are for its own handlers and workers and do not run within tokio.
 
-#[cfg(target_os = "wasi")]
-mod fcntl;
 mod names;
 mod stop;
 
