@@ -128,7 +128,7 @@ fn bomb() -> Vec<u8> {
             (func $run (result (result)) (canon lift (core func $main "run")))
             (instance $command (export "run" (func $run)))
             (export "wasi:cli/run@0.2.0" (instance $command)))"#,
-        step.repeat(400_000)
+        step.repeat(800_000)
     ))
     .unwrap()
 }

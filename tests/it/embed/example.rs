@@ -69,7 +69,10 @@ fn the_readme_counts_its_glue() {
 #[test]
 fn the_readmes_code_is_the_documentations() {
     let readme = std::fs::read_to_string(oarlock_tests::repository().join("README.md")).unwrap();
-    let shown = readme.split("```rust\n").nth(1).unwrap();
+    let mut blocks = readme.split("```rust\n");
+    let shown = blocks
+        .find(|block| block.starts_with("use oarlock_host"))
+        .unwrap();
     let shown: Vec<&str> = shown.split("```").next().unwrap().lines().collect();
     let library = oarlock_tests::repository().join("runtime/host/src/lib.rs");
     let library = std::fs::read_to_string(library).unwrap();

@@ -189,12 +189,6 @@ async fn components_that_cannot_be_are_refused_by_name() {
         &["`worker`", "worker.wasm is an HTTP handler", "wasi:cli/run"],
     );
     app.put_guest("worker.wasm", "probe-p2");
-    app.put_guest("web.wasm", "probe-p2");
-    assert_refused(
-        &refused(&app).await,
-        exit::BUILD,
-        &["`web`", "web.wasm is a command"],
-    );
     // None of it is in the way of what is right.
     app.write(
         "oarlock.toml",

@@ -1,7 +1,5 @@
 //! An axum server on `$PORT`. With the argument `graceful` it ends its event streams, and then itself, when it is told
 //! to stop; otherwise it serves until its port is closed.
-mod fcntl;
-
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,6 +13,8 @@ use axum::http::{HeaderMap, Request};
 use axum::response::Response;
 use axum::routing::{any, get, post};
 use futures_util::{StreamExt, stream};
+// Links the `fcntl` that tokio's sockets miss.
+use oarlock_sdk as _;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
