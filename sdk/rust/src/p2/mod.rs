@@ -37,7 +37,7 @@ pub(crate) use guest::{stopping, stopping_now, wait_for};
 #[cfg(feature = "p2")]
 pub(crate) use http::send;
 
-#[cfg(feature = "tokio")]
+#[cfg(all(feature = "tokio", target_os = "wasi"))]
 pub(crate) use bindings::oarlock::dyno::lifecycle;
 
 pub(crate) mod kv {
