@@ -1,5 +1,5 @@
 //! tokio's network types: connects, or listens, as its arguments say.
-use oarlock_sdk::tokio as _;
+use oarlock_sdk as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
