@@ -71,14 +71,14 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Serve {
     /// Bare hyper.
-    #[command(hide = true)]
-    ServeHyper,
+    #[command(name = "serve-hyper", hide = true)]
+    Hyper,
     /// A bare `ProxyHandler`, set up as `wasmtime serve` is.
-    #[command(hide = true)]
-    ServeProxy(peers::proxy::Arguments),
+    #[command(name = "serve-proxy", hide = true)]
+    Proxy(peers::proxy::Arguments),
     /// Our sandbox on one of the two thread designs.
-    #[command(hide = true)]
-    ServeThreads(peers::threads::Arguments),
+    #[command(name = "serve-threads", hide = true)]
+    Threads(peers::threads::Arguments),
 }
 
 /// How long and how often.
@@ -106,9 +106,9 @@ impl Arguments {
 fn main() -> anyhow::Result<()> {
     let mut arguments = Arguments::parse();
     match arguments.serve.take() {
-        Some(Serve::ServeHyper) => peers::hyper::serve(),
-        Some(Serve::ServeProxy(arguments)) => peers::proxy::serve(&arguments),
-        Some(Serve::ServeThreads(arguments)) => peers::threads::serve(&arguments),
+        Some(Serve::Hyper) => peers::hyper::serve(),
+        Some(Serve::Proxy(arguments)) => peers::proxy::serve(&arguments),
+        Some(Serve::Threads(arguments)) => peers::threads::serve(&arguments),
         None => measure(&arguments),
     }
 }

@@ -122,7 +122,7 @@ impl Hosted {
         config.instances = Some(instances);
         let host = Host::start(config)?;
         let component = std::fs::read(oarlock_tests::guest(row.guest()))?;
-        let app = App::from_manifest(&app::manifest(row, Load::Hello));
+        let app = App::from_manifest(app::manifest(row, Load::Hello));
         let app = host.add(app.component("web.wasm", component)).await?.app;
         let addr = host.listen(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
         let hosted = Self {

@@ -5,6 +5,7 @@
 //! `/app` is given with [`App::files`]). Bounds: a component has at most 256 MiB.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -123,9 +124,10 @@ impl App {
         let mut app = Self::new(source);
         for process in app.manifest(&Policy::default())?.processes.into_values() {
             let file = process.component;
-            if !app.components.contains_key(&file) {
-                let bytes = read(&dir, &file, MAX_COMPONENT).map_err(failed(&file))?;
-                app.components.insert(file, bytes.into());
+            if let Entry::Vacant(place) = app.components.entry(file) {
+                let file = place.key();
+                let bytes = read(&dir, file, MAX_COMPONENT).map_err(failed(file))?;
+                place.insert(bytes.into());
             }
         }
         Ok(app)

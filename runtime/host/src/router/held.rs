@@ -170,7 +170,7 @@ impl http_body::Body for Held {
     fn size_hint(&self) -> SizeHint {
         match &self.own {
             Some(body) => body.size_hint(),
-            None => self.home.hint.clone(),
+            None => self.home.hint,
         }
     }
 }

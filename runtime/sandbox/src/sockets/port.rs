@@ -215,7 +215,7 @@ impl Claim {
             abandoned.extend(queue.waiting.pop_front());
         }
         let ready = !queue.waiting.is_empty() || queue.closed;
-        if !ready && !cx.waker().will_wake(Waker::noop()) {
+        if !ready && !cx.waker().data().is_null() {
             queue.waker = Some(cx.waker().clone());
         }
         drop(queue);
