@@ -53,6 +53,10 @@ where
 ///
 /// # Errors
 /// Its own, which it has told already, or that it never would end.
+#[expect(
+    clippy::result_unit_err,
+    reason = "what `wasi:cli/run` returns has no more to say"
+)]
 pub fn run(main: impl Future<Output = Result<(), ()>>) -> Result<(), ()> {
     executor::run(main).unwrap_or_else(|stuck: Stuck| {
         report(&stuck.into());

@@ -71,8 +71,7 @@ pub(crate) async fn send(request: Request) -> Result<Response, FetchError> {
     };
     let incoming = response.consume().ok().and_then(Incoming::new);
     let mut made = Response::new(incoming.map_or_else(Body::empty, Body::incoming));
-    *made.status_mut() =
-        http::StatusCode::from_u16(response.status()).map_err(|error| internal(error))?;
+    *made.status_mut() = http::StatusCode::from_u16(response.status()).map_err(internal)?;
     *made.headers_mut() = headers(&response.headers())?;
     Ok(made)
 }
