@@ -120,6 +120,22 @@ fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     let machine = machine::Machine::read(&tools);
     println!("{machine}");
     let mut report = report::Report::new(machine, effort);
+    let measured = measure_parts(&tools, arguments, &mut report);
+    // What was measured before a part failed is not lost.
+    report.print(arguments.markdown);
+    if let Some(path) = &arguments.json {
+        std::fs::write(path, report.json()?)?;
+        println!("Wrote {}.", path.display());
+    }
+    measured
+}
+
+fn measure_parts(
+    tools: &server::Tools,
+    arguments: &Arguments,
+    report: &mut report::Report,
+) -> anyhow::Result<()> {
+    let effort = arguments.effort();
     for part in Part::ALL
         .into_iter()
         .filter(|part| arguments.quick || arguments.parts.contains(part))
@@ -135,19 +151,14 @@ fn measure(arguments: &Arguments) -> anyhow::Result<()> {
                 if servers.len() < arguments.servers.len() {
                     println!("`wasmtime` is not on PATH: it is left out.");
                 }
-                rows::measure(&tools, arguments, &servers, effort, &mut report)?;
+                rows::measure(tools, arguments, &servers, effort, report)?;
             }
             Part::Instantiation => report.part(parts::instantiation(effort)?),
             Part::Wake => report.part(parts::wake(effort)?),
             Part::Thousand => report.part(parts::thousand(effort)?),
-            Part::Start => report.part(parts::second_start(&tools, effort)?),
-            Part::Threads => rows::threads(&tools, effort, &mut report)?,
+            Part::Start => report.part(parts::second_start(tools, effort)?),
+            Part::Threads => rows::threads(tools, effort, report)?,
         }
-    }
-    report.print(arguments.markdown);
-    if let Some(path) = &arguments.json {
-        std::fs::write(path, report.json()?)?;
-        println!("Wrote {}.", path.display());
     }
     Ok(())
 }
