@@ -268,7 +268,7 @@ fn resident() -> anyhow::Result<u64> {
     Ok(pages * rustix::param::page_size() as u64)
 }
 
-/// The start of the whole program, without and with its code cache; `wasmtime serve` has none for a component.
+/// The start of the whole program, without and with its code cache; `wasmtime serve` beside it, as it comes.
 pub(crate) fn second_start(tools: &Tools, effort: Effort) -> anyhow::Result<Vec<Fact>> {
     let times = if effort.quick { 1 } else { 5 };
     let (mut first, mut second, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
