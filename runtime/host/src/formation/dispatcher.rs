@@ -224,7 +224,10 @@ impl Dispatcher {
                     if result.is_ok() {
                         self.table.scale(&formation, now);
                     }
-                    drop(reply.send(result.map(|()| self.table.formation())));
+                    let answer = result.map(|()| self.table.formation());
+                    // Whoever hears it may send a request at once: the router must know before.
+                    self.carry_out_effects();
+                    drop(reply.send(answer));
                 }
                 Change::Restart(target, reply) => match self.named(target.as_deref()) {
                     Ok(names) => {
@@ -238,8 +241,22 @@ impl Dispatcher {
         }
     }
 
-    /// Does what the table asks for, until it asks for nothing more.
+    /// Does what the table asks for, and then the next change, if there is one and it may begin.
     fn carry_out(&mut self) {
+        self.carry_out_effects();
+        let before = self.generations.len();
+        self.generations
+            .retain(|generation, _| self.table.uses(*generation));
+        if self.generations.len() < before {
+            self.revoke_detached();
+        }
+        if !self.changes.is_empty() && !self.table.is_changing() {
+            self.next_change();
+        }
+    }
+
+    /// Does what the table asks for, until it asks for nothing more.
+    fn carry_out_effects(&mut self) {
         loop {
             let effects = self.table.take_effects();
             if effects.is_empty() {
@@ -270,15 +287,6 @@ impl Dispatcher {
                     Effect::Done(result) => self.done(result),
                 }
             }
-        }
-        let before = self.generations.len();
-        self.generations
-            .retain(|generation, _| self.table.uses(*generation));
-        if self.generations.len() < before {
-            self.revoke_detached();
-        }
-        if !self.changes.is_empty() && !self.table.is_changing() {
-            self.next_change();
         }
     }
 

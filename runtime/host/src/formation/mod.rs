@@ -27,6 +27,8 @@ mod occasional;
 mod prepare;
 mod questions;
 mod rollout;
+#[cfg(test)]
+mod scale_tests;
 mod table;
 #[cfg(test)]
 mod table_tests;

@@ -10,6 +10,9 @@ use super::table::{Generation, Role, Row};
 impl Dispatcher {
     /// Whether a formation can be had; otherwise a message for the user.
     pub(super) fn check_scale(&self, change: &Formation) -> Result<(), String> {
+        if self.table.is_closing() {
+            return Err("the host is ending: nothing is started any more".into());
+        }
         let Some(release) = self.app.current.load_full() else {
             return Err("the app has no release yet; it can be scaled once one runs".into());
         };

@@ -519,6 +519,10 @@ impl Table {
         if had_crashed {
             let (from, to) = (DynoState::Crashed, DynoState::Starting);
             self.tell_state((name, of.1), from, to, None);
+            if role == Role::Web {
+                // Requests may wait for it again.
+                self.effects.push(Effect::Publish);
+            }
         }
         let id = self.start(name, role, of, now);
         if let Some(slot) = self.slots.get_mut(name) {

@@ -479,8 +479,10 @@ fn a_crash_restarts_at_once_then_backs_off_and_h10_only_when_all_wait() {
         w.end("web.2", 1, &crash());
     }
     assert_eq!(w.leased(), (vec![], PoolState::Crashed));
+    let published = w.published;
     w.wake();
     assert_eq!(w.leased(), (vec![], PoolState::Serving));
+    assert!(w.published > published, "the router is told");
     w.all_ready();
     assert_eq!(w.leased().0, ["web.1@v1", "web.2@v1"]);
     assert!(
