@@ -6,7 +6,7 @@
 //! can write there could as well replace the host.
 //!
 //! An entry's name is the component's digest and a digest of all that wasmtime's code depends on
-//! (version, target, settings). Its content is the keyed digest, then the code. The folder is
+//! (version, target, settings; so the engine's variants have entries of their own). Its content is the keyed digest, then the code. The folder is
 //! bounded: beyond [`CACHE_BYTES`] the entries that were written first go.
 
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ use rustix::fs::{Mode, OFlags};
 use wasmtime::component::Component;
 
 use crate::compiler::{Compile, CompileError, compatibility};
-use crate::engine::EngineError;
+use crate::engine::{EngineError, Variant};
 use crate::program::Origin;
 
 /// All entries together; beyond, the oldest are removed.
@@ -40,106 +40,147 @@ const UNFINISHED_FOR: Duration = Duration::from_secs(3600);
 pub(crate) struct CodeCache {
     compile: Compile,
     disk: Option<Disk>,
-    /// Components by their digest. The inner lock is held while one is compiled, so that others who
-    /// want the same wait for it; the weak reference lets them share it as long as anyone uses it.
-    loaded: Mutex<HashMap<Hash, Arc<Mutex<Weak<Component>>>>>,
+    engines: [Target; 2],
+    /// Components by their digest and the first engine that they may be for. The inner lock is held while one is
+    /// compiled, so that others who want the same wait for it; the weak reference lets them share it as long as
+    /// anyone uses it.
+    loaded: Mutex<HashMap<(Hash, Variant), Arc<Mutex<Weak<Code>>>>>,
+}
+
+/// A component's code, and the engine that it is for.
+pub(crate) struct Code {
+    pub(crate) component: Component,
+    pub(crate) variant: Variant,
+}
+
+/// An engine that components are compiled for.
+struct Target {
+    variant: Variant,
+    engine: wasmtime::Engine,
+    /// In the names of its entries.
+    compatibility: String,
+}
+
+impl Target {
+    fn new(variant: Variant, engine: &wasmtime::Engine) -> Self {
+        let digest = compatibility(engine).to_hex();
+        Self {
+            variant,
+            engine: engine.clone(),
+            compatibility: digest.as_str().chars().take(16).collect(),
+        }
+    }
+
+    fn code(&self, component: Component) -> Code {
+        Code {
+            component,
+            variant: self.variant,
+        }
+    }
 }
 
 struct Disk {
     folder: Dir,
     key: [u8; KEY_LEN],
-    compatibility: String,
 }
 
 impl CodeCache {
-    /// Opens the cache, making its folder and key if there are none.
+    /// Opens the cache, making its folder and key if there are none. The engines are those of [`Variant::ALL`].
     pub(crate) fn open(
         path: Option<PathBuf>,
         compile: Compile,
-        engine: &wasmtime::Engine,
+        [serial, concurrent]: [&wasmtime::Engine; 2],
     ) -> Result<Self, EngineError> {
-        let disk = path.map(|path| Disk::open(path, engine)).transpose()?;
         Ok(Self {
             compile,
-            disk,
+            disk: path.map(Disk::open).transpose()?,
+            engines: [
+                Target::new(Variant::Serial, serial),
+                Target::new(Variant::Concurrent, concurrent),
+            ],
             loaded: Mutex::default(),
         })
     }
 
-    /// The component's code: from memory, from disk, or compiled now.
+    /// The component's code: from memory, from disk, or compiled now. It is for `first`, or for an engine after it
+    /// that can do more, if `first` does not take it.
     pub(crate) fn load(
         &self,
-        engine: &wasmtime::Engine,
+        first: Variant,
         wasm: &[u8],
-    ) -> Result<(Arc<Component>, Origin), CompileError> {
+    ) -> Result<(Arc<Code>, Origin), CompileError> {
         let digest = blake3::hash(wasm);
-        let cell = self.cell(digest);
+        let cell = self.cell((digest, first));
         let mut cell = lock(&cell);
-        if let Some(component) = cell.upgrade() {
-            return Ok((component, Origin::Cached));
+        if let Some(code) = cell.upgrade() {
+            return Ok((code, Origin::Cached));
         }
-        let (component, origin) = self.load_or_compile(engine, wasm, digest)?;
-        let component = Arc::new(component);
-        *cell = Arc::downgrade(&component);
-        Ok((component, origin))
+        let (code, origin) = self.load_or_compile(first, wasm, digest)?;
+        let code = Arc::new(code);
+        *cell = Arc::downgrade(&code);
+        Ok((code, origin))
     }
 
     /// The component's cell; those of components that nobody has any more are forgotten.
-    fn cell(&self, digest: Hash) -> Arc<Mutex<Weak<Component>>> {
+    fn cell(&self, key: (Hash, Variant)) -> Arc<Mutex<Weak<Code>>> {
         let mut loaded = lock(&self.loaded);
         loaded.retain(|_, cell| {
             Arc::strong_count(cell) > 1 || cell.try_lock().is_ok_and(|weak| weak.strong_count() > 0)
         });
-        loaded.entry(digest).or_default().clone()
+        loaded.entry(key).or_default().clone()
     }
 
     fn load_or_compile(
         &self,
-        engine: &wasmtime::Engine,
+        first: Variant,
         wasm: &[u8],
         digest: Hash,
-    ) -> Result<(Component, Origin), CompileError> {
-        if let Some(disk) = &self.disk
-            && let Some(component) = disk.read(engine, digest)
-        {
-            return Ok((component, Origin::Cached));
+    ) -> Result<(Code, Origin), CompileError> {
+        let targets = || self.engines.iter().skip_while(|it| it.variant != first);
+        let known = self.disk.as_ref().and_then(|disk| {
+            targets().find_map(|target| Some(target.code(disk.read(target, digest)?)))
+        });
+        if let Some(code) = known {
+            return Ok((code, Origin::Cached));
         }
-        let started = Instant::now();
-        let component = self.compile.compile(engine, wasm)?;
-        let took = started.elapsed();
-        if let Some(disk) = &self.disk
-            && let Err(error) = disk.write(digest, &component)
-        {
-            // The app runs all the same; the next start compiles again.
-            tracing::warn!(%error, "compiled code could not be written to the code cache");
+        let mut refused = CompileError::Invalid("no engine takes it".to_owned());
+        for target in targets() {
+            let started = Instant::now();
+            // What one engine does not take is refused before any of its functions is compiled.
+            let component = match self.compile.compile(&target.engine, wasm) {
+                Ok(component) => component,
+                Err(error @ CompileError::Invalid(_)) => {
+                    refused = error;
+                    continue;
+                }
+                Err(error @ CompileError::Child(_)) => return Err(error),
+            };
+            let took = started.elapsed();
+            if let Some(disk) = &self.disk
+                && let Err(error) = disk.write(target, digest, &component)
+            {
+                // The app runs all the same; the next start compiles again.
+                tracing::warn!(%error, "compiled code could not be written to the code cache");
+            }
+            return Ok((target.code(component), Origin::Compiled(took)));
         }
-        Ok((component, Origin::Compiled(took)))
+        Err(refused)
     }
 }
 
 impl Disk {
-    fn open(path: PathBuf, engine: &wasmtime::Engine) -> Result<Self, EngineError> {
+    fn open(path: PathBuf) -> Result<Self, EngineError> {
         let refused = |reason: String| EngineError::CodeCache {
             path: path.clone(),
             reason,
         };
         let folder = open_own_folder(&path).map_err(refused)?;
         let key = read_or_make_key(&folder).map_err(refused)?;
-        let compatibility = compatibility(engine)
-            .to_hex()
-            .as_str()
-            .chars()
-            .take(16)
-            .collect();
-        Ok(Self {
-            folder,
-            key,
-            compatibility,
-        })
+        Ok(Self { folder, key })
     }
 
-    fn name(&self, digest: Hash) -> String {
-        format!("{}-{}{SUFFIX}", digest.to_hex(), self.compatibility)
+    fn name(target: &Target, digest: Hash) -> String {
+        format!("{}-{}{SUFFIX}", digest.to_hex(), target.compatibility)
     }
 
     /// Binds the code to the entry's name, so that entries cannot change places.
@@ -151,8 +192,8 @@ impl Disk {
     }
 
     /// The entry's code, if there is one and every byte of it is as it was written.
-    fn read(&self, engine: &wasmtime::Engine, digest: Hash) -> Option<Component> {
-        let name = self.name(digest);
+    fn read(&self, target: &Target, digest: Hash) -> Option<Component> {
+        let name = Self::name(target, digest);
         let bytes = match self.folder.read(&name) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -174,7 +215,7 @@ impl Disk {
         // SAFETY: `deserialize` trusts that these bytes came from wasmtime's own compiler. The keyed
         // digest over every one of them says that this user's host wrote them, with a key that only
         // this user can read; they are in our memory, so nobody changes them after the check.
-        match unsafe { Component::deserialize(engine, code) } {
+        match unsafe { Component::deserialize(&target.engine, code) } {
             Ok(component) => Some(component),
             Err(error) => {
                 tracing::warn!(entry = name, %error, "an entry of the code cache does not fit; compiling again");
@@ -184,8 +225,8 @@ impl Disk {
     }
 
     /// Writes an entry so that it is there whole or not at all.
-    fn write(&self, digest: Hash, component: &Component) -> wasmtime::Result<()> {
-        let name = self.name(digest);
+    fn write(&self, target: &Target, digest: Hash, component: &Component) -> wasmtime::Result<()> {
+        let name = Self::name(target, digest);
         let code = component.serialize()?;
         // In a container every host may have the same process id: what a killed one left must not be in
         // its successor's way.

@@ -2,6 +2,7 @@
 
 use std::future::{pending, poll_fn};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -33,20 +34,29 @@ pub(crate) async fn call(
     let exchange = Exchange::new(wasi);
     let (head, answer) = futures::channel::oneshot::channel();
     let method = request.method().clone();
-    // Its state is several KiB, which tokio would move about with the task.
-    let guest = Box::pin(serve(
+    let guest = serve(
         sandbox.clone(),
         (place, sandbox.calls.enter()),
         with_authority(request),
         head,
         exchange.clone(),
-    ));
-    let task = tokio::spawn(Metered::new(guest, sandbox.meter.clone()));
+    );
     let owner = FreshTask {
-        task: Some(task),
+        task: run_here_first(Metered::new(guest, sandbox.meter.clone())).await,
         patience: sandbox.limits.timeout,
     };
     Caller::new(exchange, &method, owner).response(answer).await
+}
+
+/// Runs a guest in the caller's task as long as it does not wait, and then in one of its own (`Some`): to be woken
+/// costs more than most guests take, and many are done before they wait for anything.
+pub(crate) async fn run_here_first(
+    guest: impl Future<Output = ()> + Send + 'static,
+) -> Option<JoinHandle<()>> {
+    // Its state is several KiB, which tokio would move about with the task.
+    let mut guest = Box::pin(guest);
+    let first = poll_fn(|cx| Poll::Ready(guest.as_mut().poll(cx))).await;
+    first.is_pending().then(|| tokio::spawn(guest))
 }
 
 /// The sandbox's handler, and whose it is.
@@ -61,7 +71,7 @@ pub(crate) fn handler(sandbox: &SandboxInner) -> Result<(&ProxyPre<State>, Wasi)
     }
 }
 
-/// The task of a fresh instance, held by its only caller.
+/// The task of a fresh instance, held by its only caller; none, if it has ended already.
 struct FreshTask {
     task: Option<JoinHandle<()>>,
     /// How long the guest may go on when the caller has its answer.
@@ -176,6 +186,13 @@ async fn handle(
     head: Head,
     exchange: &Exchange,
 ) -> wasmtime::Result<()> {
+    if let Proxy::P2(guest) = proxy {
+        let (request, head) = crate::serial::prepare(store, request, head)?;
+        let handler = guest.wasi_http_incoming_handler();
+        handler.call_handle(store, request, head).await?;
+        exchange.set_returned();
+        return Ok(());
+    }
     store
         .run_concurrent(async |accessor| {
             let prepared = accessor.with(|mut store| {
@@ -183,10 +200,8 @@ async fn handle(
             })?;
             prepared.run(accessor, pending()).await?;
             exchange.set_returned();
-            if matches!(proxy, Proxy::P3(_)) {
-                // The body may come straight from the host, through the store.
-                exchange.until_closed().await;
-            }
+            // The body may come straight from the host, through the store.
+            exchange.until_closed().await;
             poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
             Ok(())
         })

@@ -1,5 +1,5 @@
-//! The engine: one per host. Pooling allocation sized from configuration and the machine, the epoch
-//! ticker, the code cache.
+//! The engine: one per host, in two variants of wasmtime's. Pooling allocation sized from configuration and the
+//! machine, the epoch ticker, the code cache.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,8 +42,8 @@ const STACKS_PER_PLACE: u32 = 4;
 const CORE_PER_PLACE: u32 = 64;
 /// The least pool that is worth starting with.
 const LEAST_PLACES: u32 = 8;
-/// A share of the machine's memory that unused, still resident slots may hold: one part in this many.
-const WARM_SHARE: u64 = 8;
+/// A share of the machine's memory that unused, still resident slots of one pool may hold: one part in this many.
+const WARM_SHARE: u64 = 16;
 
 /// How an engine is made.
 #[derive(Debug, Clone)]
@@ -103,17 +103,40 @@ pub enum EngineError {
     Functions(String),
 }
 
+/// Whether the stores of an engine can run several calls at once.
+///
+/// Where they can, wasmtime keeps a task of the component model's for each call into the host, which makes that call
+/// about twice as dear; only components that use the async ABI (those of WASI 0.3) have something of it. It is a
+/// setting of wasmtime's engines, so there are two of these, and a component runs in the first that takes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Variant {
+    /// One call at a time, and nothing of WASI 0.3.
+    Serial,
+    /// Everything.
+    Concurrent,
+}
+
+impl Variant {
+    pub(crate) const ALL: [Self; 2] = [Self::Serial, Self::Concurrent];
+}
+
 /// Compiles components and holds what all instances share. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
     pub(crate) inner: Arc<EngineInner>,
 }
 
+/// An engine of wasmtime's, and what its components may import.
+pub(crate) struct Linked {
+    pub(crate) wasm: wasmtime::Engine,
+    pub(crate) linker: Linker<State>,
+}
+
 pub(crate) struct EngineInner {
     // Before the engine, so that the ticker has ended when the engine goes.
     _ticker: Ticker,
-    pub(crate) wasm: wasmtime::Engine,
-    pub(crate) linker: Linker<State>,
+    serial: Linked,
+    concurrent: Linked,
     pub(crate) functions: HostFunctions,
     pub(crate) cache: CodeCache,
     pub(crate) max_memory: u64,
@@ -131,24 +154,30 @@ impl Engine {
     /// the user's own.
     pub fn new(config: EngineConfig) -> Result<Self, EngineError> {
         let setup = |error: wasmtime::Error| EngineError::Setup(crate::trap::describe(&error));
-        let (wasm, limit) = pooled_engine(&config)?;
-        let linker = crate::linker::build(&wasm).map_err(setup)?;
+        let ([serial, concurrent], limit) = pooled_engines(&config)?;
+        let linked = |wasm: wasmtime::Engine, variant| {
+            let linker = crate::linker::build(&wasm, variant).map_err(setup)?;
+            Ok(Linked { wasm, linker })
+        };
+        let serial = linked(serial, Variant::Serial)?;
+        let concurrent = linked(concurrent, Variant::Concurrent)?;
         config
             .functions
-            .check(&linker)
+            .check(&concurrent.linker)
             .map_err(|error| EngineError::Functions(crate::trap::describe(&error)))?;
         let compile = Compile::new(config.compiler, config.compile_deadline)
             .map_err(|error| EngineError::Setup(format!("the compiler's path: {error}")))?;
-        let cache = CodeCache::open(config.code_cache, compile, &wasm)?;
-        let ticker = Ticker::start(&wasm, config.tick).map_err(|error| {
+        let engines = [&serial.wasm, &concurrent.wasm];
+        let cache = CodeCache::open(config.code_cache, compile, engines)?;
+        let ticker = Ticker::start(engines, config.tick).map_err(|error| {
             EngineError::Setup(format!("the ticker's thread does not start: {error}"))
         })?;
         let places = Arc::new(Semaphore::new(limit as usize));
         Ok(Self {
             inner: Arc::new(EngineInner {
                 _ticker: ticker,
-                wasm,
-                linker,
+                serial,
+                concurrent,
                 functions: config.functions,
                 cache,
                 max_memory: config.max_memory,
@@ -207,15 +236,27 @@ impl Engine {
     }
 }
 
-/// An engine with the largest pool, up to the configured one, that the machine grants.
-fn pooled_engine(config: &EngineConfig) -> Result<(wasmtime::Engine, u32), EngineError> {
-    let fits = machine::address_space() / (RESERVATION + GUARD);
+impl EngineInner {
+    pub(crate) fn linked(&self, variant: Variant) -> &Linked {
+        match variant {
+            Variant::Serial => &self.serial,
+            Variant::Concurrent => &self.concurrent,
+        }
+    }
+}
+
+/// Both engines, each with the largest pool, up to the configured one, that the machine grants. Either may hold all
+/// instances; how many there are of both together is counted by [`Engine::place`].
+fn pooled_engines(config: &EngineConfig) -> Result<([wasmtime::Engine; 2], u32), EngineError> {
+    let fits = machine::address_space() / (RESERVATION + GUARD) / 2;
     let mut places = config
         .instances
         .clamp(1, u32::try_from(fits).unwrap_or(u32::MAX).max(1));
     loop {
-        match wasmtime::Engine::new(&engine_config(config, places)) {
-            Ok(engine) => {
+        let [serial, concurrent] = Variant::ALL
+            .map(|variant| wasmtime::Engine::new(&engine_config(config, variant, places)));
+        match serial.and_then(|serial| Ok([serial, concurrent?])) {
+            Ok(engines) => {
                 if places < config.instances {
                     tracing::warn!(
                         asked = config.instances,
@@ -223,7 +264,7 @@ fn pooled_engine(config: &EngineConfig) -> Result<(wasmtime::Engine, u32), Engin
                         "the machine has address space for fewer instances than configured"
                     );
                 }
-                return Ok((engine, places));
+                return Ok((engines, places));
             }
             // Another limit of the machine's (overcommit, a container's): try with less.
             Err(_) if places > LEAST_PLACES => places /= 2,
@@ -232,17 +273,19 @@ fn pooled_engine(config: &EngineConfig) -> Result<(wasmtime::Engine, u32), Engin
     }
 }
 
-fn engine_config(config: &EngineConfig, places: u32) -> Config {
-    let mut wasm = compile_config();
+fn engine_config(config: &EngineConfig, variant: Variant, places: u32) -> Config {
+    let mut wasm = compile_config(variant);
     wasm.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(config, places)));
     wasm
 }
 
 /// All that machine code depends on; a compiler's child has the same.
-pub(crate) fn compile_config() -> Config {
+pub(crate) fn compile_config(variant: Variant) -> Config {
+    let concurrent = variant == Variant::Concurrent;
     let mut wasm = Config::new();
     wasm.wasm_component_model(true)
-        .wasm_component_model_async(true)
+        .concurrency_support(concurrent)
+        .wasm_component_model_async(concurrent)
         .epoch_interruption(true)
         .memory_init_cow(true)
         .shared_memory(false)

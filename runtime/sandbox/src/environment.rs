@@ -56,11 +56,16 @@ impl p3::bindings::cli::environment::Host for EnvironmentView<'_> {
     }
 }
 
-/// Links `wasi:cli/environment` for 0.2 and 0.3.
-pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    fn view(state: &mut State) -> EnvironmentView<'_> {
-        EnvironmentView(&state.environment)
-    }
-    p2::bindings::cli::environment::add_to_linker::<State, HasEnvironment>(linker, view)?;
+fn view(state: &mut State) -> EnvironmentView<'_> {
+    EnvironmentView(&state.environment)
+}
+
+/// Links `wasi:cli/environment` 0.2.
+pub(crate) fn p2(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    p2::bindings::cli::environment::add_to_linker::<State, HasEnvironment>(linker, view)
+}
+
+/// Links `wasi:cli/environment` 0.3.
+pub(crate) fn p3(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     p3::bindings::cli::environment::add_to_linker::<State, HasEnvironment>(linker, view)
 }

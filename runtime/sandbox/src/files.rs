@@ -110,14 +110,19 @@ impl p3::bindings::filesystem::preopens::Host for FilesView<'_> {
     }
 }
 
-/// Links `wasi:filesystem/preopens` for 0.2 and 0.3.
-pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    fn view(state: &mut State) -> FilesView<'_> {
-        FilesView {
-            files: &mut state.files,
-            table: &mut state.table,
-        }
+fn view(state: &mut State) -> FilesView<'_> {
+    FilesView {
+        files: &mut state.files,
+        table: &mut state.table,
     }
-    p2::bindings::filesystem::preopens::add_to_linker::<State, HasFiles>(linker, view)?;
+}
+
+/// Links `wasi:filesystem/preopens` 0.2.
+pub(crate) fn p2(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    p2::bindings::filesystem::preopens::add_to_linker::<State, HasFiles>(linker, view)
+}
+
+/// Links `wasi:filesystem/preopens` 0.3.
+pub(crate) fn p3(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     p3::bindings::filesystem::preopens::add_to_linker::<State, HasFiles>(linker, view)
 }

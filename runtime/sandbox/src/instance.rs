@@ -1,22 +1,17 @@
-//! Isolation `dyno`: an instance that serves many calls. Here are its handles, which send calls to the
-//! task that owns its store (`worker.rs`).
+//! Isolation `dyno`: an instance that serves many calls. Here is its handle; `serial.rs` has the instances of WASI
+//! 0.2, `shared.rs` those of 0.3.
 
 use std::sync::Arc;
 
 use http::{Request, Response};
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
+use wasmtime_wasi_http::handler::ProxyPre;
 
 use crate::Body;
 use crate::call::handler;
-use crate::exchange::{Caller, Exchange, Owner, with_authority};
-use crate::meter::Metered;
-use crate::program::Wasi;
+use crate::exchange::Ending;
 use crate::sandbox::{SandboxInner, StartError};
-use crate::worker::{Call, Shared, Unserved, Worker};
-
-/// Calls at once in a 0.3 instance whose limits name no `concurrency`.
-const CONCURRENCY: u32 = 16;
+use crate::serial::{self, Serial};
+use crate::shared::{self, Shared};
 
 /// Why a call brought no response. Each says whose fault it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,37 +60,44 @@ pub enum InstanceEnd {
     Killed,
 }
 
-/// A live instance. May be called from any thread; its guest stays on the runtime it was started on.
-/// Cheap to clone; the instance is killed when the last clone is dropped.
+impl From<Ending> for InstanceEnd {
+    fn from(ending: Ending) -> Self {
+        match ending {
+            Ending::Finished | Ending::Refused(_) => Self::Retired,
+            Ending::Trap(text) => Self::Trap(text),
+            Ending::Memory { .. } => Self::Memory,
+            Ending::Killed | Ending::NotStarted(_) => Self::Killed,
+        }
+    }
+}
+
+/// A live instance. May be called from any thread. A guest of WASI 0.3 stays on the runtime it was started on, one of
+/// 0.2 runs on that of its caller. Cheap to clone; the instance is killed when the last clone is dropped.
 #[derive(Clone)]
 pub struct Instance {
     inner: Arc<Handle>,
 }
 
-struct Handle {
-    sandbox: Arc<SandboxInner>,
-    wasi: Wasi,
-    calls: mpsc::Sender<Unserved>,
-    shared: Arc<Shared>,
-    task: AbortHandle,
+/// The last handle ends the instance.
+struct Handle(Kind);
+
+enum Kind {
+    Serial(Arc<Serial>),
+    Shared(Shared),
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.task.abort();
+        self.kill();
     }
 }
 
-/// A caller of a shared instance.
-struct Guest(Arc<Shared>);
-
-impl Owner for Guest {
-    fn completed(&mut self) {
-        self.0.wake();
-    }
-
-    fn abandoned(&mut self) {
-        self.0.wake();
+impl Handle {
+    fn kill(&self) {
+        match &self.0 {
+            Kind::Serial(instance) => instance.kill(),
+            Kind::Shared(instance) => instance.kill(),
+        }
     }
 }
 
@@ -121,80 +123,50 @@ impl Instance {
     ///
     /// As of [`call`](Self::call); see [`LiveCallError`].
     pub async fn try_call(&self, request: Request<Body>) -> Result<Response<Body>, LiveCallError> {
-        let handle = &self.inner;
-        let exchange = Exchange::new(handle.wasi);
-        let (head, answer) = futures::channel::oneshot::channel();
-        let caller = Caller::new(
-            exchange.clone(),
-            request.method(),
-            Guest(handle.shared.clone()),
-        );
-        let request = exchange.clone().guard(with_authority(request));
-        handle.sandbox.count_request();
-        let call = Unserved::new(
-            Call {
-                request,
-                head,
-                exchange: exchange.clone(),
-            },
-            &handle.shared,
-        );
-        // If it takes no more, the call comes back like those that it had not come to.
-        drop(handle.calls.send(call).await);
-        caller.response(answer).await.map_err(|error| {
-            exchange
-                .unserved()
-                .map_or(LiveCallError::Failed(error), LiveCallError::Unserved)
-        })
+        match &self.inner.0 {
+            Kind::Serial(instance) => instance.call(request).await,
+            Kind::Shared(instance) => instance.call(request).await,
+        }
     }
 
     /// Tells the guest that it is to stop (the WIT event) and takes no further call; ends when the
     /// calls under way are done.
     pub fn retire(&self) {
-        self.inner.shared.retire();
+        match &self.inner.0 {
+            Kind::Serial(instance) => instance.retire(),
+            Kind::Shared(instance) => instance.retire(),
+        }
     }
 
     /// Ends it now: at its next tick, if it is computing.
     pub fn kill(&self) {
-        self.inner.task.abort();
+        self.inner.kill();
     }
 
     /// Whether it has come to its end.
     pub fn has_ended(&self) -> bool {
-        self.inner.shared.has_ended()
+        match &self.inner.0 {
+            Kind::Serial(instance) => instance.has_ended(),
+            Kind::Shared(instance) => instance.has_ended(),
+        }
     }
 
     /// Waits for its end. May be asked any number of times.
     pub async fn ended(&self) -> InstanceEnd {
-        self.inner.shared.ended().await
+        match &self.inner.0 {
+            Kind::Serial(instance) => instance.ended().await,
+            Kind::Shared(instance) => instance.ended().await,
+        }
     }
 }
 
 /// Starts an instance: it is instantiated when this returns.
 pub(crate) async fn start(sandbox: &Arc<SandboxInner>) -> Result<Instance, StartError> {
-    let (_, wasi) = handler(sandbox)?;
-    let at_once = match wasi {
-        Wasi::P2 => 1,
-        Wasi::P3 => sandbox.limits.concurrency.unwrap_or(CONCURRENCY).max(1) as usize,
+    let kind = match handler(sandbox)?.0 {
+        ProxyPre::P2(pre) => Kind::Serial(serial::start(sandbox, pre).await?),
+        ProxyPre::P3(pre) => Kind::Shared(shared::start(sandbox, pre).await?),
     };
-    let shared = Arc::<Shared>::default();
-    let (calls, queue) = mpsc::channel(at_once);
-    let (ready, started) = oneshot::channel();
-    let worker = Worker::new(sandbox.clone(), shared.clone(), queue, at_once);
-    let task = tokio::spawn(Metered::new(worker.run(ready), sandbox.meter.clone()));
-    // Dropping this handle, as when the caller goes away, ends the task.
-    let inner = Arc::new(Handle {
-        sandbox: sandbox.clone(),
-        wasi,
-        calls,
-        shared,
-        task: task.abort_handle(),
-    });
-    match started.await {
-        Ok(Ok(())) => Ok(Instance { inner }),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(StartError::Platform(
-            "the host failed while it started".to_owned(),
-        )),
-    }
+    Ok(Instance {
+        inner: Arc::new(Handle(kind)),
+    })
 }

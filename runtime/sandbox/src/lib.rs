@@ -25,13 +25,14 @@ mod meter;
 mod program;
 mod run;
 mod sandbox;
+mod serial;
+mod shared;
 mod sockets;
 mod state;
 mod stdio;
 mod ticker;
 mod tmp;
 mod trap;
-mod worker;
 
 /// Why a body ended early.
 pub use wasmtime_wasi_http::Error as BodyError;
@@ -51,7 +52,7 @@ pub use functions::HostFunctions;
 pub use grant::{DynoLog, Folder, Grant, OutputStream};
 pub use instance::{CallError, Instance, InstanceEnd, LiveCallError};
 pub use kv::{KvBucket, KvError, KvKeys, KvSwap};
-pub use meter::Meter;
+pub use meter::{Meter, last_used_up_tick};
 pub use program::{LoadError, Origin, Program, ProgramKind, Wasi};
 pub use run::{Exit, Output, Run, RunHandle, Stdin, StdinSource};
 pub use sandbox::{Sandbox, StartError};

@@ -70,14 +70,19 @@ impl<T: Send> lifecycle_async::HostWithStore<T> for Lifecycle {
     }
 }
 
-/// Links both interfaces.
-pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    fn view(state: &mut State) -> LifecycleView<'_> {
-        LifecycleView {
-            stopping: &state.stopping,
-            table: &mut state.table,
-        }
+fn view(state: &mut State) -> LifecycleView<'_> {
+    LifecycleView {
+        stopping: &state.stopping,
+        table: &mut state.table,
     }
-    lifecycle::add_to_linker::<State, Lifecycle>(linker, view)?;
+}
+
+/// Links `lifecycle`, for guests of 0.2.
+pub(crate) fn p2(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    lifecycle::add_to_linker::<State, Lifecycle>(linker, view)
+}
+
+/// Links `lifecycle-async`, for guests of 0.3.
+pub(crate) fn p3(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     lifecycle_async::add_to_linker::<State, Lifecycle>(linker, view)
 }

@@ -11,21 +11,28 @@ use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsView};
 use wasmtime_wasi::{WasiView, p2, p3};
 use wasmtime_wasi_io::bindings::wasi::io;
 
+use crate::engine::Variant;
 use crate::state::State;
 
-/// The linker of an engine: everything the host provides.
-pub(crate) fn build(engine: &Engine) -> wasmtime::Result<Linker<State>> {
+/// The linker of an engine: everything the host provides; a serial one has nothing of 0.3.
+pub(crate) fn build(engine: &Engine, variant: Variant) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     let l = &mut linker;
     wasi_0_2(l)?;
-    wasi_0_3(l)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(l)?;
-    wasmtime_wasi_http::p3::add_to_linker(l)?;
-    crate::environment::add_to_linker(l)?;
-    crate::files::add_to_linker(l)?;
-    crate::lifecycle::add_to_linker(l)?;
-    crate::sockets::add_to_linker(l)?;
+    crate::environment::p2(l)?;
+    crate::files::p2(l)?;
+    crate::lifecycle::p2(l)?;
+    crate::sockets::p2(l)?;
     crate::kv::add_to_linker(l)?;
+    if variant == Variant::Concurrent {
+        wasi_0_3(l)?;
+        wasmtime_wasi_http::p3::add_to_linker(l)?;
+        crate::environment::p3(l)?;
+        crate::files::p3(l)?;
+        crate::lifecycle::p3(l)?;
+        crate::sockets::p3(l)?;
+    }
     Ok(linker)
 }
 

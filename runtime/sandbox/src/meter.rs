@@ -1,5 +1,6 @@
 //! What a dyno has used: counters that anyone may read while it runs.
 
+use std::cell::Cell;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,6 +36,19 @@ impl Meter {
 tokio::task_local! {
     /// When the guest whose turn it is on this thread began it.
     static TURN: Instant;
+}
+
+thread_local! {
+    static USED_UP: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// When a guest last used up its tick on this thread, and had to let others run; `None`: never.
+pub fn last_used_up_tick() -> Option<Instant> {
+    USED_UP.get()
+}
+
+pub(crate) fn has_used_up_tick() {
+    USED_UP.set(Some(Instant::now()));
 }
 
 /// For how long the guest whose turn it is on this thread has had it; `None`: it is nobody's.

@@ -8,8 +8,9 @@ use wasmtime::component::{Component, Linker};
 use wasmtime_wasi::{p2, p3};
 use wasmtime_wasi_http::handler::ProxyPre;
 
+use crate::cache::Code;
 use crate::compiler::CompileError;
-use crate::engine::Engine;
+use crate::engine::{Engine, Variant};
 use crate::state::State;
 use crate::trap;
 
@@ -109,7 +110,7 @@ struct ProgramInner {
     entry: Entry,
     places: u32,
     /// Held so that others who load the same component share its code.
-    _code: Arc<Component>,
+    code: Arc<Code>,
 }
 
 /// What is called in an instance.
@@ -131,24 +132,35 @@ impl Program {
             name: name.to_owned(),
             reason: trap::describe(&error),
         };
-        let (component, origin) = engine
-            .inner
-            .cache
-            .load(&engine.inner.wasm, wasm)
-            .map_err(|error| refused(name, error))?;
+        let linker = |variant| {
+            let linked = engine.inner.linked(variant);
+            engine.inner.functions.linked(&linked.linker, app)
+        };
+        // Functions that run beside the guest that calls them need the other engine.
+        let mut first = match linker(Variant::Serial) {
+            Ok(_) => Variant::Serial,
+            Err(_) => Variant::Concurrent,
+        };
+        let (code, origin, kind, entry) = loop {
+            let loaded = engine.inner.cache.load(first, wasm);
+            let (code, origin) = loaded.map_err(|error| refused(name, error))?;
+            let linked = engine.inner.linked(code.variant);
+            let own = linker(code.variant).map_err(invalid)?;
+            let linker = own.as_ref().unwrap_or(&linked.linker);
+            let kind = classify(&linked.wasm, name, &code.component)?;
+            match link((&linked.wasm, linker), name, kind, &code.component) {
+                Ok(entry) => break (code, origin, kind, entry),
+                // It imports something of WASI 0.3, though no function of it is async.
+                Err(_) if code.variant == Variant::Serial => first = Variant::Concurrent,
+                Err(error) => return Err(error),
+            }
+        };
         // Now, rather than in the first request.
-        component
+        code.component
             .initialize_copy_on_write_image()
             .map_err(invalid)?;
-        let kind = classify(engine, name, &component)?;
-        let inner = &engine.inner;
-        let extended = inner
-            .functions
-            .linked(&inner.linker, app)
-            .map_err(invalid)?;
-        let linker = extended.as_ref().unwrap_or(&inner.linker);
-        let entry = link((engine, linker), name, kind, &component)?;
-        let places = component
+        let places = code
+            .component
             .resources_required()
             .map_or(1, |needs| needs.num_memories.max(1));
         Ok(Self {
@@ -159,7 +171,7 @@ impl Program {
                 origin,
                 entry,
                 places,
-                _code: component,
+                code,
             }),
         })
     }
@@ -181,6 +193,11 @@ impl Program {
 
     pub(crate) fn engine(&self) -> &Engine {
         &self.inner.engine
+    }
+
+    /// The engine of wasmtime's that its stores are of.
+    pub(crate) fn wasm(&self) -> &wasmtime::Engine {
+        &self.inner.engine.inner.linked(self.inner.code.variant).wasm
     }
 
     pub(crate) fn entry(&self) -> &Entry {
@@ -227,10 +244,14 @@ const ENTRIES: [(&str, ProgramKind); 4] = [
     ("wasi:cli/run@0.2.", ProgramKind::Command(Wasi::P2)),
 ];
 
-fn classify(engine: &Engine, name: &str, component: &Component) -> Result<ProgramKind, LoadError> {
+fn classify(
+    engine: &wasmtime::Engine,
+    name: &str,
+    component: &Component,
+) -> Result<ProgramKind, LoadError> {
     let exports: Vec<String> = component
         .component_type()
-        .exports(&engine.inner.wasm)
+        .exports(engine)
         .map(|(export, _)| export.to_owned())
         .collect();
     ENTRIES
@@ -251,7 +272,7 @@ fn classify(engine: &Engine, name: &str, component: &Component) -> Result<Progra
 }
 
 fn link(
-    (engine, linker): (&Engine, &Linker<State>),
+    (engine, linker): (&wasmtime::Engine, &Linker<State>),
     name: &str,
     kind: ProgramKind,
     component: &Component,
@@ -284,13 +305,13 @@ fn link(
 
 /// Every import that the linker has nothing for; if it has all interfaces, what it misses in one.
 fn missing_imports(
-    (engine, linker): (&Engine, &Linker<State>),
+    (engine, linker): (&wasmtime::Engine, &Linker<State>),
     component: &Component,
     error: &wasmtime::Error,
 ) -> Vec<String> {
     let missing: Vec<String> = component
         .component_type()
-        .imports(&engine.inner.wasm)
+        .imports(engine)
         .map(|(import, _)| import.to_owned())
         .filter(|import| !is_provided(linker, import))
         .collect();

@@ -311,7 +311,7 @@ impl SandboxInner {
             stopping,
             limiter: MemoryLimiter::new(limits.memory, self.meter.clone()),
         };
-        let mut store = Store::new(&self.program.engine().inner.wasm, state);
+        let mut store = Store::new(self.program.wasm(), state);
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(HOSTCALL_BYTES);
         store.set_max_component_handles(limits.handles as usize);
@@ -327,6 +327,7 @@ impl SandboxInner {
             if meter::turn().is_some_and(|turn| turn < shortest) {
                 return Ok(UpdateDeadline::Continue(EPOCHS));
             }
+            meter::has_used_up_tick();
             Ok(UpdateDeadline::YieldCustom(
                 EPOCHS,
                 Box::pin(tokio::task::yield_now()),

@@ -1,5 +1,5 @@
-//! The task of an instance that serves many calls: it owns the store, takes calls from a bounded queue
-//! and hands them to the guest, 0.3 up to its slots at once, 0.2 one after the other.
+//! An instance of WASI 0.3 that serves many calls at once. A task owns its store, takes calls from a bounded queue and
+//! hands them to the guest, up to its slots at once; the handle sends it calls.
 
 use std::future::{pending, poll_fn};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,24 +9,137 @@ use std::task::{Context, Poll};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use futures::task::AtomicWaker;
-use http::Request;
+use http::{Request, Response};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::Accessor;
 use wasmtime::{AsContextMut as _, Store};
 use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::handler::{Prepared, Proxy};
+use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use crate::Body;
-use crate::call::{ending, handler};
-use crate::exchange::{Ending, Exchange, Head};
-use crate::instance::InstanceEnd;
+use crate::call::ending;
+use crate::exchange::{Caller, Ending, Exchange, Head, Owner, with_authority};
+use crate::instance::{InstanceEnd, LiveCallError};
+use crate::meter::Metered;
+use crate::program::Wasi;
 use crate::sandbox::{SandboxInner, StartError};
 use crate::state::State;
 
+/// Calls at once in an instance whose limits name no `concurrency`.
+const CONCURRENCY: u32 = 16;
+
+/// A handle to an instance; the task ends with it.
+pub(crate) struct Shared {
+    sandbox: Arc<SandboxInner>,
+    calls: mpsc::Sender<Unserved>,
+    known: Arc<Known>,
+    task: AbortHandle,
+}
+
+/// Starts an instance: it is instantiated when this returns.
+pub(crate) async fn start(
+    sandbox: &Arc<SandboxInner>,
+    pre: &ServicePre<State>,
+) -> Result<Shared, StartError> {
+    let at_once = sandbox.limits.concurrency.unwrap_or(CONCURRENCY).max(1) as usize;
+    let known = Arc::<Known>::default();
+    let (calls, queue) = mpsc::channel(at_once);
+    let (ready, started) = oneshot::channel();
+    let worker = Worker {
+        sandbox: sandbox.clone(),
+        pre: pre.clone(),
+        known: known.clone(),
+        queue,
+        at_once,
+    };
+    let task = tokio::spawn(Metered::new(worker.run(ready), sandbox.meter.clone()));
+    // Dropping this handle, as when the caller goes away, ends the task.
+    let instance = Shared {
+        sandbox: sandbox.clone(),
+        calls,
+        known,
+        task: task.abort_handle(),
+    };
+    match started.await {
+        Ok(Ok(())) => Ok(instance),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(StartError::Platform(
+            "the host failed while it started".to_owned(),
+        )),
+    }
+}
+
+impl Shared {
+    /// One call.
+    pub(crate) async fn call(
+        &self,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, LiveCallError> {
+        let exchange = Exchange::new(Wasi::P3);
+        let (head, answer) = futures::channel::oneshot::channel();
+        let caller = Caller::new(
+            exchange.clone(),
+            request.method(),
+            Guest(self.known.clone()),
+        );
+        let request = exchange.clone().guard(with_authority(request));
+        self.sandbox.count_request();
+        let call = Call {
+            request,
+            head,
+            exchange: exchange.clone(),
+        };
+        // If it takes no more, the call comes back like those that it had not come to.
+        drop(self.calls.send(Unserved::new(call, &self.known)).await);
+        caller.response(answer).await.map_err(|error| {
+            exchange
+                .unserved()
+                .map_or(LiveCallError::Failed(error), LiveCallError::Unserved)
+        })
+    }
+
+    /// Tells the guest to stop, and its task to take no further calls.
+    pub(crate) fn retire(&self) {
+        self.known.retired.store(true, Ordering::Release);
+        self.known.stopping.cancel();
+        self.known.wake.wake();
+    }
+
+    /// Ends it now: at its next tick, if it is computing.
+    pub(crate) fn kill(&self) {
+        self.task.abort();
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.known.end.get().is_some()
+    }
+
+    /// Waits for the instance's end.
+    pub(crate) async fn ended(&self) -> InstanceEnd {
+        self.known.ended.cancelled().await;
+        self.known.end.get().cloned().unwrap_or(InstanceEnd::Killed)
+    }
+}
+
+/// A caller of an instance.
+struct Guest(Arc<Known>);
+
+impl Owner for Guest {
+    fn completed(&mut self) {
+        self.0.wake.wake();
+    }
+
+    fn abandoned(&mut self) {
+        self.0.wake.wake();
+    }
+}
+
 /// What the instance's task and its callers share.
 #[derive(Default)]
-pub(crate) struct Shared {
+struct Known {
     /// Calls that the guest has, until they need it no more.
     running: Mutex<Vec<Arc<Exchange>>>,
     /// Calls on their way to the guest.
@@ -39,29 +152,7 @@ pub(crate) struct Shared {
     ended: CancellationToken,
 }
 
-impl Shared {
-    /// Tells the guest to stop, and its task to take no further calls.
-    pub(crate) fn retire(&self) {
-        self.retired.store(true, Ordering::Release);
-        self.stopping.cancel();
-        self.wake.wake();
-    }
-
-    /// Tells the task that a caller is done.
-    pub(crate) fn wake(&self) {
-        self.wake.wake();
-    }
-
-    pub(crate) fn has_ended(&self) -> bool {
-        self.end.get().is_some()
-    }
-
-    /// Waits for the instance's end.
-    pub(crate) async fn ended(&self) -> InstanceEnd {
-        self.ended.cancelled().await;
-        self.end.get().cloned().unwrap_or(InstanceEnd::Killed)
-    }
-
+impl Known {
     /// Forgets calls that are done; how many are left.
     fn running(&self) -> usize {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
@@ -95,43 +186,38 @@ impl Shared {
         {
             call.end(ending.clone());
         }
-        let end = match ending {
-            Ending::Finished | Ending::Refused(_) => InstanceEnd::Retired,
-            Ending::Trap(text) => InstanceEnd::Trap(text.clone()),
-            Ending::Memory { .. } => InstanceEnd::Memory,
-            Ending::Killed | Ending::NotStarted(_) => InstanceEnd::Killed,
-        };
+        let end = ending.clone().into();
         drop(self.end.set(end));
         self.ended.cancel();
     }
 }
 
 /// A call on its way to the guest.
-pub(crate) struct Call {
-    pub(crate) request: Request<Body>,
-    pub(crate) head: Head,
-    pub(crate) exchange: Arc<Exchange>,
+struct Call {
+    request: Request<Body>,
+    head: Head,
+    exchange: Arc<Exchange>,
 }
 
 /// A call that waits for the guest, and goes back to its caller if the guest never gets it.
-pub(crate) struct Unserved {
+struct Unserved {
     call: Option<Call>,
-    shared: Arc<Shared>,
+    known: Arc<Known>,
 }
 
 impl Unserved {
-    pub(crate) fn new(call: Call, shared: &Arc<Shared>) -> Self {
-        shared.waiting.fetch_add(1, Ordering::AcqRel);
+    fn new(call: Call, known: &Arc<Known>) -> Self {
+        known.waiting.fetch_add(1, Ordering::AcqRel);
         Self {
             call: Some(call),
-            shared: shared.clone(),
+            known: known.clone(),
         }
     }
 }
 
 impl Drop for Unserved {
     fn drop(&mut self) {
-        self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.known.waiting.fetch_sub(1, Ordering::AcqRel);
         if let Some(Call {
             request, exchange, ..
         }) = self.call.take()
@@ -142,7 +228,7 @@ impl Drop for Unserved {
 }
 
 /// Says that the instance was killed, unless something else was said before.
-struct EndOnDrop<'a>(&'a Shared);
+struct EndOnDrop<'a>(&'a Known);
 
 impl Drop for EndOnDrop<'_> {
     fn drop(&mut self) {
@@ -151,43 +237,26 @@ impl Drop for EndOnDrop<'_> {
 }
 
 /// The task of an instance.
-pub(crate) struct Worker {
+struct Worker {
     sandbox: Arc<SandboxInner>,
-    shared: Arc<Shared>,
+    pre: ServicePre<State>,
+    known: Arc<Known>,
     queue: mpsc::Receiver<Unserved>,
     at_once: usize,
 }
 
 impl Worker {
-    pub(crate) fn new(
-        sandbox: Arc<SandboxInner>,
-        shared: Arc<Shared>,
-        queue: mpsc::Receiver<Unserved>,
-        at_once: usize,
-    ) -> Self {
-        Self {
-            sandbox,
-            shared,
-            queue,
-            at_once,
-        }
-    }
-
-    pub(crate) async fn run(mut self, ready: oneshot::Sender<Result<(), StartError>>) {
-        let (sandbox, shared) = (self.sandbox.clone(), self.shared.clone());
+    async fn run(mut self, ready: oneshot::Sender<Result<(), StartError>>) {
+        let (sandbox, known) = (self.sandbox.clone(), self.known.clone());
         // Lives longer than the store: the place is free only when the store is gone.
         let _place = match sandbox.place().await {
             Ok(place) => place,
             Err(error) => return drop(ready.send(Err(error))),
         };
-        let mut store = sandbox.handler_store(Some(shared.stopping.clone()));
-        let end = EndOnDrop(&shared);
-        let instantiated = match handler(&sandbox) {
-            Ok((pre, _)) => pre.instantiate_async(&mut store).await,
-            Err(error) => return drop(ready.send(Err(error))),
-        };
-        let proxy = match instantiated {
-            Ok(proxy) => proxy,
+        let mut store = sandbox.handler_store(Some(known.stopping.clone()));
+        let end = EndOnDrop(&known);
+        let proxy = match self.pre.instantiate_async(&mut store).await {
+            Ok(guest) => Proxy::P3(guest),
             Err(error) => return drop(ready.send(Err(sandbox.start_error(&error, &store)))),
         };
         if ready.send(Ok(())).is_err() {
@@ -198,7 +267,7 @@ impl Worker {
             Some(Err(error)) => ending(&sandbox, &error, &store),
             None => Ending::Killed,
         };
-        shared.finish(&ending);
+        known.finish(&ending);
         drop(end);
     }
 
@@ -210,13 +279,13 @@ impl Worker {
         store: &mut Store<State>,
         proxy: &Proxy,
     ) -> Option<wasmtime::Result<()>> {
-        let (shared, at_once) = (self.shared.clone(), self.at_once);
+        let (known, at_once) = (self.known.clone(), self.at_once);
         let guest = store.run_concurrent(async |accessor| self.accept(accessor, proxy).await);
         let mut guest = std::pin::pin!(guest);
         poll_fn(|cx| {
-            shared.wake.register(cx.waker());
+            known.wake.register(cx.waker());
             // Before the guest's turn, in which it may return and the call be forgotten.
-            if shared.all_abandoned(at_once) {
+            if known.all_abandoned(at_once) {
                 return Poll::Ready(None);
             }
             guest.as_mut().poll(cx).map(|result| Some(result.flatten()))
@@ -235,11 +304,11 @@ impl Worker {
                 }
                 match self.next(cx) {
                     Poll::Ready(Some(call)) => {
-                        answering.extend(answer(accessor, proxy, call, &self.shared))
+                        answering.extend(answer(accessor, proxy, call, &self.known))
                     }
                     Poll::Ready(None)
                         if answering.is_empty()
-                            && self.shared.running() == 0
+                            && self.known.running() == 0
                             && accessor.poll_no_interesting_tasks(cx).is_ready() =>
                     {
                         return Poll::Ready(Ok(()));
@@ -253,12 +322,12 @@ impl Worker {
 
     /// The next call, if there is a slot for it; `None` when there will be no more.
     fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Call>> {
-        if self.shared.retired.load(Ordering::Acquire) {
+        if self.known.retired.load(Ordering::Acquire) {
             // What is in the queue was accepted, and is served.
             self.queue.close();
         }
         loop {
-            if self.shared.running() >= self.at_once {
+            if self.known.running() >= self.at_once {
                 return Poll::Pending;
             }
             match std::task::ready!(self.queue.poll_recv(cx)) {
@@ -279,7 +348,7 @@ fn answer<'a>(
     accessor: &'a Accessor<State>,
     proxy: &'a Proxy,
     call: Call,
-    shared: &Shared,
+    known: &Known,
 ) -> Option<impl Future<Output = wasmtime::Result<()>> + use<'a>> {
     let Call {
         request,
@@ -290,7 +359,7 @@ fn answer<'a>(
         .with(|mut store| Prepared::new(store.as_context_mut(), proxy, request, State::http, head));
     match prepared {
         Ok(prepared) => {
-            shared.started(&exchange);
+            known.started(&exchange);
             Some(async move {
                 prepared.run(accessor, pending()).await?;
                 exchange.set_returned();

@@ -12,18 +12,20 @@ pub(crate) struct Ticker {
 }
 
 impl Ticker {
-    /// Raises the engine's epoch every `tick`.
-    pub(crate) fn start(engine: &wasmtime::Engine, tick: Duration) -> std::io::Result<Self> {
+    /// Raises the engines' epochs every `tick`.
+    pub(crate) fn start(engines: [&wasmtime::Engine; 2], tick: Duration) -> std::io::Result<Self> {
         let (stop, stopped) = channel::<()>();
-        // Weak, so that the thread never keeps the engine alive.
-        let engine = engine.weak();
+        // Weak, so that the thread never keeps the engines alive.
+        let engines = engines.map(wasmtime::Engine::weak);
         let thread = std::thread::Builder::new()
             .name("oarlock-ticker".to_owned())
             .spawn(move || {
                 while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
-                    match engine.upgrade() {
-                        Some(engine) => engine.increment_epoch(),
-                        None => break,
+                    for engine in &engines {
+                        match engine.upgrade() {
+                            Some(engine) => engine.increment_epoch(),
+                            None => return,
+                        }
                     }
                 }
             })?;

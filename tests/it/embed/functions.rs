@@ -139,6 +139,26 @@ async fn those_of_one_app_do_not_exist_for_another() {
     embedded.host.shutdown().await;
 }
 
+#[tokio::test]
+async fn those_that_run_beside_their_guests_stand_beside_those_that_do_not() {
+    let book = Book::default();
+    let embedded = Embedded::with(|config| {
+        config.functions = HostFunctions::new().with_data(book.clone()).link(|linker| {
+            link(linker)?;
+            linker
+                .instance("test:words/later@1.2.0")?
+                .func_wrap_concurrent("write", |_, (_word,): (String,)| Box::pin(async { Ok(()) }))
+        });
+    });
+    // It does not use the other, and is of WASI 0.2, as is a handler beside it.
+    embedded.add(app("ada", writer("1.2.0", "hello"))).await;
+    let served = embedded.add(super::web("shop", "handler-p2", "")).await;
+    let answer = super::ask(&embedded.host.service(&served.app), "/").await;
+    assert_eq!(answer.text(), "hello");
+    assert_eq!(book.0.lock().unwrap().len(), 1);
+    embedded.host.shutdown().await;
+}
+
 #[test]
 fn what_cannot_be_linked_is_said_at_the_start() {
     let data = tempfile::tempdir().unwrap();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use http_body_util::BodyExt as _;
-use oarlock_sandbox::{CallError, InstanceEnd};
+use oarlock_sandbox::{CallError, Instance, InstanceEnd, LiveCallError};
 
 use super::fresh::gone;
 use super::{Setup, get, post, soon, text};
@@ -68,6 +68,66 @@ async fn calls_of_0_2_run_one_after_the_other() {
     }
     counts.sort_unstable();
     assert_eq!(counts, (1..=8).collect::<Vec<_>>());
+}
+
+/// A call that waits until an instance of 0.2 has answered another.
+fn behind(
+    instance: &Instance,
+    path: &'static str,
+) -> tokio::task::JoinHandle<Result<String, LiveCallError>> {
+    let instance = instance.clone();
+    tokio::spawn(async move {
+        let response = instance.try_call(get(path)).await?;
+        Ok(text(Ok(response)).await)
+    })
+}
+
+#[tokio::test]
+async fn what_waits_for_an_instance_of_0_2_comes_back_when_it_ends() {
+    for abandon in [false, true] {
+        let instance = soon(Setup::new().sandbox("handler-p2").start())
+            .await
+            .unwrap();
+        let spinning = behind(&instance, "/spin");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let waiting = behind(&instance, "/counter");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        if abandon {
+            spinning.abort();
+        } else {
+            instance.kill();
+        }
+        let Err(LiveCallError::Unserved(request)) = soon(waiting).await.unwrap() else {
+            panic!("it was answered");
+        };
+        assert_eq!(request.uri().path(), "/counter");
+        assert_eq!(soon(instance.ended()).await, InstanceEnd::Killed);
+    }
+}
+
+#[tokio::test]
+async fn a_retired_instance_of_0_2_serves_what_waits_for_it() {
+    let sandbox = Setup::new().sandbox("handler-p2");
+    let instance = soon(sandbox.start()).await.unwrap();
+    let slow = behind(&instance, "/sleep/200");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let waiting = [behind(&instance, "/counter"), behind(&instance, "/counter")];
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    instance.retire();
+    assert!(!instance.has_ended());
+    assert_eq!(soon(slow).await.unwrap().unwrap(), "slept");
+    let mut counts = Vec::new();
+    for call in waiting {
+        counts.push(soon(call).await.unwrap().unwrap());
+    }
+    counts.sort_unstable();
+    assert_eq!(counts, ["1", "2"]);
+    assert_eq!(soon(instance.ended()).await, InstanceEnd::Retired);
+    assert!(matches!(
+        soon(instance.try_call(get("/"))).await.unwrap_err(),
+        LiveCallError::Unserved(_)
+    ));
+    gone(&sandbox).await;
 }
 
 #[tokio::test]
@@ -255,12 +315,14 @@ async fn a_killed_instance_fails_its_calls() {
 
 #[tokio::test]
 async fn dropping_the_last_handle_kills_the_instance() {
-    let sandbox = Setup::new().sandbox("handler-p3");
-    let instance = soon(sandbox.start()).await.unwrap();
-    drop(instance.clone());
-    assert_eq!(text(soon(instance.call(get("/"))).await).await, "hello");
-    drop(instance);
-    gone(&sandbox).await;
+    for guest in HANDLERS {
+        let sandbox = Setup::new().sandbox(guest);
+        let instance = soon(sandbox.start()).await.unwrap();
+        drop(instance.clone());
+        assert_eq!(text(soon(instance.call(get("/"))).await).await, "hello");
+        drop(instance);
+        gone(&sandbox).await;
+    }
 }
 
 #[test]
@@ -271,24 +333,24 @@ fn calls_come_from_any_thread() {
             .build()
             .unwrap()
     };
-    let home = runtime();
-    let instance = home
-        .block_on(Setup::new().sandbox("handler-p3").start())
-        .unwrap();
-    let caller = std::thread::spawn(move || {
-        runtime().block_on(async move {
-            let answer = text(soon(instance.call(post("/echo", "from afar"))).await).await;
-            instance.retire();
-            (answer, soon(instance.ended()).await)
-        })
-    });
-    let ended = home.block_on(async {
-        while !caller.is_finished() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        caller.join().unwrap()
-    });
-    assert_eq!(ended, ("from afar".to_owned(), InstanceEnd::Retired));
+    for guest in HANDLERS {
+        let home = runtime();
+        let instance = home.block_on(Setup::new().sandbox(guest).start()).unwrap();
+        let caller = std::thread::spawn(move || {
+            runtime().block_on(async move {
+                let answer = text(soon(instance.call(post("/echo", "from afar"))).await).await;
+                instance.retire();
+                (answer, soon(instance.ended()).await)
+            })
+        });
+        let ended = home.block_on(async {
+            while !caller.is_finished() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            caller.join().unwrap()
+        });
+        assert_eq!(ended, ("from afar".to_owned(), InstanceEnd::Retired));
+    }
 }
 
 #[tokio::test]

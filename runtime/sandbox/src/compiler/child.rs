@@ -4,6 +4,8 @@ use std::io::{self, Read, Write};
 
 use rustix::process::{Resource, Rlimit, Signal};
 
+use crate::engine::{Variant, compile_config};
+
 use super::{MAX_MESSAGE, MAX_WASM, MEMORY, Status, compatibility, expect_magic, read_bytes};
 
 /// Compiles the one component that a host sends on `input`, and answers on `output`: what a program does that
@@ -28,18 +30,20 @@ pub fn compile_component(mut input: impl Read, mut output: impl Write) -> io::Re
 }
 
 fn answer(wanted: blake3::Hash, wasm: &[u8]) -> (Status, Vec<u8>) {
-    let engine = match wasmtime::Engine::new(&crate::engine::compile_config()) {
-        Ok(engine) => engine,
-        Err(error) => return (Status::Unfit, message(&error)),
-    };
-    if compatibility(&engine) != wanted {
-        let reason = "it is of another version of Oarlock, or for another machine; use the same";
-        return (Status::Unfit, reason.into());
+    for variant in Variant::ALL {
+        let engine = match wasmtime::Engine::new(&compile_config(variant)) {
+            Ok(engine) => engine,
+            Err(error) => return (Status::Unfit, message(&error)),
+        };
+        if compatibility(&engine) == wanted {
+            return match engine.precompile_component(wasm) {
+                Ok(code) => (Status::Compiled, code),
+                Err(error) => (Status::Invalid, message(&error)),
+            };
+        }
     }
-    match engine.precompile_component(wasm) {
-        Ok(code) => (Status::Compiled, code),
-        Err(error) => (Status::Invalid, message(&error)),
-    }
+    let reason = "it is of another version of Oarlock, or for another machine; use the same";
+    (Status::Unfit, reason.into())
 }
 
 fn message(error: &wasmtime::Error) -> Vec<u8> {

@@ -127,19 +127,23 @@ impl HasData for Net {
     type Data<'a> = NetCtxView<'a>;
 }
 
-/// Links `wasi:sockets` but for 0.2's network and UDP, which must have been added before: TCP and name look-up
-/// are ours, and shadow wasmtime-wasi's where they share an interface with UDP.
-pub(crate) fn add_to_linker<T: NetView + WasiView + 'static>(
-    linker: &mut Linker<T>,
-) -> wasmtime::Result<()> {
+/// Links `wasi:sockets` 0.2 but for the network and UDP, which must have been added before: TCP and name look-up
+/// are ours, and shadow wasmtime-wasi's.
+pub(crate) fn p2<T: NetView + WasiView + 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+    linker.allow_shadowing(true);
+    let linked = p2::add_to_linker(linker).and_then(|()| udp::count_p2(linker));
+    linker.allow_shadowing(false);
+    linked
+}
+
+/// Links `wasi:sockets` 0.3, where TCP and UDP share an interface.
+pub(crate) fn p3<T: NetView + WasiView + 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     wasmtime_wasi::p3::bindings::sockets::types::add_to_linker::<T, WasiSockets>(
         linker,
         T::sockets,
     )?;
     linker.allow_shadowing(true);
-    let linked = p2::add_to_linker(linker)
-        .and_then(|()| p3::add_to_linker(linker))
-        .and_then(|()| udp::count(linker));
+    let linked = p3::add_to_linker(linker).and_then(|()| udp::count_p3(linker));
     linker.allow_shadowing(false);
     linked
 }

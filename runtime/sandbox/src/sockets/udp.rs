@@ -43,8 +43,8 @@ pub(crate) fn udp_check(
     }
 }
 
-/// Links the creation and the end of UDP sockets again, so that they are counted.
-pub(super) fn count<T: NetView + WasiView + 'static>(
+/// Links the creation and the end of UDP sockets again, so that they are counted; of 0.2.
+pub(super) fn count_p2<T: NetView + WasiView + 'static>(
     linker: &mut Linker<T>,
 ) -> wasmtime::Result<()> {
     linker
@@ -63,7 +63,13 @@ pub(super) fn count<T: NetView + WasiView + 'static>(
                 Resource::new_own(rep),
             )
         },
-    )?;
+    )
+}
+
+/// The same, of 0.3.
+pub(super) fn count_p3<T: NetView + WasiView + 'static>(
+    linker: &mut Linker<T>,
+) -> wasmtime::Result<()> {
     let mut types = linker.instance("wasi:sockets/types@0.3.0")?;
     types.func_wrap_async("[static]udp-socket.create", |store, (family,)| {
         Box::new(create_p3::<T>(store, family))

@@ -1,0 +1,292 @@
+//! An instance of WASI 0.2 that serves many calls, one after the other.
+//!
+//! Between calls its store lies still, in a place of its own, and belongs to no task. A call takes it out, and runs the
+//! guest in the caller's own task for as long as the guest does not wait: most calls are answered before anybody would
+//! have been woken for them. A guest that waits goes on in a task of its own, on the runtime of the caller. So an
+//! instance runs where it is called, never at two places at once, and costs nothing while it is idle.
+
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::Poll;
+
+use futures::channel::oneshot;
+use futures::task::AtomicWaker;
+use http::{Request, Response};
+use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit};
+use tokio_util::sync::CancellationToken;
+use wasmtime::Store;
+use wasmtime::component::Resource;
+use wasmtime_wasi_http::WasiHttpView as _;
+use wasmtime_wasi_http::p2::bindings::http::types as bindings;
+use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
+
+use crate::Body;
+use crate::call::{ending, run_here_first};
+use crate::exchange::{Caller, Ending, Exchange, Head, Owner, with_authority};
+use crate::instance::{InstanceEnd, LiveCallError};
+use crate::meter::Metered;
+use crate::program::Wasi;
+use crate::sandbox::{SandboxInner, StartError};
+use crate::state::State;
+
+/// What an instance's callers share.
+pub(crate) struct Serial {
+    sandbox: Arc<SandboxInner>,
+    /// `None`: it has ended, or is about to.
+    place: Arc<Mutex<Option<Box<Live>>>>,
+    /// Calls that wait for the place.
+    waiting: AtomicUsize,
+    retired: AtomicBool,
+    killed: AtomicBool,
+    /// Wakes a guest that waits, when its caller is gone or the instance was killed.
+    wake: AtomicWaker,
+    stopping: CancellationToken,
+    end: OnceLock<InstanceEnd>,
+    ended: CancellationToken,
+}
+
+/// An instance that can be called. Its parts are dropped in this order: the store before its place in the pool.
+struct Live {
+    store: Store<State>,
+    guest: Proxy,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Starts an instance: it is instantiated when this returns.
+pub(crate) async fn start(
+    sandbox: &Arc<SandboxInner>,
+    pre: &ProxyPre<State>,
+) -> Result<Arc<Serial>, StartError> {
+    let place = sandbox.place().await?;
+    let stopping = CancellationToken::new();
+    let mut store = sandbox.handler_store(Some(stopping.clone()));
+    let starting = Box::pin(pre.instantiate_async(&mut store));
+    let guest = match Metered::new(starting, sandbox.meter.clone()).await {
+        Ok(guest) => guest,
+        Err(error) => return Err(sandbox.start_error(&error, &store)),
+    };
+    let live = Live {
+        store,
+        guest,
+        _place: place,
+    };
+    Ok(Arc::new(Serial {
+        sandbox: sandbox.clone(),
+        place: Arc::new(Mutex::new(Some(Box::new(live)))),
+        waiting: AtomicUsize::new(0),
+        retired: AtomicBool::new(false),
+        killed: AtomicBool::new(false),
+        wake: AtomicWaker::new(),
+        stopping,
+        end: OnceLock::new(),
+        ended: CancellationToken::new(),
+    }))
+}
+
+impl Serial {
+    /// One call; in its turn, if there are others.
+    pub(crate) async fn call(
+        self: &Arc<Self>,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, LiveCallError> {
+        let exchange = Exchange::new(Wasi::P2);
+        let Some(turn) = self.turn(&exchange).await else {
+            return Err(LiveCallError::Unserved(Box::new(request)));
+        };
+        self.sandbox.count_request();
+        let (head, answer) = oneshot::channel();
+        let caller = Caller::new(exchange.clone(), request.method(), Guest(self.clone()));
+        let request = exchange.guard(with_authority(request));
+        let guest = Metered::new(turn.run(request, head), self.sandbox.meter.clone());
+        // Nobody needs its handle: the guest sees for itself when its caller is gone.
+        drop(run_here_first(guest).await);
+        Ok(caller.response(answer).await?)
+    }
+
+    /// Waits for the instance; `None`: it takes no more calls.
+    async fn turn(self: &Arc<Self>, exchange: &Arc<Exchange>) -> Option<Turn> {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let waiting = Waiting(self);
+        let mut place = self.place.clone().lock_owned().await;
+        let live = place.take();
+        drop(waiting);
+        Some(Turn {
+            live: Some(live?),
+            place,
+            serial: self.clone(),
+            exchange: exchange.clone(),
+        })
+    }
+
+    /// Tells the guest to stop; what waits for it is served.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
+        self.stopping.cancel();
+        self.settle();
+    }
+
+    /// Ends it now; a guest that is computing, at its next tick.
+    pub(crate) fn kill(&self) {
+        self.killed.store(true, Ordering::SeqCst);
+        self.wake.wake();
+        self.settle();
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.end.get().is_some()
+    }
+
+    /// Waits for the instance's end.
+    pub(crate) async fn ended(&self) -> InstanceEnd {
+        self.ended.cancelled().await;
+        self.end.get().cloned().unwrap_or(InstanceEnd::Killed)
+    }
+
+    /// Ends the instance if it is idle and is to end. To be called whenever that may have come true.
+    fn settle(&self) {
+        let killed = self.killed.load(Ordering::SeqCst);
+        let retired =
+            self.retired.load(Ordering::SeqCst) && self.waiting.load(Ordering::SeqCst) == 0;
+        if !killed && !retired {
+            return;
+        }
+        // Whoever has it comes here when it is back.
+        let Ok(mut place) = self.place.try_lock() else {
+            return;
+        };
+        if let Some(live) = place.take() {
+            self.finish(if killed {
+                InstanceEnd::Killed
+            } else {
+                InstanceEnd::Retired
+            });
+            drop(live);
+        }
+    }
+
+    /// Says how the instance ended; before its store is dropped. The first word counts.
+    fn finish(&self, end: InstanceEnd) {
+        drop(self.end.set(end));
+        self.ended.cancel();
+    }
+}
+
+/// A call in the queue; the last that leaves it may be what a retired instance waited for.
+struct Waiting<'a>(&'a Serial);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+        if self.0.retired.load(Ordering::SeqCst) {
+            self.0.settle();
+        }
+    }
+}
+
+/// The instance in the hands of one call. Dropped before its guest has returned, it ends the instance.
+struct Turn {
+    live: Option<Box<Live>>,
+    /// Whoever waits comes to it when this is dropped.
+    place: OwnedMutexGuard<Option<Box<Live>>>,
+    serial: Arc<Serial>,
+    exchange: Arc<Exchange>,
+}
+
+impl Turn {
+    /// Runs the guest until its function has returned, its caller has gone, or the instance is killed.
+    async fn run(mut self, request: Request<Body>, head: Head) {
+        let Some(live) = &mut self.live else { return };
+        let (serial, exchange) = (&self.serial, &self.exchange);
+        let prepared = prepare(&mut live.store, request, head);
+        let (request, head) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                exchange.end(Ending::Refused(crate::trap::describe(&error)));
+                return self.give_back();
+            }
+        };
+        let answered = {
+            let handler = live.guest.wasi_http_incoming_handler();
+            let mut guest = std::pin::pin!(handler.call_handle(&mut live.store, request, head));
+            let unwanted = || exchange.is_abandoned() || serial.killed.load(Ordering::SeqCst);
+            poll_fn(|cx| {
+                // Before the guest's turn, in which it may fail because nobody takes its answer.
+                if unwanted() {
+                    return Poll::Ready(None);
+                }
+                if let Poll::Ready(answered) = guest.as_mut().poll(cx) {
+                    return Poll::Ready(Some(answered));
+                }
+                // First registered, then asked: nobody is missed who goes away in between.
+                serial.wake.register(cx.waker());
+                if unwanted() {
+                    return Poll::Ready(None);
+                }
+                Poll::Pending
+            })
+            .await
+        };
+        match answered {
+            Some(Ok(())) => {
+                exchange.set_returned();
+                self.give_back();
+            }
+            Some(Err(error)) => {
+                let ending = ending(&serial.sandbox, &error, &live.store);
+                exchange.end(ending.clone());
+                serial.finish(ending.into());
+            }
+            None => {}
+        }
+    }
+
+    fn give_back(mut self) {
+        *self.place = self.live.take();
+        let serial = self.serial.clone();
+        drop(self);
+        serial.settle();
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(live) = self.live.take() {
+            self.exchange.end(Ending::Killed);
+            self.serial.finish(InstanceEnd::Killed);
+            drop(live);
+        }
+    }
+}
+
+/// The caller of a call under way.
+struct Guest(Arc<Serial>);
+
+impl Owner for Guest {
+    fn completed(&mut self) {}
+
+    fn abandoned(&mut self) {
+        self.0.wake.wake();
+    }
+}
+
+type Prepared = (
+    Resource<bindings::IncomingRequest>,
+    Resource<bindings::ResponseOutparam>,
+);
+
+/// What a guest of 0.2 is called with. A guest that returns without a response drops `head`.
+pub(crate) fn prepare(
+    store: &mut Store<State>,
+    request: Request<Body>,
+    head: Head,
+) -> wasmtime::Result<Prepared> {
+    let mut http = store.data_mut().http();
+    let request = http.new_incoming_request(bindings::Scheme::Http, request)?;
+    let answered = move |response: Result<_, bindings::ErrorCode>| {
+        // Its caller may be gone.
+        drop(head.send(response.map_err(Into::into)));
+    };
+    let head = http.new_response_outparam_from_callback(answered)?;
+    Ok((request, head))
+}
