@@ -270,6 +270,8 @@ pub(super) struct Streaming {
     timer: Option<Timer>,
     /// The trailers have come: the client asks for no more.
     trailed: bool,
+    /// It is to be cut, when all that came before is written.
+    broken: Option<RouterCode>,
 }
 
 impl Streaming {
@@ -291,6 +293,7 @@ impl Streaming {
             last,
             timer: None,
             trailed: false,
+            broken: None,
         }
     }
 
@@ -313,6 +316,9 @@ impl Streaming {
         let Some(exchange) = &mut self.exchange else {
             return Poll::Ready(None);
         };
+        if let Some(code) = self.broken {
+            return self.poll_cut(code, context);
+        }
         match Pin::new(&mut self.body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
                 exchange.bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
@@ -321,17 +327,17 @@ impl Streaming {
                 let bytes = exchange.bytes;
                 let wrong = |length| bytes > length || (self.trailed && bytes < length);
                 if self.declared.is_some_and(wrong) {
-                    return Poll::Ready(Some(Err(self.cut(RouterCode::H18))));
+                    return self.poll_cut(RouterCode::H18, context);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(self.cut(RouterCode::H18)))),
+            Poll::Ready(Some(Err(_))) => self.poll_cut(RouterCode::H18, context),
             Poll::Ready(None) => {
                 if self
                     .declared
                     .is_some_and(|declared| exchange.bytes != declared)
                 {
-                    return Poll::Ready(Some(Err(self.cut(RouterCode::H18))));
+                    return self.poll_cut(RouterCode::H18, context);
                 }
                 self.done();
                 Poll::Ready(None)
@@ -340,6 +346,21 @@ impl Streaming {
                 .poll_idle(context)
                 .map(|code| Some(Err(self.cut(code)))),
         }
+    }
+
+    /// Cuts the answer. The server forgets what it has not written, so that is waited for.
+    fn poll_cut(
+        &mut self,
+        code: RouterCode,
+        context: &Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let exchange = self.exchange.as_ref();
+        if self.broken.is_none() && exchange.is_some_and(|it| it.connection().is_unwritten()) {
+            self.broken = Some(code);
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(Some(Err(self.cut(code))))
     }
 
     /// The last moment at which a byte came from either side.
@@ -428,6 +449,7 @@ impl Drop for Streaming {
             upload: None,
             timer: None,
             trailed: false,
+            broken: None,
             ..*self
         };
         rest.finish_unseen();

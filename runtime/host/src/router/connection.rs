@@ -159,6 +159,8 @@ pub(super) struct Connection {
     idle_timeout: AtomicU64,
     stalled: AtomicBool,
     reset: AtomicBool,
+    /// Something was given to its socket that waits for its turn to be written.
+    unwritten: AtomicBool,
     /// Of the request under way, between two of them.
     timer: Mutex<Option<Pin<Box<Sleep>>>>,
 }
@@ -192,6 +194,7 @@ impl Connection {
             idle_timeout: AtomicU64::new(millis(KEEP_ALIVE)),
             stalled: AtomicBool::new(false),
             reset: AtomicBool::new(false),
+            unwritten: AtomicBool::new(false),
             timer: Mutex::new(None),
         }
     }
@@ -241,6 +244,15 @@ impl Connection {
     pub(super) fn poll_order(&self, context: &Context<'_>) -> Order {
         self.waker.register(context.waker());
         Order::of(self.order.load(Ordering::SeqCst))
+    }
+
+    pub(super) fn set_unwritten(&self, unwritten: bool) {
+        self.unwritten.store(unwritten, Ordering::Relaxed);
+    }
+
+    /// Whether what came before is still to be written; its task is woken for that.
+    pub(super) fn is_unwritten(&self) -> bool {
+        self.unwritten.load(Ordering::Relaxed)
     }
 
     pub(super) fn reset_at_end(&self) {

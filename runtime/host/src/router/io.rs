@@ -1,9 +1,14 @@
-//! A client's socket: ends when the client takes nothing for too long, and can be reset.
+//! A client's socket: ends when the client takes nothing for too long, can be reset, and writes in its turn.
+//!
+//! A small answer waits until the core's other tasks have had their turn. So answers leave in a row, which matters where
+//! clients run on the same cores: each answer that leaves alone wakes its client, who takes the core from those who
+//! still wait for theirs. Where the core's turns are long, because a guest spins on it, nobody waits.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -17,6 +22,40 @@ pub(super) struct Io {
     /// Made when the client first makes us wait.
     sleep: Option<Pin<Box<Sleep>>>,
     waiting: bool,
+    turn: Turn,
+}
+
+/// More bytes than these are worth a wake-up of their own, and wait for nothing.
+const SMALL: usize = 16 << 10;
+
+/// How long nobody waits after a guest used up its tick: it has every turn last so long.
+const HURRY: Duration = Duration::from_millis(20);
+
+/// Whether what is to be written has waited for the core's other tasks.
+#[derive(Default)]
+struct Turn {
+    waited: bool,
+}
+
+impl Turn {
+    /// Ready when so many bytes may be written; `computing`: a guest has lately used up its tick on this core.
+    fn poll(&mut self, bytes: usize, computing: bool, context: &Context<'_>) -> Poll<()> {
+        if bytes > SMALL || computing || self.waited {
+            return Poll::Ready(());
+        }
+        self.waited = true;
+        // To the end of the core's line.
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn written(&mut self) {
+        self.waited = false;
+    }
+}
+
+fn is_computing() -> bool {
+    oarlock_sandbox::last_used_up_tick().is_some_and(|at| at.elapsed() < HURRY)
 }
 
 impl Io {
@@ -26,7 +65,16 @@ impl Io {
             connection,
             sleep: None,
             waiting: false,
+            turn: Turn::default(),
         }
+    }
+
+    fn poll_turn(&mut self, bytes: usize, context: &Context<'_>) -> Poll<()> {
+        let turn = self.turn.poll(bytes, is_computing(), context);
+        if turn.is_pending() {
+            self.connection.set_unwritten(true);
+        }
+        turn
     }
 
     fn watch(
@@ -36,6 +84,8 @@ impl Io {
     ) -> Poll<io::Result<usize>> {
         if written.is_ready() {
             self.waiting = false;
+            self.turn.written();
+            self.connection.set_unwritten(false);
             return written;
         }
         if !std::mem::replace(&mut self.waiting, true) {
@@ -74,6 +124,7 @@ impl AsyncWrite for Io {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        std::task::ready!(this.poll_turn(bytes.len(), context));
         let written = Pin::new(&mut this.stream).poll_write(context, bytes);
         this.watch(context, written)
     }
@@ -84,6 +135,8 @@ impl AsyncWrite for Io {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        let length = bytes.iter().map(|slice| slice.len()).sum();
+        std::task::ready!(this.poll_turn(length, context));
         let written = Pin::new(&mut this.stream).poll_write_vectored(context, bytes);
         this.watch(context, written)
     }
@@ -107,5 +160,47 @@ impl Drop for Io {
             // A lingering time of zero makes the close a reset. If it fails, the close is only less clear.
             let _ = self.stream.set_zero_linger();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::task::{Wake, Waker};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicU32);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_small_answer_waits_for_one_turn_and_is_woken_for_it() {
+        let woken = Arc::<Woken>::default();
+        let waker = Waker::from(woken.clone());
+        let context = Context::from_waker(&waker);
+        let mut turn = Turn::default();
+        for answer in 1..=3 {
+            assert_eq!(turn.poll(100, false, &context), Poll::Pending);
+            assert_eq!(woken.0.load(Ordering::SeqCst), answer);
+            assert_eq!(turn.poll(100, false, &context), Poll::Ready(()));
+            // The socket took nothing: it is not asked to wait again.
+            assert_eq!(turn.poll(100, false, &context), Poll::Ready(()));
+            turn.written();
+        }
+    }
+
+    #[test]
+    fn large_answers_and_those_beside_a_computing_guest_wait_for_nothing() {
+        let context = Context::from_waker(Waker::noop());
+        let mut turn = Turn::default();
+        assert_eq!(turn.poll(SMALL + 1, false, &context), Poll::Ready(()));
+        assert_eq!(turn.poll(1, true, &context), Poll::Ready(()));
+        assert_eq!(turn.poll(1, false, &context), Poll::Pending);
     }
 }
