@@ -31,7 +31,7 @@ pub(crate) fn manifest(row: Row, load: Load) -> String {
 }
 
 impl App {
-    pub(crate) fn new(manifest: &str, guest: &str) -> anyhow::Result<Self> {
+    pub(crate) fn new(manifest: &str, component: &Path) -> anyhow::Result<Self> {
         let make = || {
             tempfile::Builder::new()
                 .prefix("oarlock-benchmark-")
@@ -43,7 +43,7 @@ impl App {
         };
         std::fs::write(app.folder.path().join("oarlock.toml"), manifest)?;
         let web = app.folder.path().join("web.wasm");
-        std::fs::copy(oarlock_tests::guest(guest), web).context("the guest cannot be copied")?;
+        std::fs::copy(component, web).context("the guest cannot be copied")?;
         Ok(app)
     }
 

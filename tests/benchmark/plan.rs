@@ -1,6 +1,9 @@
 //! What is measured: rows, loads, servers and parts.
 
+use std::path::PathBuf;
+
 use clap::ValueEnum;
+use oarlock_tests::{Wasi, sdk_guest};
 use serde::Serialize;
 
 /// A way to run the guest.
@@ -32,11 +35,20 @@ impl Row {
         }
     }
 
-    /// The test guest that it runs.
+    /// The test guest that it runs: over `wstd`, and over `wasip3` with the types of `http`.
     pub(crate) fn guest(self) -> &'static str {
         match self {
             Self::Fresh | Self::Reused2 => "hello-p2",
             Self::Reused3 => "hello-p3",
+        }
+    }
+
+    /// The component that answers a load.
+    pub(crate) fn component(self, load: Load) -> PathBuf {
+        match (load, self) {
+            (Load::Bare, Self::Fresh | Self::Reused2) => sdk_guest(Wasi::P2, "raw"),
+            (Load::Bare, Self::Reused3) => sdk_guest(Wasi::P3, "raw"),
+            _ => oarlock_tests::guest(self.guest()),
         }
     }
 
@@ -82,6 +94,8 @@ impl Row {
 pub(crate) enum Load {
     /// 14 bytes, 32 connections that are kept.
     Hello,
+    /// The same, of a guest on the bare bindings: what is left is the host.
+    Bare,
     /// A body of 10 KiB.
     #[value(name = "10k")]
     #[serde(rename = "10k")]
@@ -99,8 +113,9 @@ pub(crate) enum Load {
 }
 
 impl Load {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Hello,
+        Self::Bare,
         Self::TenKilobytes,
         Self::Megabyte,
         Self::Many,
@@ -110,6 +125,7 @@ impl Load {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Hello => "14 bytes",
+            Self::Bare => "14 bytes, bare guest",
             Self::TenKilobytes => "10 KiB",
             Self::Megabyte => "1 MiB streamed",
             Self::Many => "512 connections",
@@ -119,7 +135,7 @@ impl Load {
 
     pub(crate) fn path(self) -> &'static str {
         match self {
-            Self::Hello | Self::Many | Self::New => "/",
+            Self::Hello | Self::Bare | Self::Many | Self::New => "/",
             Self::TenKilobytes => "/10k",
             Self::Megabyte => "/1m",
         }
@@ -128,7 +144,7 @@ impl Load {
     /// How long an answer's body must be.
     pub(crate) fn bytes(self) -> u64 {
         match self {
-            Self::Hello | Self::Many | Self::New => 14,
+            Self::Hello | Self::Bare | Self::Many | Self::New => 14,
             Self::TenKilobytes => 10 << 10,
             Self::Megabyte => 1 << 20,
         }

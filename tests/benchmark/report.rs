@@ -134,8 +134,8 @@ impl Report {
             let per_second = |sample: &Sample| sample.per_second;
             let (of_wasmtime, of_hyper) = row.targets();
             let asked = match (load, of_hyper) {
-                (Load::Hello, None) => format!("≥ {of_wasmtime} of serve, p99 ≤ 1.1"),
-                (Load::Hello, Some(hyper)) => {
+                (Load::Hello | Load::Bare, None) => format!("≥ {of_wasmtime} of serve, p99 ≤ 1.1"),
+                (Load::Hello | Load::Bare, Some(hyper)) => {
                     format!("≥ {of_wasmtime} of serve, ≥ {hyper} of hyper, p99 ≤ 1.1")
                 }
                 _ => String::new(),

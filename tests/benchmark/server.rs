@@ -42,7 +42,7 @@ impl Tools {
     /// Starts a server of a row and waits until it answers.
     pub(crate) fn start(&self, peer: Peer, row: Row, load: Load) -> anyhow::Result<Server> {
         let addr = free_address()?;
-        let guest = oarlock_tests::guest(row.guest());
+        let guest = row.component(load);
         let mut app = None;
         let command = match peer {
             Peer::Hyper => self.own("serve-hyper", &addr),
@@ -66,7 +66,7 @@ impl Tools {
                 command
             }
             Peer::Oarlock => {
-                let made = app::App::new(&app::manifest(row, load), row.guest())?;
+                let made = app::App::new(&app::manifest(row, load), &guest)?;
                 let command = made.up(&self.oarlock, addr);
                 app = Some(made);
                 command
