@@ -263,12 +263,17 @@ impl WebPool {
         self.serve(queue, &new);
     }
 
-    /// The host is about to end: guests that hold long connections (WebSockets) must hear it before these are waited
-    /// for, and requests under way go on.
+    /// The host is about to end: guests with long requests (WebSockets, event streams) must hear it before these are
+    /// waited for, and requests under way go on.
     pub(crate) fn announce_end(&self) {
         for dyno in self.snapshot.load().dynos() {
-            if let Backend::Listening(upstream) = &dyno.backend {
-                upstream.announce_end();
+            match &dyno.backend {
+                Backend::Listening(upstream) => upstream.announce_end(),
+                Backend::Live { instance, .. } => instance.announce_stop(),
+                // Its instances have one request each, and hear nothing.
+                Backend::Fresh(_) => {}
+                #[cfg(test)]
+                Backend::Fake { .. } => {}
             }
         }
     }

@@ -129,8 +129,16 @@ impl Instance {
         }
     }
 
-    /// Tells the guest that it is to stop (the WIT event) and takes no further call; ends when the
-    /// calls under way are done.
+    /// Tells the guest that it is to stop (the WIT event), so that calls which stream without an end may end.
+    /// It takes calls all the same until it is retired.
+    pub fn announce_stop(&self) {
+        match &self.inner.0 {
+            Kind::Serial(instance) => instance.announce_stop(),
+            Kind::Shared(instance) => instance.announce_stop(),
+        }
+    }
+
+    /// The same, and it takes no further call; ends when the calls under way are done.
     pub fn retire(&self) {
         match &self.inner.0 {
             Kind::Serial(instance) => instance.retire(),

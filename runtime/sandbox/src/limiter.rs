@@ -50,6 +50,10 @@ impl MemoryLimiter {
         }
         self.used = total;
         self.meter.memory_bytes.fetch_add(more, Relaxed);
+        // What an instance starts with is no growth.
+        if current > 0 {
+            self.meter.memory_grew.notify_waiters();
+        }
         true
     }
 }

@@ -8,12 +8,15 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use pin_project_lite::pin_project;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 /// Counters of one dyno over all its instances.
 #[derive(Debug, Default)]
 pub struct Meter {
     pub(crate) cpu_nanos: AtomicU64,
     pub(crate) memory_bytes: AtomicU64,
+    pub(crate) memory_grew: Notify,
     pub(crate) requests: AtomicU64,
 }
 
@@ -26,6 +29,10 @@ impl Meter {
     /// Linear memories and tables of live instances, now.
     pub fn memory_bytes(&self) -> u64 {
         self.memory_bytes.load(Ordering::Relaxed)
+    }
+    /// Resolves when a live instance was given more memory than it started with, after this was called and enabled.
+    pub fn memory_grew(&self) -> Notified<'_> {
+        self.memory_grew.notified()
     }
     /// Requests handed to guests so far.
     pub fn requests(&self) -> u64 {

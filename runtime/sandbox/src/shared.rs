@@ -101,10 +101,15 @@ impl Shared {
         })
     }
 
-    /// Tells the guest to stop, and its task to take no further calls.
-    pub(crate) fn retire(&self) {
-        self.known.retired.store(true, Ordering::Release);
+    /// Tells the guest that it is to stop.
+    pub(crate) fn announce_stop(&self) {
         self.known.stopping.cancel();
+    }
+
+    /// Tells the task to take no further calls.
+    pub(crate) fn retire(&self) {
+        self.announce_stop();
+        self.known.retired.store(true, Ordering::Release);
         self.known.wake.wake();
     }
 

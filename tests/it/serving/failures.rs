@@ -299,6 +299,20 @@ async fn requests_that_outlast_stop_grace_are_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_streams_hears_that_the_host_ends() {
+    let app = app("handler-p3", 1, "isolation = \"dyno\"");
+    let running = up(&app).await;
+    let mut stream = Raw::get(running.address(), "/events/0").await;
+    stream.until("event 3\n").await;
+    let began = Instant::now();
+    let (code, rest) = tokio::join!(running.interrupt(), stream.rest());
+    assert_eq!(code, Some(0));
+    assert!(rest.ends_with("\r\nbye\n\r\n0\r\n\r\n"), "{rest}");
+    // It did not take the default `stop_grace` of 30 s.
+    assert!(began.elapsed() < Duration::from_secs(20));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn those_who_leave_cost_those_who_wait_nothing() {
     for (guest, limits) in [
         ("handler-p2", "isolation = \"dyno\""),

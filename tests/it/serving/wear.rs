@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use oarlock_tests::app::PATIENCE;
 
-use super::{Who, app, log, logged, up};
+use super::{Raw, Who, app, log, logged, up};
 
 const GUESTS: [&str; 2] = ["handler-p2", "handler-p3"];
 
@@ -73,4 +73,17 @@ async fn an_instance_that_grew_near_its_memory_limit_is_replaced_before_it_fails
         let least = serving(&log).into_iter().skip_while(|up| *up < 1).min();
         assert_eq!(least, Some(1), "{guest}: {log:#?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_whose_guest_grows_is_ended_by_the_guest_before_it_fails() {
+    let app = app("handler-p3", 1, "isolation = \"dyno\"\nmemory = \"64 MiB\"");
+    let running = up(&app).await;
+    let stream = Raw::get(running.address(), "/events/58").await;
+    let events = stream.rest().await;
+    assert!(events.contains("event 3\n"), "{events}");
+    assert!(events.ends_with("\r\nbye\n\r\n0\r\n\r\n"), "{events}");
+    logged(&running, "web", "before it fails").await;
+    let log = log(&running, "web").await;
+    assert!(!log.iter().any(|line| line.contains("R14")), "{log:#?}");
 }

@@ -338,11 +338,12 @@ impl Task {
             () = Self::told_to_stop(&mut words) => {}
             () = self.ask_when_worn(&web) => {}
         }
-        // The dispatcher has taken it out of the pool: requests under way are finished, then the
-        // guest hears that it is to stop; `stop_grace` bounds both together.
+        // The dispatcher has taken it out of the pool: the guest hears that it is to stop, for it may have requests that
+        // only it can end (event streams); requests under way are finished. `stop_grace` bounds both together.
+        self.remark("Stopping the process with the stop signal");
+        instance.announce_stop();
         let orderly = async {
             web.drained().await;
-            self.remark("Stopping the process with the stop signal");
             instance.retire();
             instance.ended().await
         };

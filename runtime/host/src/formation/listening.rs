@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use oarlock_sandbox::{Exit, Output, Port, Sandbox, Stdin};
 use oarlock_spec::codes::DynoCode;
+use tokio::time::Instant;
 
 use super::dyno::{Running, Task, reason, start_command, status};
 use super::table::{Ended, error_line};
@@ -118,14 +119,15 @@ impl Task {
     /// Until it ends, whoever ends it.
     async fn serve(mut self, mut up: Up) -> Ended {
         let mut words = self.words.clone();
-        let mut host_ends = false;
+        // From the stop signal, whoever gave it.
+        let mut until = None;
         loop {
             tokio::select! {
                 biased;
                 exit = &mut up.running.ended => {
                     up.upstream.close();
                     self.log_exit(&exit);
-                    if host_ends {
+                    if until.is_some() {
                         // As it was asked to; it is not to be started again before the host has come to it.
                         Self::told_to_stop(&mut self.words).await;
                         return Ended::Stopped;
@@ -133,15 +135,15 @@ impl Task {
                     return Ended::Exited { code: status(&exit), reason: reason(&exit) };
                 }
                 () = Self::told_to_stop(&mut words) => {
-                    let exit = self.stop_listening(up).await;
+                    let exit = self.stop_listening(up, until).await;
                     self.log_exit(&exit);
                     return Ended::Stopped;
                 }
-                () = up.upstream.host_ends(), if !host_ends => {
-                    host_ends = true;
+                () = up.upstream.host_ends(), if until.is_none() => {
+                    until = Some(Instant::now() + self.stop_grace);
                     up.running.control.stop();
                 }
-                () = up.port.gone(), if !host_ends => return self.deserted(up).await,
+                () = up.port.gone(), if until.is_none() => return self.deserted(up).await,
                 () = self.ask_when_worn(&up.web) => {}
             }
         }
@@ -150,7 +152,7 @@ impl Task {
     /// The guest has let go of its listener: it is about to exit, or of no use any more.
     async fn deserted(&mut self, up: Up) -> Ended {
         up.web.close();
-        let exit = self.stop_listening(up).await;
+        let exit = self.stop_listening(up, None).await;
         self.log_exit(&exit);
         let reason = match reason(&exit) {
             none if none.is_empty() => "it stopped listening on its port".to_owned(),
@@ -162,8 +164,10 @@ impl Task {
         }
     }
 
-    /// The drain: the dispatcher has taken the dyno out of the pool. `stop_grace` bounds all of it.
-    async fn stop_listening(&self, up: Up) -> Exit {
+    /// The drain: the dispatcher has taken the dyno out of the pool. `stop_grace` bounds all of it, from the stop
+    /// signal on, if that was given before (`until`).
+    async fn stop_listening(&self, up: Up, until: Option<Instant>) -> Exit {
+        let until = until.unwrap_or_else(|| Instant::now() + self.stop_grace);
         let Up {
             mut running,
             port,
@@ -185,7 +189,7 @@ impl Task {
                 () = drained => None,
             }
         };
-        if let Ok(Some(exit)) = tokio::time::timeout(self.stop_grace, orderly).await {
+        if let Ok(Some(exit)) = tokio::time::timeout_at(until, orderly).await {
             return exit;
         }
         self.log_exit_timeout();

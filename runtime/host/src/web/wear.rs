@@ -79,10 +79,16 @@ impl Wear {
 
     pub(super) async fn worn(&self, dyno: &WebDyno) -> Worn {
         loop {
+            // Looked at after this is heard: a long request (a WebSocket, a stream) may use up all memory by itself.
+            let mut grew = std::pin::pin!(self.meter.memory_grew());
+            grew.as_mut().enable();
             if let Some(worn) = self.look(dyno) {
                 return worn;
             }
-            self.changed.notified().await;
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = grew => {}
+            }
         }
     }
 

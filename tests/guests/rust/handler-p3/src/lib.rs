@@ -1,4 +1,6 @@
 //! A handler of WASI 0.3 whose paths behave well and badly.
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use wasip3::clocks::monotonic_clock;
@@ -47,6 +49,28 @@ impl wasip3::exports::http::handler::Guest for Handler {
                 std::cmp::Ordering::Less => Turn::Chunk(format!("{turn}\n")),
                 std::cmp::Ordering::Equal => Turn::Chunk(who()),
                 std::cmp::Ordering::Greater => Turn::End,
+            });
+        }
+        // An event every 20 ms until the dyno is to stop; after some of them, so many MiB more of memory.
+        if let Some(mib) = number("/events/") {
+            let stop = Rc::new(Cell::new(false));
+            let told = stop.clone();
+            wit_bindgen::spawn_local(async move {
+                lifecycle::stopping().await;
+                told.set(true);
+            });
+            let ended = Cell::new(false);
+            return stream(move |turn| {
+                if turn == 5 {
+                    let mut memory = vec![0_u8; mib << 20];
+                    memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+                    std::hint::black_box(memory.leak());
+                }
+                match (ended.replace(stop.get()), stop.get()) {
+                    (true, _) => Turn::End,
+                    (false, true) => Turn::Chunk("bye\n".to_owned()),
+                    (false, false) => Turn::Chunk(format!("event {turn}\n")),
+                }
             });
         }
         match path.as_str() {
