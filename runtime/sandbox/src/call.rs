@@ -1,6 +1,7 @@
-//! Isolation `request`: a fresh instance for one call, in a task of its own on the caller's runtime.
+//! Isolation `request`: a fresh instance for one call, on the caller's runtime.
 
 use std::future::{pending, poll_fn};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -55,8 +56,16 @@ pub(crate) async fn run_here_first(
 ) -> Option<JoinHandle<()>> {
     // Its state is several KiB, which tokio would move about with the task.
     let mut guest = Box::pin(guest);
-    let first = poll_fn(|cx| Poll::Ready(guest.as_mut().poll(cx))).await;
-    first.is_pending().then(|| tokio::spawn(guest))
+    let first = poll_fn(|cx| {
+        // A host function that panics ends its guest, as it would in a task of its own, and not its caller.
+        let polled = AssertUnwindSafe(|| guest.as_mut().poll(cx));
+        Poll::Ready(std::panic::catch_unwind(polled))
+    })
+    .await;
+    match first {
+        Ok(Poll::Pending) => Some(tokio::spawn(guest)),
+        Ok(Poll::Ready(())) | Err(_) => None,
+    }
 }
 
 /// The sandbox's handler, and whose it is.

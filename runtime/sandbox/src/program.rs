@@ -10,7 +10,7 @@ use wasmtime_wasi_http::handler::ProxyPre;
 
 use crate::cache::Code;
 use crate::compiler::CompileError;
-use crate::engine::{Engine, Variant};
+use crate::engine::{Engine, EngineInner, Variant};
 use crate::state::State;
 use crate::trap;
 
@@ -151,7 +151,13 @@ impl Program {
             match link((&linked.wasm, linker), name, kind, &code.component) {
                 Ok(entry) => break (code, origin, kind, entry),
                 // It imports something of WASI 0.3, though no function of it is async.
-                Err(_) if code.variant == Variant::Serial => first = Variant::Concurrent,
+                Err(_)
+                    if code.variant == Variant::Serial
+                        && imports(&linked.wasm, &code.component)
+                            .any(|import| is_concurrent_only(&engine.inner, &import)) =>
+                {
+                    first = Variant::Concurrent;
+                }
                 Err(error) => return Err(error),
             }
         };
@@ -303,16 +309,28 @@ fn link(
     })
 }
 
+fn imports(engine: &wasmtime::Engine, component: &Component) -> impl Iterator<Item = String> {
+    let imports = component.component_type();
+    let names: Vec<String> = imports
+        .imports(engine)
+        .map(|(import, _)| import.to_owned())
+        .collect();
+    names.into_iter()
+}
+
+/// Whether only the concurrent engine has it.
+fn is_concurrent_only(engine: &EngineInner, import: &str) -> bool {
+    let is_in = |variant| is_provided(&engine.linked(variant).linker, import);
+    !is_in(Variant::Serial) && is_in(Variant::Concurrent)
+}
+
 /// Every import that the linker has nothing for; if it has all interfaces, what it misses in one.
 fn missing_imports(
     (engine, linker): (&wasmtime::Engine, &Linker<State>),
     component: &Component,
     error: &wasmtime::Error,
 ) -> Vec<String> {
-    let missing: Vec<String> = component
-        .component_type()
-        .imports(engine)
-        .map(|(import, _)| import.to_owned())
+    let missing: Vec<String> = imports(engine, component)
         .filter(|import| !is_provided(linker, import))
         .collect();
     if missing.is_empty() {

@@ -6,7 +6,7 @@
 //! instance runs where it is called, never at two places at once, and costs nothing while it is idle.
 
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 
@@ -106,9 +106,17 @@ impl Serial {
 
     /// Waits for the instance; `None`: it takes no more calls.
     async fn turn(self: &Arc<Self>, exchange: &Arc<Exchange>) -> Option<Turn> {
+        if self.retired.load(Ordering::SeqCst) {
+            return None;
+        }
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let waiting = Waiting(self);
         let mut place = self.place.clone().lock_owned().await;
+        if self.killed.load(Ordering::SeqCst) {
+            // Whoever is the last to leave the line ends it.
+            drop(place);
+            return None;
+        }
         let live = place.take();
         drop(waiting);
         Some(Turn {
@@ -119,10 +127,15 @@ impl Serial {
         })
     }
 
-    /// Tells the guest to stop; what waits for it is served.
-    pub(crate) fn retire(&self) {
-        self.retired.store(true, Ordering::SeqCst);
+    /// Tells the guest that it is to stop.
+    pub(crate) fn announce_stop(&self) {
         self.stopping.cancel();
+    }
+
+    /// Takes no further call; what waits for it is served.
+    pub(crate) fn retire(&self) {
+        self.announce_stop();
+        self.retired.store(true, Ordering::SeqCst);
         self.settle();
     }
 
@@ -145,6 +158,8 @@ impl Serial {
 
     /// Ends the instance if it is idle and is to end. To be called whenever that may have come true.
     fn settle(&self) {
+        // Whoever frees the place must see the flag, or whoever sets the flag the free place.
+        fence(Ordering::SeqCst);
         let killed = self.killed.load(Ordering::SeqCst);
         let retired =
             self.retired.load(Ordering::SeqCst) && self.waiting.load(Ordering::SeqCst) == 0;
@@ -178,9 +193,7 @@ struct Waiting<'a>(&'a Serial);
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::SeqCst);
-        if self.0.retired.load(Ordering::SeqCst) {
-            self.0.settle();
-        }
+        self.0.settle();
     }
 }
 
@@ -206,6 +219,7 @@ impl Turn {
                 return self.give_back();
             }
         };
+        let out = head.rep();
         let answered = {
             let handler = live.guest.wasi_http_incoming_handler();
             let mut guest = std::pin::pin!(handler.call_handle(&mut live.store, request, head));
@@ -230,6 +244,7 @@ impl Turn {
         match answered {
             Some(Ok(())) => {
                 exchange.set_returned();
+                close(&mut live.store, out);
                 self.give_back();
             }
             Some(Err(error)) => {
@@ -275,7 +290,18 @@ type Prepared = (
     Resource<bindings::ResponseOutparam>,
 );
 
-/// What a guest of 0.2 is called with. A guest that returns without a response drops `head`.
+/// The end of a call whose guest has returned: if it has given no response, it will give none, though it may have kept
+/// what it would give it by.
+fn close(store: &mut Store<State>, out: u32) {
+    let table = &mut store.data_mut().table;
+    let out = Resource::<bindings::ResponseOutparam>::new_own(out);
+    // The number may be another resource's by now.
+    if table.get(&out).is_ok() {
+        drop(table.delete(out));
+    }
+}
+
+/// What a guest of 0.2 is called with.
 pub(crate) fn prepare(
     store: &mut Store<State>,
     request: Request<Body>,

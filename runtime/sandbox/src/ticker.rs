@@ -1,4 +1,4 @@
-//! The epoch ticker: one OS thread per engine, which interrupts running guests so that others on
+//! The epoch ticker: one OS thread for both of a host's engines, which interrupts running guests so that others on
 //! their core may run. A thread and not a task: a task would wait behind the guests it is to interrupt.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};

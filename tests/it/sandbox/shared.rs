@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use http_body_util::BodyExt as _;
-use oarlock_sandbox::{CallError, Instance, InstanceEnd, LiveCallError};
+use oarlock_sandbox::{CallError, Instance, InstanceEnd, LiveCallError, Sandbox};
 
 use super::fresh::gone;
 use super::{Setup, get, post, soon, text};
@@ -103,6 +103,34 @@ async fn what_waits_for_an_instance_of_0_2_comes_back_when_it_ends() {
         assert_eq!(request.uri().path(), "/counter");
         assert_eq!(soon(instance.ended()).await, InstanceEnd::Killed);
     }
+}
+
+#[tokio::test]
+async fn a_guest_of_0_2_that_keeps_what_it_would_answer_by_gives_no_response() {
+    let component = r#"(component
+        (import "wasi:http/types@0.2.0" (instance $types
+            (export "incoming-request" (type (sub resource)))
+            (export "response-outparam" (type (sub resource)))))
+        (alias export $types "incoming-request" (type $request))
+        (alias export $types "response-outparam" (type $out))
+        (core module $main (func (export "handle") (param i32 i32)))
+        (core instance $main (instantiate $main))
+        (func $handle (param "request" (own $request)) (param "response-out" (own $out))
+            (canon lift (core func $main "handle")))
+        (instance $handler (export "handle" (func $handle)))
+        (export "wasi:http/incoming-handler@0.2.0" (instance $handler)))"#;
+    let component = wat::parse_str(component).unwrap();
+    let program = super::engine().load("silent.wasm", &component).unwrap();
+    let setup = Setup::new();
+    let sandbox = Sandbox::new(&program, setup.grant.clone(), &setup.limits).unwrap();
+    let instance = soon(sandbox.start()).await.unwrap();
+    // Not the instance's end.
+    for _ in 0..3 {
+        let error = soon(instance.call(get("/"))).await.unwrap_err();
+        assert!(matches!(error, CallError::NoResponse(_)), "{error}");
+    }
+    let error = soon(sandbox.call(get("/"))).await.unwrap_err();
+    assert!(matches!(error, CallError::NoResponse(_)), "{error}");
 }
 
 #[tokio::test]

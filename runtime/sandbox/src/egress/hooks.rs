@@ -53,10 +53,25 @@ impl HttpHooks {
 
 type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
 
+/// The most bytes of a body that a guest of 0.2 writes at once.
+const BODY_PIECE: usize = 128 << 10;
+/// How many such pieces wait for their reader, beside the one that is under way.
+const BODY_PIECES: usize = 4;
+
 impl WasiHttpHooks for HttpHooks {
     /// The client sets it, from the same URI that the egress judged.
     fn set_host_header(&mut self) -> bool {
         false
+    }
+
+    /// Of a response or request that streams, as much is held here: wasmtime's own 2 MiB in two pieces are more memory,
+    /// and make writer and reader wait for each other more often.
+    fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {
+        BODY_PIECES
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_PIECE
     }
 
     fn send_request(
