@@ -32,9 +32,11 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! **What a host never does:** end the process, handle a signal, set up logging, read the environment, start its
-//! embedder's program, or keep global state. Two hosts in one process share nothing but the machine. Its diagnostics
-//! are [`tracing`] events; what apps say is in their [`logs`].
+//! **What a host never does:** end the process, handle signals that are sent to it, set up logging, read the environment,
+//! or start its embedder's program. Two hosts in one process share what is of no host: the table of time zones, the numbers
+//! of ports and temporary folders, the thread pool of wasmtime's compiler, and wasmtime's handlers of the faults by which
+//! guests meet the end of their memory, which pass on all that is not a guest's. Its diagnostics are [`tracing`] events; what
+//! apps say is in their [`logs`].
 //!
 //! **Threads.** Guests run on threads of the host's own. Every future here may be awaited on any runtime, and a guest
 //! that spins never holds the thread that waits for it. What blocks on the disk says so.

@@ -30,6 +30,9 @@ pub(super) struct Upload {
     waker: AtomicWaker,
 }
 
+/// How often a cut waits for what came before it.
+const CUT_TURNS: u32 = 2;
+
 const NO_FAULT: u8 = 0;
 const TOO_LARGE: u8 = 1;
 const GONE: u8 = 2;
@@ -270,8 +273,8 @@ pub(super) struct Streaming {
     timer: Option<Timer>,
     /// The trailers have come: the client asks for no more.
     trailed: bool,
-    /// It is to be cut, when all that came before is written.
-    broken: Option<RouterCode>,
+    /// It is to be cut when all that came before is written; how often that is waited for.
+    broken: Option<(RouterCode, u32)>,
 }
 
 impl Streaming {
@@ -316,7 +319,7 @@ impl Streaming {
         let Some(exchange) = &mut self.exchange else {
             return Poll::Ready(None);
         };
-        if let Some(code) = self.broken {
+        if let Some((code, _)) = self.broken {
             return self.poll_cut(code, context);
         }
         match Pin::new(&mut self.body).poll_frame(context) {
@@ -348,15 +351,18 @@ impl Streaming {
         }
     }
 
-    /// Cuts the answer. The server forgets what it has not written, so that is waited for.
+    /// Cuts the answer. The server forgets what it has not written, so that is waited for: for one turn, in which it
+    /// gives it to the socket, and for another, in which the socket takes it.
     fn poll_cut(
         &mut self,
         code: RouterCode,
         context: &Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let (code, waited) = self.broken.unwrap_or((code, 0));
         let exchange = self.exchange.as_ref();
-        if self.broken.is_none() && exchange.is_some_and(|it| it.connection().is_unwritten()) {
-            self.broken = Some(code);
+        let is_unwritten = exchange.is_some_and(|it| it.connection().is_unwritten());
+        if waited == 0 || (waited < CUT_TURNS && is_unwritten) {
+            self.broken = Some((code, waited + 1));
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -426,6 +432,10 @@ impl Streaming {
 impl Drop for Streaming {
     /// HTTP/1 drops a body as soon as it has as many bytes as were declared, without asking for its end.
     fn drop(&mut self) {
+        if let Some((code, _)) = self.broken {
+            self.cut(code);
+            return;
+        }
         let Some(exchange) = &self.exchange else {
             return;
         };

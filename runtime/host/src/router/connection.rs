@@ -161,6 +161,8 @@ pub(super) struct Connection {
     reset: AtomicBool,
     /// Something was given to its socket that waits for its turn to be written.
     unwritten: AtomicBool,
+    /// Nothing waits for its turn any more: it becomes a tunnel.
+    at_once: AtomicBool,
     /// Of the request under way, between two of them.
     timer: Mutex<Option<Pin<Box<Sleep>>>>,
 }
@@ -195,6 +197,7 @@ impl Connection {
             stalled: AtomicBool::new(false),
             reset: AtomicBool::new(false),
             unwritten: AtomicBool::new(false),
+            at_once: AtomicBool::new(false),
             timer: Mutex::new(None),
         }
     }
@@ -244,6 +247,14 @@ impl Connection {
     pub(super) fn poll_order(&self, context: &Context<'_>) -> Order {
         self.waker.register(context.waker());
         Order::of(self.order.load(Ordering::SeqCst))
+    }
+
+    pub(super) fn write_at_once(&self) {
+        self.at_once.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn writes_at_once(&self) -> bool {
+        self.at_once.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_unwritten(&self, unwritten: bool) {
@@ -466,6 +477,11 @@ async fn drive<S: Served>(connection: &Connection, mut served: Pin<&mut S>) {
                 served.as_mut().finish();
             }
             Order::Abort => {
+                if connection.is_unwritten() {
+                    // An answer that is finished was only waiting for its turn.
+                    connection.write_at_once();
+                    let _last = served.as_mut().poll(context);
+                }
                 connection.reset_at_end();
                 return Poll::Ready(());
             }

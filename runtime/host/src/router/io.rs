@@ -38,9 +38,9 @@ struct Turn {
 }
 
 impl Turn {
-    /// Ready when so many bytes may be written; `computing`: a guest has lately used up its tick on this core.
-    fn poll(&mut self, bytes: usize, computing: bool, context: &Context<'_>) -> Poll<()> {
-        if bytes > SMALL || computing || self.waited {
+    /// Ready when so many bytes may be written.
+    fn poll(&mut self, bytes: usize, at_once: bool, context: &Context<'_>) -> Poll<()> {
+        if bytes > SMALL || at_once || self.waited {
             return Poll::Ready(());
         }
         self.waited = true;
@@ -54,6 +54,7 @@ impl Turn {
     }
 }
 
+/// Whether a guest has lately used up its tick on this core.
 fn is_computing() -> bool {
     oarlock_sandbox::last_used_up_tick().is_some_and(|at| at.elapsed() < HURRY)
 }
@@ -70,7 +71,8 @@ impl Io {
     }
 
     fn poll_turn(&mut self, bytes: usize, context: &Context<'_>) -> Poll<()> {
-        let turn = self.turn.poll(bytes, is_computing(), context);
+        let at_once = self.connection.writes_at_once() || is_computing();
+        let turn = self.turn.poll(bytes, at_once, context);
         if turn.is_pending() {
             self.connection.set_unwritten(true);
         }

@@ -348,6 +348,8 @@ fn switch(
     slot: &TunnelSlot,
 ) -> Response<ResponseBody> {
     exchange.answered(switched.head.status);
+    // The server hands the connection over without what it has not written.
+    exchange.connection().write_at_once();
     let tunnel = Tunnel {
         client: upgrade.client,
         dyno: switched.dyno,
