@@ -114,6 +114,10 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn measure(arguments: &Arguments) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        std::env::var_os("RUST_BACKTRACE").is_none_or(|value| value == "0"),
+        "RUST_BACKTRACE is set, and makes what is measured in this process slow; unset it, or set it to 0"
+    );
     oarlock_tests::need_program("wrk", "wrk");
     let effort = arguments.effort();
     let tools = server::Tools::find()?;

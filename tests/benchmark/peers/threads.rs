@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use clap::ValueEnum;
@@ -15,7 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use oarlock_sandbox::{
     Body, DynoLog, Egress, EgressRules, Engine, EngineConfig, Grant, HttpClient, Instance,
-    OutputStream, Sandbox,
+    OutputStream, Sandbox, StartError,
 };
 use oarlock_spec::limits::Limits;
 use oarlock_spec::names::{AppName, DynoName};
@@ -127,7 +127,7 @@ impl Share {
     async fn serve(self) -> anyhow::Result<()> {
         let mut instances = Vec::new();
         for _ in 0..self.instances {
-            instances.push(self.guest.start().await?);
+            instances.push(Mutex::new(self.guest.start().await?));
         }
         let backend = Arc::new(Backend {
             guest: self.guest,
@@ -172,7 +172,7 @@ impl Share {
 
 struct Backend {
     guest: Sandbox,
-    instances: Vec<Instance>,
+    instances: Vec<Mutex<Instance>>,
     next: AtomicUsize,
 }
 
@@ -183,9 +183,21 @@ impl Backend {
     ) -> Result<http::Response<Body>, oarlock_sandbox::CallError> {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         match self.instances.get(turn % self.instances.len().max(1)) {
-            Some(instance) => instance.call(request).await,
+            Some(place) => self.live(place).await?.call(request).await,
             None => self.guest.call(request).await,
         }
+    }
+
+    /// An instance whose clients all went away, as when the load ends, has ended; the host would replace it too.
+    async fn live(&self, place: &Mutex<Instance>) -> Result<Instance, StartError> {
+        let now = || place.lock().unwrap_or_else(PoisonError::into_inner);
+        let instance = now().clone();
+        if !instance.has_ended() {
+            return Ok(instance);
+        }
+        let new = self.guest.start().await?;
+        *now() = new.clone();
+        Ok(new)
     }
 }
 
