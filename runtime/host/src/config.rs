@@ -11,6 +11,33 @@ use oarlock_spec::policy::Policy;
 use crate::usage::Meters;
 
 /// How a host is made. More fields may come: begin with [`HostConfig::new`] and change what shall be otherwise.
+///
+/// ```
+/// use oarlock_host::{App, Compiler, Host, HostConfig, spec::policy};
+///
+/// # let data = tempfile::tempdir()?;
+/// # let hello = wat::parse_str(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/hello.wat")))?;
+/// # futures::executor::block_on(async {
+/// let mut config = HostConfig::new(data.path());
+/// config.policy = policy::parse("[caps]\nmemory = \"16 MiB\"\n[defaults]\nmemory = \"8 MiB\"").expect("it is valid");
+/// // Components would be compiled in children of this program; its absence is said when one is to be.
+/// config.compiler = Compiler::Child("/nowhere/oarlock".into());
+/// let host = Host::start(config)?;
+///
+/// let manifest = "app = \"hello\"\n[processes]\nweb = \"web.wasm\"\n[limits.web]\nmemory = \"1 GiB\"";
+/// let greedy = App::from_manifest(manifest).component("web.wasm", hello.clone());
+/// let refused = host.add(greedy).await.expect_err("it asks for more than the policy allows");
+/// assert!(refused.to_string().contains("16 MiB"), "{refused}");
+///
+/// let manifest = "app = \"hello\"\n[processes]\nweb = \"web.wasm\"";
+/// let modest = App::from_manifest(manifest).component("web.wasm", hello);
+/// let refused = host.add(modest).await.expect_err("nobody compiles it");
+/// assert!(refused.to_string().contains("/nowhere/oarlock"), "{refused}");
+/// # host.shutdown().await;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct HostConfig {
     /// Threads that run guests; `None`: one per core of the machine.

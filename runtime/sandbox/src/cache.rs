@@ -44,8 +44,11 @@ pub(crate) struct CodeCache {
     /// Components by their digest and the first engine that they may be for. The inner lock is held while one is
     /// compiled, so that others who want the same wait for it; the weak reference lets them share it as long as
     /// anyone uses it.
-    loaded: Mutex<HashMap<(Hash, Variant), Arc<Mutex<Weak<Code>>>>>,
+    loaded: Mutex<HashMap<(Hash, Variant), Cell>>,
 }
+
+/// What is in memory of a component.
+type Cell = Arc<Mutex<Weak<Code>>>;
 
 /// A component's code, and the engine that it is for.
 pub(crate) struct Code {
@@ -122,7 +125,7 @@ impl CodeCache {
     }
 
     /// The component's cell; those of components that nobody has any more are forgotten.
-    fn cell(&self, key: (Hash, Variant)) -> Arc<Mutex<Weak<Code>>> {
+    fn cell(&self, key: (Hash, Variant)) -> Cell {
         let mut loaded = lock(&self.loaded);
         loaded.retain(|_, cell| {
             Arc::strong_count(cell) > 1 || cell.try_lock().is_ok_and(|weak| weak.strong_count() > 0)
