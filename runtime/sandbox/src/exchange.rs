@@ -114,14 +114,10 @@ impl Exchange {
         self.abandoned.load(Ordering::Acquire)
     }
 
-    /// Whether the call needs its instance no more. What a 0.2 guest wrote is the host's when it
-    /// returns; what a 0.3 guest returned may still stream out of its store.
+    /// Whether the call of a 0.3 guest needs its instance no more: what the guest returned may still stream out of its
+    /// store.
     pub(crate) fn is_done(&self) -> bool {
-        let returned = self.returned.load(Ordering::Acquire);
-        match self.wasi {
-            Wasi::P2 => returned,
-            Wasi::P3 => returned && self.is_closed(),
-        }
+        self.returned.load(Ordering::Acquire) && self.is_closed()
     }
 
     /// Waits until the caller is done with the call.

@@ -154,7 +154,8 @@ impl Program {
                 Err(_)
                     if code.variant == Variant::Serial
                         && imports(&linked.wasm, &code.component)
-                            .any(|import| is_concurrent_only(&engine.inner, &import)) =>
+                            .iter()
+                            .any(|import| is_concurrent_only(&engine.inner, import)) =>
                 {
                     first = Variant::Concurrent;
                 }
@@ -309,13 +310,10 @@ fn link(
     })
 }
 
-fn imports(engine: &wasmtime::Engine, component: &Component) -> impl Iterator<Item = String> {
-    let imports = component.component_type();
-    let names: Vec<String> = imports
-        .imports(engine)
-        .map(|(import, _)| import.to_owned())
-        .collect();
-    names.into_iter()
+fn imports(engine: &wasmtime::Engine, component: &Component) -> Vec<String> {
+    let component = component.component_type();
+    let imports = component.imports(engine);
+    imports.map(|(import, _)| import.to_owned()).collect()
 }
 
 /// Whether only the concurrent engine has it.
@@ -331,6 +329,7 @@ fn missing_imports(
     error: &wasmtime::Error,
 ) -> Vec<String> {
     let missing: Vec<String> = imports(engine, component)
+        .into_iter()
         .filter(|import| !is_provided(linker, import))
         .collect();
     if missing.is_empty() {

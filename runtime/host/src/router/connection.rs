@@ -161,7 +161,7 @@ pub(super) struct Connection {
     reset: AtomicBool,
     /// Something was given to its socket that waits for its turn to be written.
     unwritten: AtomicBool,
-    /// Nothing waits for its turn any more: it becomes a tunnel.
+    /// Nothing waits for its turn any more: it becomes a tunnel, or ends.
     at_once: AtomicBool,
     /// Of the request under way, between two of them.
     timer: Mutex<Option<Pin<Box<Sleep>>>>,
