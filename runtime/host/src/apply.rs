@@ -12,7 +12,7 @@ use oarlock_spec::names::{AppName, ProcessType, ReleaseId, SlugId};
 
 use crate::events::Event;
 use crate::formation::{
-    App, ChangeError, Message, Occasional, OccasionalError, Prepared, Purpose, exit_reason,
+    App, ChangeError, Message, NoRoom, Occasional, OccasionalError, Prepared, Purpose, exit_reason,
 };
 use crate::host::Inner;
 
@@ -114,6 +114,9 @@ pub enum ApplyError {
         /// Why, and what to do.
         reason: String,
     },
+    /// Its dynos do not fit beside what runs.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// The release phase did not exit 0.
     #[error("the release phase failed: {reason}")]
     ReleasePhase {
@@ -172,6 +175,7 @@ impl Inner {
         }
         let phase = desired.release_phase;
         let prepared = Prepared::new(desired, &app, &self.shared).await?;
+        prepared.fits(&self.shared.engine)?;
         if phase == ReleasePhase::Run {
             run_release_phase(&app, &prepared).await?;
         }

@@ -14,6 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 /// Threads for blocking work per core: enough for file work, too few to let one core's guests fill the machine.
 const BLOCKING_THREADS: usize = 32;
+/// One part in this many of the threads that the process may have is for blocking work of the cores.
+const THREADS_SHARE: u64 = 4;
+
+/// How often something is given to the threads for blocking work. It is less than tokio keeps an idle one: so there is
+/// always one, and on a machine that allows no more threads blocking work waits for it instead of panicking.
+const BLOCKING_TURN: Duration = Duration::from_secs(5);
 
 /// How long a core's blocking work may go on after its runtime has stopped.
 const BLOCKING_GRACE: Duration = Duration::from_secs(2);
@@ -41,8 +47,9 @@ impl Cores {
         let stop = CancellationToken::new();
         let mut cores = Vec::new();
         let mut threads = Vec::new();
+        let blocking_threads = blocking_threads(count, oarlock_sandbox::threads());
         for index in 0..count.max(1) {
-            let started = start_core(index, stop.clone());
+            let started = start_core(index, blocking_threads, stop.clone());
             let (handle, thread) = match started {
                 Ok(started) => started,
                 Err(error) => {
@@ -122,13 +129,24 @@ impl Drop for CoresInner {
     }
 }
 
+/// How many of each core's threads the process's limit has room for.
+fn blocking_threads(cores: usize, limit: Option<u64>) -> usize {
+    let share = limit.map_or(u64::MAX, |limit| {
+        limit / THREADS_SHARE / cores.max(1) as u64
+    });
+    usize::try_from(share)
+        .unwrap_or(usize::MAX)
+        .clamp(1, BLOCKING_THREADS)
+}
+
 fn start_core(
     index: usize,
+    blocking_threads: usize,
     stop: CancellationToken,
 ) -> std::io::Result<(Handle, thread::JoinHandle<()>)> {
     let runtime = Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(BLOCKING_THREADS)
+        .max_blocking_threads(blocking_threads)
         .thread_name(format!("oarlock-io-{index}"))
         .build()?;
     let handle = runtime.handle().clone();
@@ -139,7 +157,12 @@ fn start_core(
 }
 
 fn run_core(runtime: Runtime, stop: &CancellationToken) {
-    runtime.block_on(stop.cancelled());
+    runtime.block_on(async {
+        let mut turn = tokio::time::interval(BLOCKING_TURN);
+        while stop.run_until_cancelled(turn.tick()).await.is_some() {
+            drop(tokio::task::spawn_blocking(|| ()));
+        }
+    });
     // Drops the tasks here, on their own thread; blocking work that hangs must not hold the host.
     runtime.shutdown_timeout(BLOCKING_GRACE);
 }
@@ -161,6 +184,14 @@ mod tests {
             assert_eq!(name, Some(format!("oarlock-core-{index}")));
         }
         cores.stop();
+    }
+
+    #[test]
+    fn blocking_threads_fit_the_limit_of_the_process() {
+        assert_eq!(blocking_threads(2, None), 32);
+        assert_eq!(blocking_threads(2, Some(4_096)), 32);
+        assert_eq!(blocking_threads(4, Some(64)), 4);
+        assert_eq!(blocking_threads(64, Some(64)), 1);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use std::time::Duration;
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use futures::future::join_all;
-use oarlock_sandbox::{Engine, EngineConfig};
+use oarlock_sandbox::{Capacity, Engine, EngineConfig};
 use oarlock_spec::api::{DynoRow, Formation};
 use oarlock_spec::names::{AppName, DynoName, ReleaseId};
 use tokio::sync::oneshot;
@@ -80,6 +80,8 @@ const TICK: Duration = Duration::from_millis(1);
 const MOST_MEMORY: u64 = 1 << 32;
 /// Components compiled at once; each uses several threads.
 const COMPILERS: usize = 2;
+/// How often it is looked whether memory is kept that nothing needs any more.
+const TRIM_INTERVAL: Duration = Duration::from_secs(2);
 /// What the control thread's blocking work may still take at the end.
 const BLOCKING_END: Duration = Duration::from_secs(5);
 
@@ -150,6 +152,7 @@ impl Host {
         )))?;
         let engine = Engine::new(EngineConfig {
             instances: config.instances.unwrap_or_else(instances_of_machine),
+            programs: u32::MAX,
             max_memory: MOST_MEMORY,
             tick: TICK,
             code_cache: config.code_cache.clone(),
@@ -184,6 +187,8 @@ impl Host {
             control,
             events: Teller::new(),
         });
+        let engine = shared.engine.clone();
+        shared.control.spawn(give_back(engine));
         let metered = shared.config.meters.is_some();
         let inner = Inner {
             shared,
@@ -326,6 +331,11 @@ impl Host {
         self.inner.log(app)
     }
 
+    /// How many instances and components there is room for, by [`HostConfig::instances`] and by what the machine has.
+    pub fn capacity(&self) -> Capacity {
+        self.inner.shared.engine.capacity()
+    }
+
     /// What happens from now on, to all apps. The order is that of happening; see [`Events`].
     pub fn events(&self) -> Events {
         self.inner.shared.events.subscribe()
@@ -404,6 +414,16 @@ fn start_control(cores: Cores) -> std::io::Result<Control> {
             let _gone = ended_tx.send(()).is_err();
         })?;
     Ok((handle, token, (thread, ended)))
+}
+
+/// Looks every now and then whether the engine keeps memory of a burst, until the control thread ends. The blocking
+/// work keeps a thread for it alive, so that other blocking work never finds none.
+async fn give_back(engine: Engine) {
+    loop {
+        tokio::time::sleep(TRIM_INTERVAL).await;
+        let engine = engine.clone();
+        drop(tokio::task::spawn_blocking(move || engine.trim()).await);
+    }
 }
 
 /// On the control thread, like the last words of an app, so that no two are told at once.

@@ -77,6 +77,12 @@ pub mod compile {
     pub use oarlock_sandbox::{EngineError, LoadError, compile_component};
 }
 
+/// How much a host has room for.
+pub mod capacity {
+    pub use crate::formation::NoRoom;
+    pub use oarlock_sandbox::{Bound, Capacity, Most};
+}
+
 /// Dynos outside of the formation, and the clock.
 pub mod dynos {
     pub use crate::formation::{Clock, SystemClock};

@@ -130,7 +130,7 @@ fn exit_of(end: &RunEnd) -> OneOffExit {
             format!("the component trapped as it started: {text}"),
         ),
         Exit::NotStarted(
-            error @ (StartError::Memory { .. } | StartError::Pool { .. } | StartError::Platform(_)),
+            error @ (StartError::Memory { .. } | StartError::Full(_) | StartError::Platform(_)),
         ) => (exit::DYNO_ENDED, error.to_string()),
     };
     OneOffExit { code, message }

@@ -54,6 +54,8 @@ type Cell = Arc<Mutex<Weak<Code>>>;
 pub(crate) struct Code {
     pub(crate) component: Component,
     pub(crate) variant: Variant,
+    /// Of machine code and what belongs to it.
+    pub(crate) bytes: u64,
 }
 
 /// An engine that components are compiled for.
@@ -75,7 +77,9 @@ impl Target {
     }
 
     fn code(&self, component: Component) -> Code {
+        let image = component.image_range();
         Code {
+            bytes: (image.end as usize - image.start as usize) as u64,
             component,
             variant: self.variant,
         }
@@ -110,9 +114,9 @@ impl CodeCache {
     pub(crate) fn load(
         &self,
         first: Variant,
+        digest: Hash,
         wasm: &[u8],
     ) -> Result<(Arc<Code>, Origin), CompileError> {
-        let digest = blake3::hash(wasm);
         let cell = self.cell((digest, first));
         let mut cell = lock(&cell);
         if let Some(code) = cell.upgrade() {
@@ -122,6 +126,31 @@ impl CodeCache {
         let code = Arc::new(code);
         *cell = Arc::downgrade(&code);
         Ok((code, origin))
+    }
+
+    /// The code of a component that was loaded before for `first`, and is for `variant`: from memory or from disk;
+    /// `None`: it is in neither.
+    pub(crate) fn reload(
+        &self,
+        digest: Hash,
+        first: Variant,
+        variant: Variant,
+    ) -> Option<Arc<Code>> {
+        let cell = self.cell((digest, first));
+        let mut cell = lock(&cell);
+        if let Some(code) = cell.upgrade() {
+            return Some(code);
+        }
+        let target = self.engines.iter().find(|it| it.variant == variant)?;
+        let component = self.disk.as_ref()?.read(target, digest)?;
+        let code = Arc::new(target.code(component));
+        *cell = Arc::downgrade(&code);
+        Some(code)
+    }
+
+    /// Whether what was loaded once can be had again without its component.
+    pub(crate) fn keeps(&self) -> bool {
+        self.disk.is_some()
     }
 
     /// The component's cell; those of components that nobody has any more are forgotten.

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use oarlock_spec::codes::DynoCode;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use wasmtime::{AsContextMut as _, Store};
@@ -19,6 +18,7 @@ use crate::Body;
 use crate::exchange::{Caller, Ending, Exchange, Head, Owner, with_authority};
 use crate::instance::CallError;
 use crate::meter::Metered;
+use crate::place::{Full, Place};
 use crate::program::{Entry, Wasi};
 use crate::sandbox::{SandboxInner, StartError};
 use crate::state::State;
@@ -29,8 +29,8 @@ pub(crate) async fn call(
     sandbox: &Arc<SandboxInner>,
     request: Request<Body>,
 ) -> Result<Response<Body>, CallError> {
-    let wasi = handler(sandbox)?.1;
-    let place = sandbox.place().await?;
+    let place = sandbox.place_for_call().await?;
+    let wasi = handler(sandbox, &place)?.1;
     sandbox.count_request();
     let exchange = Exchange::new(wasi);
     let (head, answer) = futures::channel::oneshot::channel();
@@ -68,9 +68,12 @@ pub(crate) async fn run_here_first(
     }
 }
 
-/// The sandbox's handler, and whose it is.
-pub(crate) fn handler(sandbox: &SandboxInner) -> Result<(&ProxyPre<State>, Wasi), StartError> {
-    match sandbox.program.entry() {
+/// The handler of the sandbox that has this place, and whose it is.
+pub(crate) fn handler<'a>(
+    sandbox: &SandboxInner,
+    place: &'a Place,
+) -> Result<(&'a ProxyPre<State>, Wasi), StartError> {
+    match &place.loaded.entry {
         Entry::Handler(pre @ ProxyPre::P2(_)) => Ok((pre, Wasi::P2)),
         Entry::Handler(pre @ ProxyPre::P3(_)) => Ok((pre, Wasi::P3)),
         Entry::CommandP2(_) | Entry::CommandP3(_) => Err(StartError::Platform(format!(
@@ -128,7 +131,7 @@ impl Drop for EndOnDrop<'_> {
 async fn serve(
     sandbox: Arc<SandboxInner>,
     // Live longer than the store: the place is free, and the call gone, only when the store is.
-    _held: (OwnedSemaphorePermit, TaskTrackerToken),
+    (place, _token): (Place, TaskTrackerToken),
     request: Request<Body>,
     head: Head,
     exchange: Arc<Exchange>,
@@ -136,7 +139,7 @@ async fn serve(
     let mut store = sandbox.handler_store(None);
     let end = EndOnDrop(&exchange);
     // Pinned where it is made, for the same reason.
-    let guest = std::pin::pin!(run(&sandbox, &mut store, request, head, &exchange));
+    let guest = std::pin::pin!(run(&sandbox, &place, &mut store, request, head, &exchange));
     let ending = sandbox.calls.unless_ended(guest).await;
     let ending = ending.unwrap_or(Ending::Killed);
     if !exchange.is_abandoned() {
@@ -149,12 +152,13 @@ async fn serve(
 /// Starts the guest and gives it its call.
 async fn run(
     sandbox: &SandboxInner,
+    place: &Place,
     store: &mut Store<State>,
     request: Request<Body>,
     head: Head,
     exchange: &Exchange,
 ) -> Ending {
-    let pre = match handler(sandbox) {
+    let pre = match handler(sandbox, place) {
         Ok((pre, _)) => pre,
         Err(error) => return Ending::NotStarted(error),
     };
@@ -229,6 +233,7 @@ pub(crate) fn ending(
         Failure::Memory => Ending::Memory {
             limit: sandbox.limits.memory,
         },
+        Failure::Full(text) => Ending::NotStarted(StartError::Full(Full::Machine(text))),
         Failure::Trap(text) => Ending::Trap(text),
     }
 }

@@ -6,21 +6,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oarlock_spec::names::AppName;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::Linker;
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::cache::CodeCache;
+use crate::capacity::Capacity;
 use crate::compiler::{Compile, Compiler};
 use crate::functions::HostFunctions;
-use crate::machine;
+use crate::place::Places;
 use crate::program::{LoadError, Program};
-use crate::sandbox::StartError;
+use crate::resident::Residents;
 use crate::state::State;
 use crate::ticker::Ticker;
+use crate::trim::Trim;
 
 /// Address space of one linear memory: what 32-bit addresses can reach, so that no access needs a check.
-const RESERVATION: u64 = 4 << 30;
+pub(crate) const RESERVATION: u64 = 4 << 30;
+/// Of each stack that a guest runs on; its own frames may take a quarter of it, the host's the rest.
+pub(crate) const STACK: usize = 2 << 20;
 /// Unmapped space behind it, for offsets in the instructions.
 const GUARD: u64 = 32 << 20;
 /// Of each linear memory, kept when its slot is given back: page faults are most of the price of a
@@ -28,22 +31,17 @@ const GUARD: u64 = 32 << 20;
 const MEMORY_RESIDENT: usize = 2 << 20;
 /// Of each table, kept likewise.
 const TABLE_RESIDENT: usize = 128 << 10;
-/// Of each stack, kept likewise.
-const STACK_RESIDENT: usize = 64 << 10;
 /// Slots of a table. Large interpreters (CPython, StarlingMonkey) have tens of thousands of functions.
 const TABLE_ELEMENTS: usize = 100_000;
 /// Metadata of one component instance, its core instances included.
 const INSTANCE_METADATA: usize = 4 << 20;
 /// Tables for each place in the pool: a component of the usual toolchains has two or three.
 const TABLES_PER_PLACE: u32 = 8;
-/// Stacks for each place: each 0.3 call that blocks in a synchronous function holds one.
-const STACKS_PER_PLACE: u32 = 4;
 /// Core instances for each place; they are counted, not allocated.
 const CORE_PER_PLACE: u32 = 64;
-/// The least pool that is worth starting with.
-const LEAST_PLACES: u32 = 8;
-/// A share of the machine's memory that unused, still resident slots of one pool may hold: one part in this many.
-const WARM_SHARE: u64 = 16;
+/// Unused slots that stay their last program's. Beyond that a program that has none takes another's, rather than one
+/// that was never used: what is resident follows use. What is still left of a burst, [`Trim`] gives back.
+const WARM_SLOTS: u32 = 128;
 
 /// How an engine is made.
 #[derive(Debug, Clone)]
@@ -52,6 +50,8 @@ pub struct EngineConfig {
     /// space allows, and callers wait for a place in it. A component with several memories takes
     /// as many places.
     pub instances: u32,
+    /// Components whose code is in memory at once, at the most, if the machine has room for so many.
+    pub programs: u32,
     /// The largest `memory` limit any dyno may have, in bytes.
     pub max_memory: u64,
     /// How often a running guest is interrupted to let others run.
@@ -71,6 +71,7 @@ impl Default for EngineConfig {
     fn default() -> Self {
         Self {
             instances: 64,
+            programs: u32::MAX,
             max_memory: RESERVATION,
             tick: Duration::from_millis(1),
             code_cache: None,
@@ -141,8 +142,10 @@ pub(crate) struct EngineInner {
     pub(crate) cache: CodeCache,
     pub(crate) max_memory: u64,
     pub(crate) tick: Duration,
-    places: Arc<Semaphore>,
-    limit: u32,
+    trims: [Trim; 2],
+    pub(crate) residents: Residents,
+    pub(crate) places: Places,
+    capacity: Capacity,
 }
 
 impl Engine {
@@ -154,7 +157,7 @@ impl Engine {
     /// the user's own.
     pub fn new(config: EngineConfig) -> Result<Self, EngineError> {
         let setup = |error: wasmtime::Error| EngineError::Setup(crate::trap::describe(&error));
-        let ([serial, concurrent], limit) = pooled_engines(&config)?;
+        let ([serial, concurrent], capacity) = pooled_engines(&config)?;
         let linked = |wasm: wasmtime::Engine, variant| {
             let linker = crate::linker::build(&wasm, variant).map_err(setup)?;
             Ok(Linked { wasm, linker })
@@ -172,7 +175,6 @@ impl Engine {
         let ticker = Ticker::start(engines, config.tick).map_err(|error| {
             EngineError::Setup(format!("the ticker's thread does not start: {error}"))
         })?;
-        let places = Arc::new(Semaphore::new(limit as usize));
         Ok(Self {
             inner: Arc::new(EngineInner {
                 _ticker: ticker,
@@ -182,8 +184,10 @@ impl Engine {
                 cache,
                 max_memory: config.max_memory,
                 tick: config.tick,
-                places,
-                limit,
+                trims: Default::default(),
+                residents: Residents::new(capacity.programs),
+                places: Places::new(&capacity),
+                capacity,
             }),
         })
     }
@@ -207,32 +211,38 @@ impl Engine {
         Program::load(self, Some(app), name, wasm)
     }
 
-    /// How many instances can be alive at once: what was asked for, or what the machine has room for.
-    pub fn instances(&self) -> u32 {
-        self.inner.limit
+    /// How many instances and programs there is room for, by what was asked for and what the machine has.
+    pub fn capacity(&self) -> Capacity {
+        self.inner.capacity
     }
 
-    /// Waits for room for an instance that takes `places`, at most for `patience`.
-    pub(crate) async fn place(
-        &self,
-        places: u32,
-        patience: Duration,
-    ) -> Result<OwnedSemaphorePermit, StartError> {
-        let semaphore = &self.inner.places;
-        // The usual case needs no timer.
-        if let Ok(permit) = semaphore.clone().try_acquire_many_owned(places) {
-            return Ok(permit);
+    /// Gives memory back to the machine that is kept of a burst and was not needed since the last calls. Blocks for some
+    /// milliseconds: call it every few seconds, on a blocking thread.
+    pub fn trim(&self) {
+        let inner = &self.inner;
+        let engines = [&inner.serial.wasm, &inner.concurrent.wasm];
+        for (trim, engine) in inner.trims.iter().zip(engines) {
+            trim.look(engine, &inner.places);
         }
-        let full = StartError::Pool {
-            limit: self.inner.limit,
-        };
-        if places > self.inner.limit {
-            return Err(full);
-        }
-        match tokio::time::timeout(patience, semaphore.clone().acquire_many_owned(places)).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(full),
-        }
+    }
+
+    /// Components whose code is in memory now.
+    pub fn loaded_programs(&self) -> usize {
+        self.inner.residents.count()
+    }
+
+    /// Bytes that are resident in slots of memories that nobody uses now.
+    pub fn unused_bytes(&self) -> usize {
+        let engines = [&self.inner.serial.wasm, &self.inner.concurrent.wasm];
+        let metrics = engines.map(wasmtime::Engine::pooling_allocator_metrics);
+        let of =
+            |metrics: wasmtime::PoolingAllocatorMetrics| metrics.unused_memory_bytes_resident();
+        metrics.into_iter().flatten().map(of).sum()
+    }
+
+    /// Instances that could be started now.
+    pub fn free_instances(&self) -> u32 {
+        self.inner.places.free()
     }
 }
 
@@ -246,36 +256,29 @@ impl EngineInner {
 }
 
 /// Both engines, each with the largest pool, up to the configured one, that the machine grants. Either may hold all
-/// instances; how many there are of both together is counted by [`Engine::place`].
-fn pooled_engines(config: &EngineConfig) -> Result<([wasmtime::Engine; 2], u32), EngineError> {
-    let fits = machine::address_space() / (RESERVATION + GUARD) / 2;
-    let mut places = config
-        .instances
-        .clamp(1, u32::try_from(fits).unwrap_or(u32::MAX).max(1));
+/// instances; how many there are of both together is counted by [`Places`].
+fn pooled_engines(config: &EngineConfig) -> Result<([wasmtime::Engine; 2], Capacity), EngineError> {
+    let asked = (config.instances, config.programs);
+    let mut capacity = Capacity::of_machine(asked, RESERVATION + GUARD);
     loop {
         let [serial, concurrent] = Variant::ALL
-            .map(|variant| wasmtime::Engine::new(&engine_config(config, variant, places)));
+            .map(|variant| wasmtime::Engine::new(&engine_config(config, variant, &capacity)));
         match serial.and_then(|serial| Ok([serial, concurrent?])) {
-            Ok(engines) => {
-                if places < config.instances {
-                    tracing::warn!(
-                        asked = config.instances,
-                        places,
-                        "the machine has address space for fewer instances than configured"
-                    );
-                }
-                return Ok((engines, places));
-            }
+            Ok(engines) => return Ok((engines, capacity)),
             // Another limit of the machine's (overcommit, a container's): try with less.
-            Err(_) if places > LEAST_PLACES => places /= 2,
-            Err(error) => return Err(EngineError::Setup(crate::trap::describe(&error))),
+            Err(error) => match capacity.halved() {
+                Some(less) => capacity = less,
+                None => return Err(EngineError::Setup(crate::trap::describe(&error))),
+            },
         }
     }
 }
 
-fn engine_config(config: &EngineConfig, variant: Variant, places: u32) -> Config {
+fn engine_config(config: &EngineConfig, variant: Variant, capacity: &Capacity) -> Config {
     let mut wasm = compile_config(variant);
-    wasm.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(config, places)));
+    wasm.async_stack_size(STACK);
+    let pool = pool(config, variant, capacity);
+    wasm.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     wasm
 }
 
@@ -298,15 +301,19 @@ pub(crate) fn compile_config(variant: Variant) -> Config {
     wasm
 }
 
-fn pool(config: &EngineConfig, places: u32) -> PoolingAllocationConfig {
-    let slot = (MEMORY_RESIDENT + TABLE_RESIDENT + STACK_RESIDENT) as u64;
-    let warm = machine::memory() / WARM_SHARE / slot;
+fn pool(config: &EngineConfig, variant: Variant, capacity: &Capacity) -> PoolingAllocationConfig {
+    let places = capacity.instances.count;
+    let [serial, concurrent] = capacity.stacks();
+    let stacks = match variant {
+        Variant::Serial => serial,
+        Variant::Concurrent => concurrent,
+    };
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(places)
         .total_core_instances(places.saturating_mul(CORE_PER_PLACE))
         .total_memories(places)
         .total_tables(places.saturating_mul(TABLES_PER_PLACE))
-        .total_stacks(places.saturating_mul(STACKS_PER_PLACE))
+        .total_stacks(stacks)
         .total_gc_heaps(places)
         .max_component_instance_size(INSTANCE_METADATA)
         .max_core_instance_size(INSTANCE_METADATA)
@@ -316,8 +323,7 @@ fn pool(config: &EngineConfig, places: u32) -> PoolingAllocationConfig {
         .max_memory_size(usize::try_from(config.max_memory.min(RESERVATION)).unwrap_or(usize::MAX))
         .linear_memory_keep_resident(MEMORY_RESIDENT)
         .table_keep_resident(TABLE_RESIDENT)
-        .async_stack_keep_resident(STACK_RESIDENT)
-        .max_unused_warm_slots(u32::try_from(warm).unwrap_or(u32::MAX).clamp(1, places))
+        .max_unused_warm_slots(WARM_SLOTS.min(places))
         .pagemap_scan(Enabled::Auto);
     pool
 }

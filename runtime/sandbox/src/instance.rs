@@ -170,9 +170,16 @@ impl Instance {
 
 /// Starts an instance: it is instantiated when this returns.
 pub(crate) async fn start(sandbox: &Arc<SandboxInner>) -> Result<Instance, StartError> {
-    let kind = match handler(sandbox)?.0 {
-        ProxyPre::P2(pre) => Kind::Serial(serial::start(sandbox, pre).await?),
-        ProxyPre::P3(pre) => Kind::Shared(shared::start(sandbox, pre).await?),
+    let place = sandbox.place().await?;
+    let kind = match handler(sandbox, &place)?.0 {
+        ProxyPre::P2(pre) => {
+            let pre = pre.clone();
+            Kind::Serial(serial::start(sandbox, &pre, place).await?)
+        }
+        ProxyPre::P3(pre) => {
+            let pre = pre.clone();
+            Kind::Shared(shared::start(sandbox, &pre, place).await?)
+        }
     };
     Ok(Instance {
         inner: Arc::new(Handle(kind)),

@@ -7,6 +7,7 @@
 
 mod cache;
 mod call;
+mod capacity;
 mod compiler;
 mod egress;
 mod engine;
@@ -22,7 +23,9 @@ mod limiter;
 mod linker;
 mod machine;
 mod meter;
+mod place;
 mod program;
+mod resident;
 mod run;
 mod sandbox;
 mod serial;
@@ -33,6 +36,7 @@ mod stdio;
 mod ticker;
 mod tmp;
 mod trap;
+mod trim;
 
 /// Why a body ended early.
 pub use wasmtime_wasi_http::Error as BodyError;
@@ -42,6 +46,7 @@ pub use wasmtime_wasi_http::WasiBody as Body;
 /// wasmtime, for host functions of the embedder's own.
 pub use wasmtime;
 
+pub use capacity::{Bound, Capacity, Most};
 pub use compiler::{Compiler, compile_component};
 pub use egress::{
     Attempt, ChosenBy, Decision, Denial, Egress, EgressRules, Endpoint, HostListeners, HttpClient,
@@ -52,7 +57,9 @@ pub use functions::HostFunctions;
 pub use grant::{DynoLog, Folder, Grant, OutputStream};
 pub use instance::{CallError, Instance, InstanceEnd, LiveCallError};
 pub use kv::{KvBucket, KvError, KvKeys, KvSwap};
+pub use machine::threads;
 pub use meter::{Meter, last_used_up_tick};
+pub use place::Full;
 pub use program::{LoadError, Origin, Program, ProgramKind, Wasi};
 pub use run::{Exit, Output, Run, RunHandle, Stdin, StdinSource};
 pub use sandbox::{Sandbox, StartError};

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use blake3::Hash;
 use oarlock_spec::names::AppName;
 use wasmtime::component::{Component, Linker};
 use wasmtime_wasi::{p2, p3};
 use wasmtime_wasi_http::handler::ProxyPre;
 
 use crate::cache::Code;
+use crate::capacity::Bound;
 use crate::compiler::CompileError;
 use crate::engine::{Engine, EngineInner, Variant};
+use crate::resident::{Cell, Full, Loaded};
 use crate::state::State;
 use crate::trap;
 
@@ -94,6 +97,24 @@ pub enum LoadError {
         /// What wasmtime said.
         reason: String,
     },
+    /// The host has no room for another program's code; the platform's limit, not the component's fault.
+    #[error(
+        "there is no room for {name}: the code of {limit} components is in memory, and all of them run; raise {bound}"
+    )]
+    Full {
+        /// The component's path.
+        name: String,
+        /// How many there is room for.
+        limit: u32,
+        /// What raises it.
+        bound: Bound,
+    },
+    /// Its code was let go of and cannot be had again; the platform's fault.
+    #[error("the code of {name} is gone from the code cache; deploy the app again")]
+    Gone {
+        /// The component's path.
+        name: String,
+    },
 }
 
 /// A compiled, linked component. Cheap to clone.
@@ -104,13 +125,16 @@ pub struct Program {
 
 struct ProgramInner {
     engine: Engine,
+    app: Option<AppName>,
     name: String,
+    digest: Hash,
     kind: ProgramKind,
     origin: Origin,
-    entry: Entry,
     places: u32,
-    /// Held so that others who load the same component share its code.
-    code: Arc<Code>,
+    /// The engine that it was first loaded for, and the one that it is for.
+    first: Variant,
+    variant: Variant,
+    cell: Arc<Cell>,
 }
 
 /// What is called in an instance.
@@ -132,28 +156,22 @@ impl Program {
             name: name.to_owned(),
             reason: trap::describe(&error),
         };
-        let linker = |variant| {
-            let linked = engine.inner.linked(variant);
-            engine.inner.functions.linked(&linked.linker, app)
-        };
         // Functions that run beside the guest that calls them need the other engine.
-        let mut first = match linker(Variant::Serial) {
+        let own = engine.inner.linked(Variant::Serial);
+        let mut first = match engine.inner.functions.linked(&own.linker, app) {
             Ok(_) => Variant::Serial,
             Err(_) => Variant::Concurrent,
         };
+        let digest = blake3::hash(wasm);
         let (code, origin, kind, entry) = loop {
-            let loaded = engine.inner.cache.load(first, wasm);
+            let loaded = engine.inner.cache.load(first, digest, wasm);
             let (code, origin) = loaded.map_err(|error| refused(name, error))?;
-            let linked = engine.inner.linked(code.variant);
-            let own = linker(code.variant).map_err(invalid)?;
-            let linker = own.as_ref().unwrap_or(&linked.linker);
-            let kind = classify(&linked.wasm, name, &code.component)?;
-            match link((&linked.wasm, linker), name, kind, &code.component) {
-                Ok(entry) => break (code, origin, kind, entry),
+            match link(engine, app, name, &code) {
+                Ok((kind, entry)) => break (code, origin, kind, entry),
                 // It imports something of WASI 0.3, though no function of it is async.
                 Err(_)
                     if code.variant == Variant::Serial
-                        && imports(&linked.wasm, &code.component)
+                        && imports(&engine.inner.linked(code.variant).wasm, &code.component)
                             .iter()
                             .any(|import| is_concurrent_only(&engine.inner, import)) =>
                 {
@@ -170,17 +188,68 @@ impl Program {
             .component
             .resources_required()
             .map_or(1, |needs| needs.num_memories.max(1));
+        let variant = code.variant;
+        let cell = engine
+            .inner
+            .residents
+            .add(Loaded::new(entry, code), engine.inner.cache.keeps())
+            .map_err(|full| no_room(name, full))?;
         Ok(Self {
             inner: Arc::new(ProgramInner {
                 engine: engine.clone(),
+                app: app.cloned(),
                 name: name.to_owned(),
+                digest,
                 kind,
                 origin,
-                entry,
                 places,
-                code,
+                first,
+                variant,
+                cell,
             }),
         })
+    }
+
+    /// Its code, held in memory as long as the caller has it; loaded again if it had been let go of.
+    pub(crate) async fn loaded(&self) -> Result<Arc<Loaded>, LoadError> {
+        if let Some(loaded) = self.inner.cell.get() {
+            return Ok(loaded);
+        }
+        let _turn = self.inner.cell.loading.lock().await;
+        if let Some(loaded) = self.inner.cell.get() {
+            return Ok(loaded);
+        }
+        let program = self.clone();
+        let loading = tokio::task::spawn_blocking(move || program.load_again());
+        // Only a runtime that ends breaks it off.
+        loading.await.unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    fn load_again(&self) -> Result<Arc<Loaded>, LoadError> {
+        let inner = &self.inner;
+        let cache = &inner.engine.inner.cache;
+        let code = cache
+            .reload(inner.digest, inner.first, inner.variant)
+            .ok_or_else(|| self.gone())?;
+        let (_, entry) = link(&inner.engine, inner.app.as_ref(), &inner.name, &code)?;
+        code.component
+            .initialize_copy_on_write_image()
+            .map_err(|error| LoadError::Invalid {
+                name: inner.name.clone(),
+                reason: trap::describe(&error),
+            })?;
+        let loaded = Loaded::new(entry, code);
+        let residents = &inner.engine.inner.residents;
+        residents
+            .put(&inner.cell, loaded.clone())
+            .map_err(|full| no_room(&inner.name, full))?;
+        Ok(loaded)
+    }
+
+    fn gone(&self) -> LoadError {
+        LoadError::Gone {
+            name: self.inner.name.clone(),
+        }
     }
 
     /// What it can be started as.
@@ -204,16 +273,20 @@ impl Program {
 
     /// The engine of wasmtime's that its stores are of.
     pub(crate) fn wasm(&self) -> &wasmtime::Engine {
-        &self.inner.engine.inner.linked(self.inner.code.variant).wasm
-    }
-
-    pub(crate) fn entry(&self) -> &Entry {
-        &self.inner.entry
+        &self.inner.engine.inner.linked(self.inner.variant).wasm
     }
 
     /// How many places of the engine's pool an instance takes: one for each of its memories.
-    pub(crate) fn places(&self) -> u32 {
+    pub fn places(&self) -> u32 {
         self.inner.places
+    }
+}
+
+fn no_room(name: &str, Full(most): Full) -> LoadError {
+    LoadError::Full {
+        name: name.to_owned(),
+        limit: most.count,
+        bound: most.bound,
     }
 }
 
@@ -278,10 +351,30 @@ fn classify(
         })
 }
 
+/// What a component can be started as, and how; with the host functions that this app may import.
 fn link(
+    engine: &Engine,
+    app: Option<&AppName>,
+    name: &str,
+    code: &Code,
+) -> Result<(ProgramKind, Entry), LoadError> {
+    let invalid = |error: wasmtime::Error| LoadError::Invalid {
+        name: name.to_owned(),
+        reason: trap::describe(&error),
+    };
+    let linked = engine.inner.linked(code.variant);
+    let own = engine.inner.functions.linked(&linked.linker, app);
+    let own = own.map_err(invalid)?;
+    let linker = own.as_ref().unwrap_or(&linked.linker);
+    let kind = classify(&linked.wasm, name, &code.component)?;
+    let entry = link_as(kind, (&linked.wasm, linker), name, &code.component)?;
+    Ok((kind, entry))
+}
+
+fn link_as(
+    kind: ProgramKind,
     (engine, linker): (&wasmtime::Engine, &Linker<State>),
     name: &str,
-    kind: ProgramKind,
     component: &Component,
 ) -> Result<Entry, LoadError> {
     let pre = linker

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use wasmtime::Store;
 
 use crate::meter::Metered;
+use crate::place::Full;
 use crate::program::Entry;
 use crate::sandbox::{SandboxInner, StartError, Streams};
 use crate::sockets::Port;
@@ -128,14 +129,14 @@ async fn run(
     stopping: CancellationToken,
 ) -> Exit {
     // Lives longer than the store: the place is free only when the store is gone.
-    let _place = match sandbox.place().await {
+    let place = match sandbox.place().await {
         Ok(place) => place,
         Err(error) => return Exit::NotStarted(error),
     };
     let mut store = sandbox.command_store(streams, &extra_args, stopping);
     // Dropped before the store: whoever is connected must know a crash from an end.
     let mut end = sandbox.grant.listen.as_ref().map(Port::watch_end);
-    let result = match sandbox.program.entry() {
+    let result = match &place.loaded.entry {
         Entry::CommandP2(pre) => match pre.instantiate_async(&mut store).await {
             Ok(command) => command.wasi_cli_run().call_run(&mut store).await,
             Err(error) => return not_started(&sandbox, &error, &store),
@@ -158,6 +159,7 @@ async fn run(
         Err(error) => match sandbox.failure(&error, &store) {
             Failure::Exit(code) => Exit::Code(code),
             Failure::Memory => Exit::Memory,
+            Failure::Full(text) => Exit::NotStarted(StartError::Full(Full::Machine(text))),
             Failure::Trap(text) => Exit::Trap(text),
         },
     };
@@ -171,6 +173,8 @@ fn not_started(sandbox: &SandboxInner, error: &wasmtime::Error, store: &Store<St
     match sandbox.failure(error, store) {
         // A command may do its work, and exit, in a start function.
         Failure::Exit(code) => Exit::Code(code),
-        Failure::Memory | Failure::Trap(_) => Exit::NotStarted(sandbox.start_error(error, store)),
+        Failure::Memory | Failure::Full(_) | Failure::Trap(_) => {
+            Exit::NotStarted(sandbox.start_error(error, store))
+        }
     }
 }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use http::{Request, Response};
 use oarlock_spec::limits::Limits;
 use oarlock_spec::names::{AppName, DynoName};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -23,7 +23,8 @@ use crate::grant::{Grant, OutputStream};
 use crate::instance::{CallError, Instance};
 use crate::limiter::MemoryLimiter;
 use crate::meter::{self, Meter};
-use crate::program::Program;
+use crate::place::{Full, Place, Share};
+use crate::program::{LoadError, Program};
 use crate::run::{Output, Run, Stdin};
 use crate::sockets::{NetCtx, NetGrant, Port, udp_check};
 use crate::state::State;
@@ -36,6 +37,9 @@ const HOSTCALL_BYTES: usize = 16 << 20;
 
 /// wasmtime counts a header set's in-memory size, which is more than its size on the wire.
 const HEADER_OVERHEAD: u64 = 2;
+
+/// A call waits for half of this, or of its `timeout`, for room: so that its caller hears that there is none.
+const CALL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Epochs until a running guest lets others run.
 const EPOCHS: u64 = 1;
@@ -58,6 +62,8 @@ pub(crate) struct SandboxInner {
     kv: crate::kv::KvCtx,
     net: Arc<NetGrant>,
     pub(crate) calls: Calls,
+    /// What the calls of its app may take of the engine's places.
+    share: Share,
     /// Never fires: what instances have that are not told to stop.
     never: CancellationToken,
 }
@@ -76,15 +82,22 @@ pub enum StartError {
         /// The limit.
         limit: u64,
     },
-    /// No place in the instance pool within the boot timeout; the platform's fault.
-    #[error("no free place for an instance: all {limit} are taken; raise the engine's `instances`")]
-    Pool {
-        /// The pool's size.
-        limit: u32,
-    },
+    /// The host has no room for another instance, or not for this app's; the platform's limit.
+    #[error("{0}")]
+    Full(Full),
     /// Something else of the platform's.
     #[error("the instance could not be started: {0}")]
     Platform(String),
+}
+
+impl From<LoadError> for StartError {
+    /// What its app could do about it was said when it was loaded first.
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Full { .. } => Self::Full(Full::Machine(error.to_string())),
+            error => Self::Platform(error.to_string()),
+        }
+    }
 }
 
 /// The streams of a new instance.
@@ -143,6 +156,7 @@ impl Sandbox {
             arguments: grant.args.clone(),
         };
         let net = NetGrant::new(&grant, limits);
+        let share = program.engine().inner.places.share_of(&grant.app);
         Ok(Self {
             inner: Arc::new(SandboxInner {
                 program: program.clone(),
@@ -155,6 +169,7 @@ impl Sandbox {
                 environment: Arc::new(environment),
                 folders: Arc::new(folders),
                 calls: Calls::default(),
+                share,
                 never: CancellationToken::new(),
             }),
         })
@@ -221,12 +236,24 @@ impl Sandbox {
 }
 
 impl SandboxInner {
-    /// Waits for room for an instance, at most for the boot timeout.
-    pub(crate) async fn place(&self) -> Result<OwnedSemaphorePermit, StartError> {
-        self.program
-            .engine()
-            .place(self.program.places(), self.limits.boot_timeout)
+    /// Waits for room for an instance that stands until it is ended, at most for the boot timeout.
+    pub(crate) async fn place(&self) -> Result<Place, StartError> {
+        self.placed(None, self.limits.boot_timeout).await
+    }
+
+    /// Waits for room for the instance of one call, within the share of its app.
+    pub(crate) async fn place_for_call(&self) -> Result<Place, StartError> {
+        let patience = self.limits.timeout.min(CALL_PATIENCE) / 2;
+        self.placed(Some(&self.share), patience).await
+    }
+
+    async fn placed(&self, share: Option<&Share>, patience: Duration) -> Result<Place, StartError> {
+        let loaded = self.program.loaded().await?;
+        let places = &self.program.engine().inner.places;
+        places
+            .take(share, self.program.places(), patience, loaded)
             .await
+            .map_err(StartError::Full)
     }
 
     /// A store for an instance that is told nothing and hears nothing: stdin ended, output to the log.
@@ -348,9 +375,7 @@ impl SandboxInner {
                 limit: self.limits.memory,
             },
             Failure::Exit(code) => StartError::Trap(format!("it exited with code {code}")),
-            Failure::Trap(_) if error.is::<wasmtime::PoolConcurrencyLimitError>() => {
-                StartError::Platform(trap::describe(error))
-            }
+            Failure::Full(text) => StartError::Full(Full::Machine(text)),
             Failure::Trap(text) => StartError::Trap(text),
         }
     }

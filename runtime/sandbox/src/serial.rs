@@ -13,7 +13,7 @@ use std::task::Poll;
 use futures::channel::oneshot;
 use futures::task::AtomicWaker;
 use http::{Request, Response};
-use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 use wasmtime::Store;
 use wasmtime::component::Resource;
@@ -26,6 +26,7 @@ use crate::call::{ending, run_here_first};
 use crate::exchange::{Caller, Ending, Exchange, Head, Owner, with_authority};
 use crate::instance::{InstanceEnd, LiveCallError};
 use crate::meter::Metered;
+use crate::place::Place;
 use crate::program::Wasi;
 use crate::sandbox::{SandboxInner, StartError};
 use crate::state::State;
@@ -50,15 +51,15 @@ pub(crate) struct Serial {
 struct Live {
     store: Store<State>,
     guest: Proxy,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// Starts an instance: it is instantiated when this returns.
 pub(crate) async fn start(
     sandbox: &Arc<SandboxInner>,
     pre: &ProxyPre<State>,
+    place: Place,
 ) -> Result<Arc<Serial>, StartError> {
-    let place = sandbox.place().await?;
     let stopping = CancellationToken::new();
     let mut store = sandbox.handler_store(Some(stopping.clone()));
     let starting = Box::pin(pre.instantiate_async(&mut store));

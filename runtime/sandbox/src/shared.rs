@@ -24,6 +24,7 @@ use crate::call::ending;
 use crate::exchange::{Caller, Ending, Exchange, Head, Owner, with_authority};
 use crate::instance::{InstanceEnd, LiveCallError};
 use crate::meter::Metered;
+use crate::place::Place;
 use crate::program::Wasi;
 use crate::sandbox::{SandboxInner, StartError};
 use crate::state::State;
@@ -43,6 +44,7 @@ pub(crate) struct Shared {
 pub(crate) async fn start(
     sandbox: &Arc<SandboxInner>,
     pre: &ServicePre<State>,
+    place: Place,
 ) -> Result<Shared, StartError> {
     let at_once = sandbox.limits.concurrency.unwrap_or(CONCURRENCY).max(1) as usize;
     let known = Arc::<Known>::default();
@@ -51,6 +53,7 @@ pub(crate) async fn start(
     let worker = Worker {
         sandbox: sandbox.clone(),
         pre: pre.clone(),
+        place: Some(place),
         known: known.clone(),
         queue,
         at_once,
@@ -245,6 +248,7 @@ impl Drop for EndOnDrop<'_> {
 struct Worker {
     sandbox: Arc<SandboxInner>,
     pre: ServicePre<State>,
+    place: Option<Place>,
     known: Arc<Known>,
     queue: mpsc::Receiver<Unserved>,
     at_once: usize,
@@ -254,10 +258,7 @@ impl Worker {
     async fn run(mut self, ready: oneshot::Sender<Result<(), StartError>>) {
         let (sandbox, known) = (self.sandbox.clone(), self.known.clone());
         // Lives longer than the store: the place is free only when the store is gone.
-        let _place = match sandbox.place().await {
-            Ok(place) => place,
-            Err(error) => return drop(ready.send(Err(error))),
-        };
+        let _place = self.place.take();
         let mut store = sandbox.handler_store(Some(known.stopping.clone()));
         let end = EndOnDrop(&known);
         let proxy = match self.pre.instantiate_async(&mut store).await {

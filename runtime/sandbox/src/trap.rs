@@ -11,6 +11,8 @@ pub(crate) enum Failure {
     Memory,
     /// It trapped, or a host function ended it.
     Trap(String),
+    /// The machine or the engine's pools have no more of something that the guest needs; no fault of the guest's.
+    Full(String),
 }
 
 /// Sorts an error that came out of a store.
@@ -21,7 +23,21 @@ pub(crate) fn classify(error: &wasmtime::Error, memory_refused: bool) -> Failure
     if memory_refused {
         return Failure::Memory;
     }
+    if is_full(error) {
+        return Failure::Full(describe(error));
+    }
     Failure::Trap(describe(error))
+}
+
+/// Whether the machine, or a pool, had nothing left.
+fn is_full(error: &wasmtime::Error) -> bool {
+    error.is::<wasmtime::PoolConcurrencyLimitError>()
+        || error.chain().any(|cause| {
+            cause.downcast_ref::<rustix::io::Errno>() == Some(&rustix::io::Errno::NOMEM)
+                || cause
+                    .downcast_ref::<std::io::Error>()
+                    .is_some_and(|error| error.kind() == std::io::ErrorKind::OutOfMemory)
+        })
 }
 
 /// The error's causes on one line, without wasmtime's own prefixes and without repetitions.
@@ -63,5 +79,15 @@ mod tests {
             panic!()
         };
         assert_eq!(text, "wasm `unreachable` instruction executed");
+    }
+
+    #[test]
+    fn what_the_machine_has_not_is_no_trap() {
+        let refused = wasmtime::Error::new(rustix::io::Errno::NOMEM).context("a stack");
+        let said = Failure::Full("a stack: Out of memory (os error 12)".to_owned());
+        assert!(
+            matches!(classify(&refused, false), Failure::Full(_)),
+            "{said:?}"
+        );
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use http_body_util::BodyExt as _;
-use oarlock_sandbox::{CallError, Sandbox};
+use oarlock_sandbox::{Bound, CallError, Full, Sandbox, StartError};
 
 use super::{LONG, Setup, get, post, soon, text};
 
@@ -16,6 +16,16 @@ pub(super) async fn gone(sandbox: &Sandbox) {
     let limit = tokio::time::Instant::now() + LONG;
     while sandbox.meter().memory_bytes() > 0 {
         assert!(tokio::time::Instant::now() < limit, "the instance lives on");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits until no more than so many instances of the sandbox are left.
+pub(super) async fn only(sandbox: &Sandbox, instances: u64) {
+    let most = instances * sandbox.limits().memory;
+    let limit = tokio::time::Instant::now() + LONG;
+    while sandbox.meter().memory_bytes() > most.min(instances * (4 << 20)) {
+        assert!(tokio::time::Instant::now() < limit, "the instances live on");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -229,7 +239,7 @@ async fn neighbours_answer_while_guests_spin() {
 #[tokio::test]
 async fn a_full_pool_makes_callers_wait_and_then_says_so() {
     let mut setup = Setup::new();
-    setup.limits.boot_timeout = Duration::from_millis(200);
+    setup.limits.timeout = Duration::from_millis(400);
     let engine = oarlock_sandbox::Engine::new(oarlock_sandbox::EngineConfig {
         instances: 2,
         max_memory: 256 << 20,
@@ -246,7 +256,10 @@ async fn a_full_pool_makes_callers_wait_and_then_says_so() {
     let error = soon(sandbox.call(get("/"))).await.unwrap_err();
     assert_eq!(
         error,
-        CallError::Start(oarlock_sandbox::StartError::Pool { limit: 2 })
+        CallError::Start(StartError::Full(Full::Instances {
+            limit: 2,
+            bound: Bound::Configured,
+        }))
     );
     let (answer, ()) = soon(async {
         tokio::join!(sandbox.call(get("/")), async {

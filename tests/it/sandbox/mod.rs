@@ -14,6 +14,7 @@ use oarlock_sandbox::{
 use oarlock_spec::limits::Limits;
 
 mod cache;
+mod capacity;
 mod commands;
 mod fresh;
 mod programs;

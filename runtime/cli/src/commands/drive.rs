@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use oarlock_host::Host;
+use oarlock_host::capacity::{Bound, Capacity, Most};
 use oarlock_host::logs::LogFilter;
 use oarlock_platform::{Event, Platform, PlatformConfig};
 use oarlock_spec::codes::exit;
@@ -121,6 +122,28 @@ async fn drive(config: PlatformConfig) -> Outcome {
     Ok(ended)
 }
 
+/// What a host should have room for: below it, its operator is told.
+const AMPLE: u32 = 1_000;
+
+/// Says what there is little room for, and what raises it.
+fn print_capacity(capacity: &Capacity) {
+    let Capacity {
+        instances,
+        programs,
+        ..
+    } = capacity;
+    if instances.count < AMPLE && instances.bound != Bound::Configured {
+        let Most { count, bound } = instances;
+        let text = format!("room for {count} instances at once; {bound} raises it");
+        print::note("Limits", &text);
+    }
+    if programs.count < AMPLE {
+        let Most { count, bound } = programs;
+        let text = format!("room for the code of {count} components at once; {bound} raises it");
+        print::note("Limits", &text);
+    }
+}
+
 /// What the terminal shows: events as notes on stderr, the apps' logs on stdout.
 #[derive(Default)]
 struct Screen {
@@ -153,7 +176,10 @@ impl Screen {
 
     fn show(&mut self, event: Event) {
         match event {
-            Event::Hosting(host) => self.host = Some(host),
+            Event::Hosting(host) => {
+                print_capacity(&host.capacity());
+                self.host = Some(host);
+            }
             Event::Opened { app } => {
                 let Some(host) = &self.host else { return };
                 let mut lines = host.log(&app).follow(0, LogFilter::default());

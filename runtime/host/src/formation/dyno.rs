@@ -426,7 +426,7 @@ pub(crate) fn status(exit: &Exit) -> u8 {
         Exit::Memory | Exit::Killed => exit::DYNO_ENDED,
         Exit::NotStarted(StartError::Trap(_)) => exit::TRAP,
         Exit::NotStarted(
-            StartError::Memory { .. } | StartError::Pool { .. } | StartError::Platform(_),
+            StartError::Memory { .. } | StartError::Full(_) | StartError::Platform(_),
         ) => exit::DYNO_ENDED,
     }
 }

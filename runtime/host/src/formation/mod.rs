@@ -27,6 +27,7 @@ mod occasional;
 mod prepare;
 mod questions;
 mod rollout;
+mod room;
 #[cfg(test)]
 mod scale_tests;
 mod table;
@@ -40,4 +41,5 @@ pub(crate) use dispatcher::{Ending, Message};
 pub(crate) use dyno::{RunEnd, Word, reason as exit_reason};
 pub(crate) use occasional::{MOST_ONE_OFFS, Occasional, OccasionalError, Purpose};
 pub(crate) use prepare::{Prepared, PreparedProcess, one_off_type};
+pub use room::NoRoom;
 pub(crate) use table::{ChangeError, StateChange};

@@ -44,7 +44,12 @@ impl Dispatcher {
                 ));
             }
         }
-        Ok(())
+        let running = self.table.formation();
+        let mut wanted = running.clone();
+        wanted.extend(change.clone());
+        release
+            .check_room(&wanted, &running, &self.shared.engine)
+            .map_err(|error| error.to_string())
     }
 
     /// The dynos that a restart's target names.

@@ -306,7 +306,7 @@ fn failure_of(error: &CallError, live: bool) -> Failed {
             Failed::DynoEnded
         }
         // All places of the host's are taken: it is the host that is too busy.
-        CallError::Start(StartError::Pool { .. }) => Failed::Answer(Failure::Code(RouterCode::H11)),
+        CallError::Start(StartError::Full(_)) => Failed::Answer(Failure::Code(RouterCode::H11)),
         CallError::Start(StartError::Platform(reason)) => Failed::Platform(reason.clone()),
         CallError::Trap(_)
         | CallError::Memory { .. }

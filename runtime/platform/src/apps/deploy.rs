@@ -63,7 +63,7 @@ fn release_exit_code(failure: &ReleaseFailure) -> u8 {
             ApplyError::Load(_) | ApplyError::Unreadable { .. } | ApplyError::WrongKind { .. } => {
                 exit::BUILD
             }
-            ApplyError::Addon { .. } => exit::MANIFEST,
+            ApplyError::Addon { .. } | ApplyError::NoRoom(_) => exit::MANIFEST,
             // 0 would say that all went well.
             ApplyError::ReleasePhase { code, .. } => code
                 .filter(|code| *code != 0)

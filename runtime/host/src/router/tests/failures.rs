@@ -1,4 +1,4 @@
-use oarlock_sandbox::StartError;
+use oarlock_sandbox::{Full, StartError};
 
 use super::*;
 
@@ -15,7 +15,10 @@ async fn failures_before_the_head_have_their_codes() {
             CallError::Start(StartError::Trap("secret".to_owned())),
             "H13",
         ),
-        (CallError::Start(StartError::Pool { limit: 1 }), "H11"),
+        (
+            CallError::Start(StartError::Full(Full::Machine("secret".to_owned()))),
+            "H11",
+        ),
         (
             CallError::Start(StartError::Platform("secret".to_owned())),
             "H13",
