@@ -13,9 +13,11 @@ use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationCon
 use crate::cache::CodeCache;
 use crate::compiler::{Compile, Compiler};
 use crate::functions::HostFunctions;
+use crate::limiter::ITEMS;
 use crate::machine;
 use crate::program::{LoadError, Program};
 use crate::sandbox::StartError;
+use crate::slow::SlowThreads;
 use crate::state::State;
 use crate::ticker::Ticker;
 
@@ -35,11 +37,12 @@ const TABLE_ELEMENTS: usize = 100_000;
 /// Metadata of one component instance, its core instances included.
 const INSTANCE_METADATA: usize = 4 << 20;
 /// Tables for each place in the pool: a component of the usual toolchains has two or three.
-const TABLES_PER_PLACE: u32 = 8;
+pub(crate) const TABLES_PER_PLACE: u32 = 8;
 /// Stacks for each place: each 0.3 call that blocks in a synchronous function holds one.
 const STACKS_PER_PLACE: u32 = 4;
-/// Core instances for each place; they are counted, not allocated.
-const CORE_PER_PLACE: u32 = 64;
+/// Core instances for each place: as many as one store may have, so that nobody can use up another's. They are counted,
+/// not allocated; what they take is bounded by [`INSTANCE_METADATA`].
+const CORE_PER_PLACE: u32 = ITEMS as u32;
 /// The least pool that is worth starting with.
 const LEAST_PLACES: u32 = 8;
 /// A share of the machine's memory that unused, still resident slots of one pool may hold: one part in this many.
@@ -50,7 +53,7 @@ const WARM_SHARE: u64 = 16;
 pub struct EngineConfig {
     /// Instances alive at once, over all apps; the pool is this large, or as large as the address
     /// space allows, and callers wait for a place in it. A component with several memories takes
-    /// as many places.
+    /// as many places, one with many tables one for each eight.
     pub instances: u32,
     /// The largest `memory` limit any dyno may have, in bytes.
     pub max_memory: u64,
@@ -143,6 +146,8 @@ pub(crate) struct EngineInner {
     pub(crate) tick: Duration,
     places: Arc<Semaphore>,
     limit: u32,
+    /// For guests that cannot be interrupted in time.
+    pub(crate) slow: SlowThreads,
 }
 
 impl Engine {
@@ -184,6 +189,7 @@ impl Engine {
                 tick: config.tick,
                 places,
                 limit,
+                slow: SlowThreads::default(),
             }),
         })
     }
@@ -310,6 +316,7 @@ fn pool(config: &EngineConfig, places: u32) -> PoolingAllocationConfig {
         .total_gc_heaps(places)
         .max_component_instance_size(INSTANCE_METADATA)
         .max_core_instance_size(INSTANCE_METADATA)
+        .max_core_instances_per_component(CORE_PER_PLACE)
         .max_tables_per_module(16)
         .max_memories_per_module(16)
         .table_elements(TABLE_ELEMENTS)

@@ -5,6 +5,8 @@
 //! ([`Sandbox::call`]), one that serves many ([`Sandbox::start`]) or one run of a command
 //! ([`Sandbox::run`]). Guests run on the tokio runtime that the call is made on.
 
+mod bodies;
+mod budget;
 mod cache;
 mod call;
 mod compiler;
@@ -12,6 +14,7 @@ mod egress;
 mod engine;
 mod environment;
 mod exchange;
+mod fields;
 mod files;
 mod functions;
 mod grant;
@@ -22,11 +25,13 @@ mod limiter;
 mod linker;
 mod machine;
 mod meter;
+mod pace;
 mod program;
 mod run;
 mod sandbox;
 mod serial;
 mod shared;
+mod slow;
 mod sockets;
 mod state;
 mod stdio;

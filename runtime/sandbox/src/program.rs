@@ -10,7 +10,7 @@ use wasmtime_wasi_http::handler::ProxyPre;
 
 use crate::cache::Code;
 use crate::compiler::CompileError;
-use crate::engine::{Engine, EngineInner, Variant};
+use crate::engine::{Engine, EngineInner, TABLES_PER_PLACE, Variant};
 use crate::state::State;
 use crate::trap;
 
@@ -77,6 +77,20 @@ pub enum LoadError {
         name: String,
         /// Those imports.
         imports: Vec<String>,
+    },
+    /// It has more memories, tables or core instances than one instance may take from the pool.
+    #[error(
+        "{name} has {number} {what}, its nested components' included; an instance may have {bound} at most"
+    )]
+    TooMany {
+        /// The component's path.
+        name: String,
+        /// What there is too much of.
+        what: &'static str,
+        /// How many it has.
+        number: u32,
+        /// How many it may have.
+        bound: u32,
     },
     /// The compiler's process failed: it cannot be used, or this component was too much for it.
     #[error("{name} could not be compiled: {reason}")]
@@ -162,14 +176,11 @@ impl Program {
                 Err(error) => return Err(error),
             }
         };
+        let places = places(name, &code.component)?;
         // Now, rather than in the first request.
         code.component
             .initialize_copy_on_write_image()
             .map_err(invalid)?;
-        let places = code
-            .component
-            .resources_required()
-            .map_or(1, |needs| needs.num_memories.max(1));
         Ok(Self {
             inner: Arc::new(ProgramInner {
                 engine: engine.clone(),
@@ -211,10 +222,37 @@ impl Program {
         &self.inner.entry
     }
 
-    /// How many places of the engine's pool an instance takes: one for each of its memories.
+    /// How many places of the engine's pool an instance takes.
     pub(crate) fn places(&self) -> u32 {
         self.inner.places
     }
+}
+
+/// The most places of the engine's pool that one instance takes: components of the usual toolchains take one.
+const MOST_PLACES: u32 = 16;
+
+/// How many places of the engine's pool an instance of this component takes: one for each of its memories, and one for
+/// each [`TABLES_PER_PLACE`] of its tables, empty ones included. All that it instantiates is known from its code.
+fn places(name: &str, component: &Component) -> Result<u32, LoadError> {
+    let Some(needs) = component.resources_required() else {
+        // It imports core modules, which nobody provides: it was refused for that before.
+        return Ok(1);
+    };
+    let too_many = |what, number, bound| LoadError::TooMany {
+        name: name.to_owned(),
+        what,
+        number,
+        bound,
+    };
+    if needs.num_memories > MOST_PLACES {
+        return Err(too_many("memories", needs.num_memories, MOST_PLACES));
+    }
+    let most_tables = MOST_PLACES * TABLES_PER_PLACE;
+    if needs.num_tables > most_tables {
+        return Err(too_many("tables", needs.num_tables, most_tables));
+    }
+    let for_tables = needs.num_tables.div_ceil(TABLES_PER_PLACE);
+    Ok(needs.num_memories.max(for_tables).max(1))
 }
 
 fn refused(name: &str, error: CompileError) -> LoadError {
