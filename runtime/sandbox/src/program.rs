@@ -398,3 +398,56 @@ fn is_provided(linker: &Linker<State>, import: &str) -> bool {
             .map(|patch| format!("{track}.{patch}"))
             .any(|name| name != import && is_taken(&name))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::EngineConfig;
+
+    /// A command whose core module has this in it, instantiated so many times.
+    fn load(fields: &str, instances: usize) -> Result<u32, LoadError> {
+        let instances: String = (0..instances)
+            .map(|index| format!("(core instance $i{index} (instantiate $m))"))
+            .collect();
+        let wasm = wat::parse_str(format!(
+            r#"(component
+                (core module $m {fields} (func (export "run") (result i32) (i32.const 0)))
+                {instances}
+                (func $run (result (result)) (canon lift (core func $i0 "run")))
+                (instance $runner (export "run" (func $run)))
+                (export "wasi:cli/run@0.2.0" (instance $runner)))"#
+        ))
+        .unwrap();
+        let engine = Engine::new(EngineConfig::default()).unwrap();
+        Ok(engine.load("worker.wasm", &wasm)?.places())
+    }
+
+    #[test]
+    fn an_instance_takes_places_for_its_memories_and_tables() {
+        let table = "(table 0 funcref)";
+        assert_eq!(load("", 1).unwrap(), 1);
+        assert_eq!(load(table, 8).unwrap(), 1);
+        assert_eq!(load(table, 9).unwrap(), 2);
+        assert_eq!(load("(memory 0) (memory 0)", 3).unwrap(), 6);
+        assert_eq!(load(&format!("(memory 0) {table}"), 16).unwrap(), 16);
+        assert_eq!(load(&table.repeat(16), 8).unwrap(), 16);
+    }
+
+    #[test]
+    fn more_than_an_instance_may_have_is_refused_by_name_and_number() {
+        let error = |fields: &str, instances| load(fields, instances).unwrap_err().to_string();
+        assert_eq!(
+            error(&"(table 0 funcref)".repeat(16), 62),
+            "worker.wasm has 992 tables, its nested components' included; an instance may have 128 at most"
+        );
+        assert_eq!(
+            error("(memory 0)", 17),
+            "worker.wasm has 17 memories, its nested components' included; an instance may have 16 at most"
+        );
+        let error = error("", 1_001);
+        assert!(
+            error.contains("1001 core module instances") && error.contains("1000"),
+            "{error}"
+        );
+    }
+}

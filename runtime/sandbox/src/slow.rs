@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle as Thread;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::task::JoinHandle;
@@ -21,6 +22,11 @@ use crate::sandbox::SandboxInner;
 
 /// Their `nice` value: beside a thread of the usual priority each gets about a tenth of a processor.
 const NICE: i32 = 10;
+
+/// Threads for blocking work for each of them.
+const BLOCKING_THREADS: usize = 8;
+/// How long blocking work may go on when they end.
+const BLOCKING_GRACE: Duration = Duration::from_secs(2);
 
 /// The threads, made when they are first needed. Dropping this ends them, and what runs there.
 #[derive(Default)]
@@ -50,7 +56,10 @@ impl SlowThreads {
 
 impl SlowThread {
     fn start(index: usize) -> Option<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(BLOCKING_THREADS)
+            .build();
         let runtime = runtime.inspect_err(failed).ok()?;
         let handle = runtime.handle().clone();
         let stop = CancellationToken::new();
@@ -63,6 +72,7 @@ impl SlowThread {
                     tracing::warn!(%error, "a thread of low priority keeps the usual one");
                 }
                 runtime.block_on(stopped.cancelled());
+                runtime.shutdown_timeout(BLOCKING_GRACE);
             });
         Some(Self {
             runtime: handle,

@@ -16,8 +16,10 @@ use oarlock_spec::limits::Limits;
 mod cache;
 mod commands;
 mod fresh;
+mod held;
 mod programs;
 mod shared;
+mod slow;
 
 /// What a healthy step takes at most; ten times what it needs on a slow machine.
 const LONG: Duration = Duration::from_secs(20);
