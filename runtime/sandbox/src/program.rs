@@ -444,9 +444,26 @@ mod tests {
             error("(memory 0)", 17),
             "worker.wasm has 17 memories, its nested components' included; an instance may have 16 at most"
         );
-        let error = error("", 1_001);
+    }
+
+    #[test]
+    fn core_instances_are_counted_through_nested_components() {
+        let instances = "(core instance (instantiate $m))".repeat(600);
+        let wasm = wat::parse_str(format!(
+            r#"(component
+                (component $c (core module $m) {instances})
+                (instance (instantiate $c)) (instance (instantiate $c))
+                (core module $m (func (export "run") (result i32) (i32.const 0)))
+                (core instance $i (instantiate $m))
+                (func $run (result (result)) (canon lift (core func $i "run")))
+                (instance $runner (export "run" (func $run)))
+                (export "wasi:cli/run@0.2.0" (instance $runner)))"#
+        ))
+        .unwrap();
+        let engine = Engine::new(EngineConfig::default()).unwrap();
+        let error = engine.load("worker.wasm", &wasm).err().unwrap().to_string();
         assert!(
-            error.contains("1001 core module instances") && error.contains("1000"),
+            error.contains("1201 core module instances") && error.contains("1000"),
             "{error}"
         );
     }
