@@ -28,7 +28,7 @@ pub struct Usage {
     pub requests: u64,
     /// Guest CPU time: wall time of the guests' turns on their cores.
     pub cpu: Duration,
-    /// Linear memories and tables of live instances, now.
+    /// Linear memories and tables of live instances and what the host holds for them, now.
     pub memory_bytes: u64,
 }
 
@@ -136,7 +136,8 @@ impl OfType {
     }
 
     fn memory_bytes(&self) -> u64 {
-        self.live.iter().map(|meter| meter.memory_bytes()).sum()
+        let charged = |meter: &Arc<Meter>| meter.memory_bytes() + meter.held_bytes();
+        self.live.iter().map(charged).sum()
     }
 }
 

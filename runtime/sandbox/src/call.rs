@@ -2,6 +2,7 @@
 
 use std::future::{pending, poll_fn};
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -17,10 +18,10 @@ use wasmtime_wasi_http::handler::{Prepared, Proxy, ProxyPre};
 use crate::Body;
 use crate::exchange::{Caller, Ending, Exchange, Head, Owner, with_authority};
 use crate::instance::CallError;
-use crate::meter::Metered;
 use crate::place::{Full, Place};
 use crate::program::{Entry, Wasi};
 use crate::sandbox::{SandboxInner, StartError};
+use crate::slow::Guest;
 use crate::state::State;
 use crate::trap::Failure;
 
@@ -43,7 +44,7 @@ pub(crate) async fn call(
         exchange.clone(),
     );
     let owner = FreshTask {
-        task: run_here_first(Metered::new(guest, sandbox.meter.clone())).await,
+        task: run_here_first(Guest::new(guest, sandbox.clone())).await,
         patience: sandbox.limits.timeout,
     };
     Caller::new(exchange, &method, owner).response(answer).await
@@ -51,14 +52,10 @@ pub(crate) async fn call(
 
 /// Runs a guest in the caller's task as long as it does not wait, and then in one of its own (`Some`): to be woken
 /// costs more than most guests take, and many are done before they wait for anything.
-pub(crate) async fn run_here_first(
-    guest: impl Future<Output = ()> + Send + 'static,
-) -> Option<JoinHandle<()>> {
-    // Its state is several KiB, which tokio would move about with the task.
-    let mut guest = Box::pin(guest);
+pub(crate) async fn run_here_first(mut guest: Guest<()>) -> Option<JoinHandle<()>> {
     let first = poll_fn(|cx| {
         // A host function that panics ends its guest, as it would in a task of its own, and not its caller.
-        let polled = AssertUnwindSafe(|| guest.as_mut().poll(cx));
+        let polled = AssertUnwindSafe(|| Pin::new(&mut guest).poll(cx));
         Poll::Ready(std::panic::catch_unwind(polled))
     })
     .await;

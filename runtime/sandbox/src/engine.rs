@@ -13,9 +13,11 @@ use crate::cache::CodeCache;
 use crate::capacity::Capacity;
 use crate::compiler::{Compile, Compiler};
 use crate::functions::HostFunctions;
+use crate::limiter::ITEMS;
 use crate::place::Places;
 use crate::program::{LoadError, Program};
 use crate::resident::Residents;
+use crate::slow::SlowThreads;
 use crate::state::State;
 use crate::ticker::Ticker;
 use crate::trim::Trim;
@@ -36,9 +38,10 @@ const TABLE_ELEMENTS: usize = 100_000;
 /// Metadata of one component instance, its core instances included.
 const INSTANCE_METADATA: usize = 4 << 20;
 /// Tables for each place in the pool: a component of the usual toolchains has two or three.
-const TABLES_PER_PLACE: u32 = 8;
-/// Core instances for each place; they are counted, not allocated.
-const CORE_PER_PLACE: u32 = 64;
+pub(crate) const TABLES_PER_PLACE: u32 = 8;
+/// Core instances for each place: as many as one store may have, so that nobody can use up another's. They are counted,
+/// not allocated; what they take is bounded by [`INSTANCE_METADATA`].
+const CORE_PER_PLACE: u32 = ITEMS as u32;
 /// Unused slots that stay their last program's. Beyond that a program that has none takes another's, rather than one
 /// that was never used: what is resident follows use. What is still left of a burst, [`Trim`] gives back.
 const WARM_SLOTS: u32 = 128;
@@ -48,7 +51,7 @@ const WARM_SLOTS: u32 = 128;
 pub struct EngineConfig {
     /// Instances alive at once, over all apps; the pool is this large, or as large as the address
     /// space allows, and callers wait for a place in it. A component with several memories takes
-    /// as many places.
+    /// as many places, one with many tables one for each eight.
     pub instances: u32,
     /// Components whose code is in memory at once, at the most, if the machine has room for so many.
     pub programs: u32,
@@ -146,6 +149,8 @@ pub(crate) struct EngineInner {
     pub(crate) residents: Residents,
     pub(crate) places: Places,
     capacity: Capacity,
+    /// For guests that cannot be interrupted in time.
+    pub(crate) slow: SlowThreads,
 }
 
 impl Engine {
@@ -188,6 +193,7 @@ impl Engine {
                 residents: Residents::new(capacity.programs),
                 places: Places::new(&capacity),
                 capacity,
+                slow: SlowThreads::default(),
             }),
         })
     }
@@ -317,6 +323,7 @@ fn pool(config: &EngineConfig, variant: Variant, capacity: &Capacity) -> Pooling
         .total_gc_heaps(places)
         .max_component_instance_size(INSTANCE_METADATA)
         .max_core_instance_size(INSTANCE_METADATA)
+        .max_core_instances_per_component(CORE_PER_PLACE)
         .max_tables_per_module(16)
         .max_memories_per_module(16)
         .table_elements(TABLE_ELEMENTS)

@@ -5,6 +5,8 @@
 //! ([`Sandbox::call`]), one that serves many ([`Sandbox::start`]) or one run of a command
 //! ([`Sandbox::run`]). Guests run on the tokio runtime that the call is made on.
 
+mod bodies;
+mod budget;
 mod cache;
 mod call;
 mod capacity;
@@ -13,6 +15,7 @@ mod egress;
 mod engine;
 mod environment;
 mod exchange;
+mod fields;
 mod files;
 mod functions;
 mod grant;
@@ -23,6 +26,7 @@ mod limiter;
 mod linker;
 mod machine;
 mod meter;
+mod pace;
 mod place;
 mod program;
 mod resident;
@@ -30,6 +34,7 @@ mod run;
 mod sandbox;
 mod serial;
 mod shared;
+mod slow;
 mod sockets;
 mod state;
 mod stdio;

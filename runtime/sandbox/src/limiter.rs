@@ -1,55 +1,52 @@
-//! Memory of one instance: linear memories and tables together, kept under `limits.memory`.
+//! Memory of one instance: linear memories, tables and the GC heap, kept under `limits.memory` together with what the
+//! host holds for the guest ([`Budget`]).
 //!
 //! wasmtime asks per memory and per table; this sums over the store. It answers at once: an async
 //! limiter would freeze everything else that runs in the store (wasmtime #11869).
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use wasmtime::ResourceLimiter;
 
+use crate::budget::Budget;
 use crate::meter::Meter;
 
 /// Bytes that one table element takes.
 const TABLE_ELEMENT: u64 = size_of::<usize>() as u64;
 
-/// Core instances, memories and tables of one store. Components of real toolchains need a dozen;
-/// the memory limit is what bounds them.
-const ITEMS: usize = 1_000;
+/// Core instances, memories and tables of one store. Components of real toolchains need a dozen, large interpreters
+/// with their libraries some hundred instances. Memories and tables are bounded more closely when the component is
+/// loaded (`program.rs`).
+pub(crate) const ITEMS: usize = 1_000;
 
 /// Sums and limits the memory of one store, and reports it to the dyno's meter.
 pub(crate) struct MemoryLimiter {
-    limit: u64,
-    used: u64,
-    /// Whether an allocation was refused: a trap after this is a memory error.
-    refused: bool,
+    budget: Arc<Budget>,
     meter: Arc<Meter>,
 }
 
 impl MemoryLimiter {
     pub(crate) fn new(limit: u64, meter: Arc<Meter>) -> Self {
         Self {
-            limit,
-            used: 0,
-            refused: false,
+            budget: Budget::new(limit, meter.clone()),
             meter,
         }
     }
 
-    /// Whether the guest was refused memory at any time.
-    pub(crate) fn refused(&self) -> bool {
-        self.refused
+    /// The store's account, for what the host holds.
+    pub(crate) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
     }
 
-    fn grow(&mut self, current: u64, desired: u64) -> bool {
-        let more = desired.saturating_sub(current);
-        let total = self.used.saturating_add(more);
-        if total > self.limit {
-            self.refused = true;
+    /// Whether the guest was refused memory at any time.
+    pub(crate) fn refused(&self) -> bool {
+        self.budget.refused()
+    }
+
+    fn grow(&self, current: u64, desired: u64) -> bool {
+        if !self.budget.grow(desired.saturating_sub(current)) {
             return false;
         }
-        self.used = total;
-        self.meter.memory_bytes.fetch_add(more, Relaxed);
         // What an instance starts with is no growth.
         if current > 0 {
             self.meter.memory_grew.notify_waiters();
@@ -102,7 +99,7 @@ impl ResourceLimiter for MemoryLimiter {
 
 impl Drop for MemoryLimiter {
     fn drop(&mut self) {
-        self.meter.memory_bytes.fetch_sub(self.used, Relaxed);
+        self.budget.release_memory();
     }
 }
 

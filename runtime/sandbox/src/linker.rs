@@ -20,6 +20,7 @@ pub(crate) fn build(engine: &Engine, variant: Variant) -> wasmtime::Result<Linke
     let l = &mut linker;
     wasi_0_2(l)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(l)?;
+    crate::bodies::p2(l)?;
     crate::environment::p2(l)?;
     crate::files::p2(l)?;
     crate::lifecycle::p2(l)?;
@@ -33,6 +34,7 @@ pub(crate) fn build(engine: &Engine, variant: Variant) -> wasmtime::Result<Linke
         crate::lifecycle::p3(l)?;
         crate::sockets::p3(l)?;
     }
+    crate::fields::add_to_linker(l, variant)?;
     Ok(linker)
 }
 

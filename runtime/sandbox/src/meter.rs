@@ -11,13 +11,17 @@ use pin_project_lite::pin_project;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+use crate::pace::{Pace, Turn};
+
 /// Counters of one dyno over all its instances.
 #[derive(Debug, Default)]
 pub struct Meter {
     pub(crate) cpu_nanos: AtomicU64,
     pub(crate) memory_bytes: AtomicU64,
+    pub(crate) held_bytes: AtomicU64,
     pub(crate) memory_grew: Notify,
     pub(crate) requests: AtomicU64,
+    pub(crate) pace: Pace,
 }
 
 impl Meter {
@@ -30,6 +34,10 @@ impl Meter {
     pub fn memory_bytes(&self) -> u64 {
         self.memory_bytes.load(Ordering::Relaxed)
     }
+    /// What the host holds for its instances beside these, now: bodies on their way out, field sets.
+    pub fn held_bytes(&self) -> u64 {
+        self.held_bytes.load(Ordering::Relaxed)
+    }
     /// Resolves when a live instance was given more memory than it started with, after this was called and enabled.
     pub fn memory_grew(&self) -> Notified<'_> {
         self.memory_grew.notified()
@@ -41,8 +49,8 @@ impl Meter {
 }
 
 tokio::task_local! {
-    /// When the guest whose turn it is on this thread began it.
-    static TURN: Instant;
+    /// The turn of the guest whose turn it is on this thread.
+    static TURN: Turn;
 }
 
 thread_local! {
@@ -58,9 +66,14 @@ pub(crate) fn has_used_up_tick() {
     USED_UP.set(Some(Instant::now()));
 }
 
-/// For how long the guest whose turn it is on this thread has had it; `None`: it is nobody's.
+/// For how long the guest whose turn it is on this thread has had it; `None`: it is nobody's. To be asked where the
+/// guest can be interrupted.
 pub(crate) fn turn() -> Option<Duration> {
-    TURN.try_with(Instant::elapsed).ok()
+    TURN.try_with(|turn| {
+        turn.check();
+        turn.elapsed()
+    })
+    .ok()
 }
 
 pin_project! {
@@ -83,9 +96,16 @@ impl<F: Future> Future for Metered<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let started = Instant::now();
-        let result = TURN.sync_scope(started, || this.guest.poll(cx));
-        let spent = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let pace = &this.meter.pace;
+        let (result, spent) = TURN.sync_scope(pace.begin(), || {
+            let result = this.guest.poll(cx);
+            let spent = TURN.with(|turn| {
+                pace.end(turn);
+                turn.spent()
+            });
+            (result, spent)
+        });
+        let spent = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX);
         this.meter.cpu_nanos.fetch_add(spent, Ordering::Relaxed);
         result
     }

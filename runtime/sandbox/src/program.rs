@@ -12,7 +12,7 @@ use wasmtime_wasi_http::handler::ProxyPre;
 use crate::cache::Code;
 use crate::capacity::Bound;
 use crate::compiler::CompileError;
-use crate::engine::{Engine, EngineInner, Variant};
+use crate::engine::{Engine, EngineInner, TABLES_PER_PLACE, Variant};
 use crate::resident::{Cell, Full, Loaded};
 use crate::state::State;
 use crate::trap;
@@ -80,6 +80,20 @@ pub enum LoadError {
         name: String,
         /// Those imports.
         imports: Vec<String>,
+    },
+    /// It has more memories, tables or core instances than one instance may take from the pool.
+    #[error(
+        "{name} has {number} {what}, its nested components' included; an instance may have {bound} at most"
+    )]
+    TooMany {
+        /// The component's path.
+        name: String,
+        /// What there is too much of.
+        what: &'static str,
+        /// How many it has.
+        number: u32,
+        /// How many it may have.
+        bound: u32,
     },
     /// The compiler's process failed: it cannot be used, or this component was too much for it.
     #[error("{name} could not be compiled: {reason}")]
@@ -180,14 +194,11 @@ impl Program {
                 Err(error) => return Err(error),
             }
         };
+        let places = places(name, &code.component)?;
         // Now, rather than in the first request.
         code.component
             .initialize_copy_on_write_image()
             .map_err(invalid)?;
-        let places = code
-            .component
-            .resources_required()
-            .map_or(1, |needs| needs.num_memories.max(1));
         let variant = code.variant;
         let cell = engine
             .inner
@@ -276,7 +287,7 @@ impl Program {
         &self.inner.engine.inner.linked(self.inner.variant).wasm
     }
 
-    /// How many places of the engine's pool an instance takes: one for each of its memories.
+    /// How many places of the engine's pool an instance takes.
     pub fn places(&self) -> u32 {
         self.inner.places
     }
@@ -288,6 +299,33 @@ fn no_room(name: &str, Full(most): Full) -> LoadError {
         limit: most.count,
         bound: most.bound,
     }
+}
+
+/// The most places of the engine's pool that one instance takes: components of the usual toolchains take one.
+const MOST_PLACES: u32 = 16;
+
+/// How many places of the engine's pool an instance of this component takes: one for each of its memories, and one for
+/// each [`TABLES_PER_PLACE`] of its tables, empty ones included. All that it instantiates is known from its code.
+fn places(name: &str, component: &Component) -> Result<u32, LoadError> {
+    let Some(needs) = component.resources_required() else {
+        // It imports core modules, which nobody provides: it was refused for that before.
+        return Ok(1);
+    };
+    let too_many = |what, number, bound| LoadError::TooMany {
+        name: name.to_owned(),
+        what,
+        number,
+        bound,
+    };
+    if needs.num_memories > MOST_PLACES {
+        return Err(too_many("memories", needs.num_memories, MOST_PLACES));
+    }
+    let most_tables = MOST_PLACES * TABLES_PER_PLACE;
+    if needs.num_tables > most_tables {
+        return Err(too_many("tables", needs.num_tables, most_tables));
+    }
+    let for_tables = needs.num_tables.div_ceil(TABLES_PER_PLACE);
+    Ok(needs.num_memories.max(for_tables).max(1))
 }
 
 fn refused(name: &str, error: CompileError) -> LoadError {
@@ -452,4 +490,74 @@ fn is_provided(linker: &Linker<State>, import: &str) -> bool {
         && (0..PATCHES)
             .map(|patch| format!("{track}.{patch}"))
             .any(|name| name != import && is_taken(&name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::EngineConfig;
+
+    /// A command whose core module has this in it, instantiated so many times.
+    fn load(fields: &str, instances: usize) -> Result<u32, LoadError> {
+        let instances: String = (0..instances)
+            .map(|index| format!("(core instance $i{index} (instantiate $m))"))
+            .collect();
+        let wasm = wat::parse_str(format!(
+            r#"(component
+                (core module $m {fields} (func (export "run") (result i32) (i32.const 0)))
+                {instances}
+                (func $run (result (result)) (canon lift (core func $i0 "run")))
+                (instance $runner (export "run" (func $run)))
+                (export "wasi:cli/run@0.2.0" (instance $runner)))"#
+        ))
+        .unwrap();
+        let engine = Engine::new(EngineConfig::default()).unwrap();
+        Ok(engine.load("worker.wasm", &wasm)?.places())
+    }
+
+    #[test]
+    fn an_instance_takes_places_for_its_memories_and_tables() {
+        let table = "(table 0 funcref)";
+        assert_eq!(load("", 1).unwrap(), 1);
+        assert_eq!(load(table, 8).unwrap(), 1);
+        assert_eq!(load(table, 9).unwrap(), 2);
+        assert_eq!(load("(memory 0) (memory 0)", 3).unwrap(), 6);
+        assert_eq!(load(&format!("(memory 0) {table}"), 16).unwrap(), 16);
+        assert_eq!(load(&table.repeat(16), 8).unwrap(), 16);
+    }
+
+    #[test]
+    fn more_than_an_instance_may_have_is_refused_by_name_and_number() {
+        let error = |fields: &str, instances| load(fields, instances).unwrap_err().to_string();
+        assert_eq!(
+            error(&"(table 0 funcref)".repeat(16), 62),
+            "worker.wasm has 992 tables, its nested components' included; an instance may have 128 at most"
+        );
+        assert_eq!(
+            error("(memory 0)", 17),
+            "worker.wasm has 17 memories, its nested components' included; an instance may have 16 at most"
+        );
+    }
+
+    #[test]
+    fn core_instances_are_counted_through_nested_components() {
+        let instances = "(core instance (instantiate $m))".repeat(600);
+        let wasm = wat::parse_str(format!(
+            r#"(component
+                (component $c (core module $m) {instances})
+                (instance (instantiate $c)) (instance (instantiate $c))
+                (core module $m (func (export "run") (result i32) (i32.const 0)))
+                (core instance $i (instantiate $m))
+                (func $run (result (result)) (canon lift (core func $i "run")))
+                (instance $runner (export "run" (func $run)))
+                (export "wasi:cli/run@0.2.0" (instance $runner)))"#
+        ))
+        .unwrap();
+        let engine = Engine::new(EngineConfig::default()).unwrap();
+        let error = engine.load("worker.wasm", &wasm).err().unwrap().to_string();
+        assert!(
+            error.contains("1201 core module instances") && error.contains("1000"),
+            "{error}"
+        );
+    }
 }

@@ -8,10 +8,10 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use wasmtime::Store;
 
-use crate::meter::Metered;
 use crate::place::Full;
 use crate::program::Entry;
 use crate::sandbox::{SandboxInner, StartError, Streams};
+use crate::slow::Guest;
 use crate::sockets::Port;
 use crate::state::State;
 use crate::trap::Failure;
@@ -114,7 +114,7 @@ pub(crate) fn start(sandbox: &Arc<SandboxInner>, streams: Streams, extra_args: &
         extra_args.to_vec(),
         stopping.clone(),
     );
-    let task = tokio::spawn(Metered::new(guest, sandbox.meter.clone()));
+    let task = tokio::spawn(Guest::new(guest, sandbox.clone()));
     let handle = RunHandle {
         stopping,
         task: task.abort_handle(),

@@ -18,6 +18,7 @@ use wasmtime_wasi_http::WasiHttpCtx;
 use crate::Body;
 use crate::egress::HttpHooks;
 use crate::environment::Environment;
+use crate::fields::FieldsCharge;
 use crate::files::{Files, Folders};
 use crate::grant::{Grant, OutputStream};
 use crate::instance::{CallError, Instance};
@@ -337,6 +338,7 @@ impl SandboxInner {
             files: Files::new(self.folders.clone()),
             stopping,
             limiter: MemoryLimiter::new(limits.memory, self.meter.clone()),
+            fields: FieldsCharge::default(),
         };
         let mut store = Store::new(self.program.wasm(), state);
         store.limiter(|state| &mut state.limiter);

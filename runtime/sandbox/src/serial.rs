@@ -25,10 +25,10 @@ use crate::Body;
 use crate::call::{ending, run_here_first};
 use crate::exchange::{Caller, Ending, Exchange, Head, Owner, with_authority};
 use crate::instance::{InstanceEnd, LiveCallError};
-use crate::meter::Metered;
 use crate::place::Place;
 use crate::program::Wasi;
 use crate::sandbox::{SandboxInner, StartError};
+use crate::slow;
 use crate::state::State;
 
 /// What an instance's callers share.
@@ -62,8 +62,13 @@ pub(crate) async fn start(
 ) -> Result<Arc<Serial>, StartError> {
     let stopping = CancellationToken::new();
     let mut store = sandbox.handler_store(Some(stopping.clone()));
-    let starting = Box::pin(pre.instantiate_async(&mut store));
-    let guest = match Metered::new(starting, sandbox.meter.clone()).await {
+    let pre = pre.clone();
+    let starting = async move {
+        let guest = pre.instantiate_async(&mut store).await;
+        (store, guest)
+    };
+    let (store, guest) = slow::Guest::new(starting, sandbox.clone()).await;
+    let guest = match guest {
         Ok(guest) => guest,
         Err(error) => return Err(sandbox.start_error(&error, &store)),
     };
@@ -99,7 +104,7 @@ impl Serial {
         let (head, answer) = oneshot::channel();
         let caller = Caller::new(exchange.clone(), request.method(), Guest(self.clone()));
         let request = exchange.guard(with_authority(request));
-        let guest = Metered::new(turn.run(request, head), self.sandbox.meter.clone());
+        let guest = slow::Guest::new(turn.run(request, head), self.sandbox.clone());
         // Nobody needs its handle: the guest sees for itself when its caller is gone.
         drop(run_here_first(guest).await);
         Ok(caller.response(answer).await?)

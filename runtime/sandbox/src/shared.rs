@@ -23,10 +23,10 @@ use crate::Body;
 use crate::call::ending;
 use crate::exchange::{Caller, Ending, Exchange, Head, Owner, with_authority};
 use crate::instance::{InstanceEnd, LiveCallError};
-use crate::meter::Metered;
 use crate::place::Place;
 use crate::program::Wasi;
 use crate::sandbox::{SandboxInner, StartError};
+use crate::slow;
 use crate::state::State;
 
 /// Calls at once in an instance whose limits name no `concurrency`.
@@ -58,7 +58,7 @@ pub(crate) async fn start(
         queue,
         at_once,
     };
-    let task = tokio::spawn(Metered::new(worker.run(ready), sandbox.meter.clone()));
+    let task = tokio::spawn(slow::Guest::new(worker.run(ready), sandbox.clone()));
     // Dropping this handle, as when the caller goes away, ends the task.
     let instance = Shared {
         sandbox: sandbox.clone(),

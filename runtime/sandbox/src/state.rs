@@ -9,6 +9,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::environment::Environment;
+use crate::fields::FieldsCharge;
 use crate::files::Files;
 use crate::functions::Data;
 use crate::limiter::MemoryLimiter;
@@ -38,8 +39,10 @@ pub struct State {
     pub(crate) files: Files,
     /// Fires when the dyno is to stop.
     pub(crate) stopping: CancellationToken,
-    /// Linear memories and tables.
+    /// Linear memories and tables, and the account that the host's own buffers are charged to.
     pub(crate) limiter: MemoryLimiter,
+    /// What header sets take of that account.
+    pub(crate) fields: FieldsCharge,
 }
 
 impl WasiView for State {

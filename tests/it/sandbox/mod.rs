@@ -17,8 +17,10 @@ mod cache;
 mod capacity;
 mod commands;
 mod fresh;
+mod held;
 mod programs;
 mod shared;
+mod slow;
 
 /// What a healthy step takes at most; ten times what it needs on a slow machine.
 const LONG: Duration = Duration::from_secs(20);

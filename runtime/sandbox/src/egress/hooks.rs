@@ -53,7 +53,7 @@ impl HttpHooks {
 
 type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
 
-/// The most bytes of a body that a guest of 0.2 writes at once.
+/// The most bytes of a body that are taken from a guest at once.
 const BODY_PIECE: usize = 128 << 10;
 /// How many such pieces wait for their reader, beside the one that is under way.
 const BODY_PIECES: usize = 4;
@@ -71,6 +71,11 @@ impl WasiHttpHooks for HttpHooks {
     }
 
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_PIECE
+    }
+
+    /// Of each body two such pieces are held: one in the channel, one under way.
+    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
         BODY_PIECE
     }
 

@@ -24,7 +24,7 @@ pub enum Isolation {
 /// The limits of one process type, defaults filled in. Sizes are bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Linear memories and tables of one instance together.
+    /// Linear memories and tables of one instance, and what the host holds for it beyond 1 MiB, together.
     pub memory: u64,
     /// Guest CPU time per second of wall time, in cores.
     pub cpu: f64,

@@ -1,0 +1,188 @@
+//! Guests that cannot be interrupted in time.
+//!
+//! A guest is interrupted at loop heads and calls, each tick. In between lies one instruction or host call, and some of
+//! these take long: one `memory.fill` of 120 MB takes 20 ms and more, during which its core's other guests wait; fifty
+//! such guests in turn make them wait for a second. wasmtime has no setting that cuts these instructions up. So whoever
+//! takes this long goes on by threads of low priority (`slow.rs`), where the kernel interrupts him, and so do all
+//! instances of his dyno, until [`REMEMBERED`] after the last time.
+//!
+//! What counts is processor time, for a thread that the machine takes away is no fault of its guest's. It is a system
+//! call to ask for it, so it is asked only of a dyno that has just taken long by the clock.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// The most processor time that a guest may take between two points at which it can be interrupted. Usual guests take
+/// the engine's tick, 1 ms.
+pub(crate) const LONG: Duration = Duration::from_millis(5);
+
+/// For how long after the last time a dyno's instances stay on the threads of low priority, in milliseconds.
+const REMEMBERED: u64 = 10_000;
+
+/// For how long the processor time of a dyno is measured that has taken long by the clock, in milliseconds.
+const SUSPECTED: u64 = 500;
+
+/// How a dyno's guests keep to their turns.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    /// Until when its processor time is measured, by [`now`]; 0: it is not.
+    suspected: AtomicU64,
+    /// Until when its guests are slow, by [`now`]; 0: they are not.
+    slow: AtomicU64,
+    /// Its log is to be told.
+    untold: AtomicBool,
+}
+
+impl Pace {
+    /// Whether the guests belong to the threads of low priority.
+    pub(crate) fn is_slow(&self) -> bool {
+        is_before(&self.slow)
+    }
+
+    /// Whether its log is to be told of it; once each time that it becomes slow.
+    pub(crate) fn is_untold(&self) -> bool {
+        self.untold.load(Relaxed) && self.untold.swap(false, Relaxed)
+    }
+
+    /// Begins a turn.
+    pub(crate) fn begin(&self) -> Turn {
+        let is_suspected = is_before(&self.suspected) || is_before(&self.slow);
+        let began = Instant::now();
+        Turn {
+            began,
+            since: Cell::new(began),
+            processor: Cell::new(is_suspected.then(processor_time)),
+            longest: Cell::new(Duration::ZERO),
+        }
+    }
+
+    /// Notes how a turn went that is over.
+    pub(crate) fn end(&self, turn: &Turn) {
+        turn.check();
+        if turn.longest.get() < LONG {
+            return;
+        }
+        if turn.processor.get().is_none() {
+            self.suspected.store(now() + SUSPECTED, Relaxed);
+            return;
+        }
+        if !self.is_slow() {
+            self.untold.store(true, Relaxed);
+        }
+        self.slow.store(now() + REMEMBERED, Relaxed);
+    }
+}
+
+fn is_before(until: &AtomicU64) -> bool {
+    let until = until.load(Relaxed);
+    // The usual case needs no clock.
+    until != 0 && now() < until
+}
+
+/// Milliseconds of the coarse clock.
+fn now() -> u64 {
+    let now = clock_gettime(ClockId::MonotonicCoarse);
+    millis(now.tv_sec, now.tv_nsec)
+}
+
+#[expect(
+    clippy::cast_sign_loss,
+    reason = "neither is negative: the clock counts from the machine's start"
+)]
+fn millis(seconds: i64, nanos: i64) -> u64 {
+    seconds as u64 * 1_000 + nanos as u64 / 1_000_000
+}
+
+/// What this thread has computed so far.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
+/// One turn of a guest on its thread.
+pub(crate) struct Turn {
+    began: Instant,
+    /// The last point at which it could be interrupted.
+    since: Cell<Instant>,
+    /// The thread's processor time then; `None`: only the clock is looked at.
+    processor: Cell<Option<Duration>>,
+    /// The longest stretch so far.
+    longest: Cell<Duration>,
+}
+
+impl Turn {
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// The guest can be interrupted here.
+    pub(crate) fn check(&self) {
+        let now = Instant::now();
+        let mut stretch = now.duration_since(self.since.replace(now));
+        if let Some(before) = self.processor.get() {
+            let processor = processor_time();
+            self.processor.set(Some(processor));
+            stretch = processor.saturating_sub(before);
+        }
+        if stretch > self.longest.get() {
+            self.longest.set(stretch);
+        }
+    }
+
+    /// What it has taken until its last check.
+    pub(crate) fn spent(&self) -> Duration {
+        self.since.get().duration_since(self.began)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compute(time: Duration) {
+        let before = processor_time();
+        while processor_time() - before < time {
+            std::hint::black_box(0);
+        }
+    }
+
+    #[test]
+    fn a_guest_is_slow_when_it_computes_twice_for_long_without_a_check() {
+        let pace = Pace::default();
+        let turn = pace.begin();
+        compute(LONG * 2);
+        pace.end(&turn);
+        assert!(
+            !pace.is_slow(),
+            "the machine may have taken the thread away"
+        );
+        let turn = pace.begin();
+        compute(LONG * 2);
+        pace.end(&turn);
+        assert!(pace.is_slow());
+        assert!(pace.is_untold());
+        assert!(!pace.is_untold());
+    }
+
+    #[test]
+    fn waiting_is_not_computing_and_checks_cut_a_turn() {
+        let pace = Pace::default();
+        for _ in 0..3 {
+            let turn = pace.begin();
+            std::thread::sleep(LONG * 2);
+            pace.end(&turn);
+        }
+        for _ in 0..3 {
+            let turn = pace.begin();
+            for _ in 0..10 {
+                compute(LONG / 5);
+                turn.check();
+            }
+            pace.end(&turn);
+        }
+        assert!(!pace.is_slow());
+    }
+}
