@@ -1,11 +1,13 @@
 //! The engine: one per host, in two variants of wasmtime's. Pooling allocation sized from configuration and the
 //! machine, the epoch ticker, the code cache.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use oarlock_spec::names::AppName;
+use oarlock_spec::policy::Proposal;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::Linker;
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
@@ -15,6 +17,7 @@ use crate::compiler::{Compile, Compiler};
 use crate::functions::HostFunctions;
 use crate::machine;
 use crate::program::{LoadError, Program};
+use crate::proposals::Proposals;
 use crate::sandbox::StartError;
 use crate::state::State;
 use crate::ticker::Ticker;
@@ -64,6 +67,8 @@ pub struct EngineConfig {
     pub compile_deadline: Duration,
     /// What components may import beside WASI.
     pub functions: HostFunctions,
+    /// WebAssembly proposals that components may use beyond those that every engine takes.
+    pub proposals: BTreeSet<Proposal>,
 }
 
 impl Default for EngineConfig {
@@ -77,6 +82,7 @@ impl Default for EngineConfig {
             compiler: Compiler::InProcess,
             compile_deadline: COMPILE_DEADLINE,
             functions: HostFunctions::new(),
+            proposals: BTreeSet::new(),
         }
     }
 }
@@ -165,7 +171,8 @@ impl Engine {
             .functions
             .check(&concurrent.linker)
             .map_err(|error| EngineError::Functions(crate::trap::describe(&error)))?;
-        let compile = Compile::new(config.compiler, config.compile_deadline)
+        let proposals = Proposals::new(&config.proposals);
+        let compile = Compile::new(config.compiler, config.compile_deadline, proposals)
             .map_err(|error| EngineError::Setup(format!("the compiler's path: {error}")))?;
         let engines = [&serial.wasm, &concurrent.wasm];
         let cache = CodeCache::open(config.code_cache, compile, engines)?;
@@ -274,13 +281,13 @@ fn pooled_engines(config: &EngineConfig) -> Result<([wasmtime::Engine; 2], u32),
 }
 
 fn engine_config(config: &EngineConfig, variant: Variant, places: u32) -> Config {
-    let mut wasm = compile_config(variant);
+    let mut wasm = compile_config(variant, Proposals::new(&config.proposals));
     wasm.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(config, places)));
     wasm
 }
 
 /// All that machine code depends on; a compiler's child has the same.
-pub(crate) fn compile_config(variant: Variant) -> Config {
+pub(crate) fn compile_config(variant: Variant, proposals: Proposals) -> Config {
     let concurrent = variant == Variant::Concurrent;
     let mut wasm = Config::new();
     wasm.wasm_component_model(true)
@@ -295,6 +302,7 @@ pub(crate) fn compile_config(variant: Variant) -> Config {
         // in it are names that most components are stripped of.
         .wasm_backtrace_max_frames(None)
         .generate_address_map(false);
+    proposals.configure(&mut wasm);
     wasm
 }
 

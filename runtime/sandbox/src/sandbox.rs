@@ -29,6 +29,7 @@ use crate::sockets::{NetCtx, NetGrant, Port, udp_check};
 use crate::state::State;
 use crate::stdio::{ChannelOutput, LogOutput, UntilStop};
 use crate::trap::{self, Failure};
+use crate::unwind::Panicked;
 
 /// Bytes that one call may copy from the guest into the host (lists, strings); wasmtime's own 128 MiB
 /// would let a small guest make its host large.
@@ -136,7 +137,7 @@ impl Sandbox {
                 limits.memory
             )));
         }
-        let folders = Folders::open(&grant.folders, grant.tmp_root.clone())
+        let folders = Folders::open(&grant.folders, grant.tmp_root.clone(), limits.files)
             .map_err(|error| StartError::Platform(format!("a folder cannot be opened: {error}")))?;
         let environment = Environment {
             variables: grant.env.clone(),
@@ -351,6 +352,7 @@ impl SandboxInner {
             Failure::Trap(_) if error.is::<wasmtime::PoolConcurrencyLimitError>() => {
                 StartError::Platform(trap::describe(error))
             }
+            Failure::Trap(text) if error.is::<Panicked>() => StartError::Platform(text),
             Failure::Trap(text) => StartError::Trap(text),
         }
     }

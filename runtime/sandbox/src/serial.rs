@@ -29,6 +29,7 @@ use crate::meter::Metered;
 use crate::program::Wasi;
 use crate::sandbox::{SandboxInner, StartError};
 use crate::state::State;
+use crate::unwind::{caught, drop_quietly};
 
 /// What an instance's callers share.
 pub(crate) struct Serial {
@@ -61,8 +62,9 @@ pub(crate) async fn start(
     let place = sandbox.place().await?;
     let stopping = CancellationToken::new();
     let mut store = sandbox.handler_store(Some(stopping.clone()));
-    let starting = Box::pin(pre.instantiate_async(&mut store));
-    let guest = match Metered::new(starting, sandbox.meter.clone()).await {
+    let starting = Box::pin(caught(pre.instantiate_async(&mut store)));
+    let started = Metered::new(starting, sandbox.meter.clone()).await;
+    let guest = match started.map_err(wasmtime::Error::from).flatten() {
         Ok(guest) => guest,
         Err(error) => return Err(sandbox.start_error(&error, &store)),
     };
@@ -176,7 +178,7 @@ impl Serial {
             } else {
                 InstanceEnd::Retired
             });
-            drop(live);
+            drop_quietly(live);
         }
     }
 
@@ -222,7 +224,8 @@ impl Turn {
         let out = head.rep();
         let answered = {
             let handler = live.guest.wasi_http_incoming_handler();
-            let mut guest = std::pin::pin!(handler.call_handle(&mut live.store, request, head));
+            let called = handler.call_handle(&mut live.store, request, head);
+            let mut guest = std::pin::pin!(caught(called));
             let unwanted = || exchange.is_abandoned() || serial.killed.load(Ordering::SeqCst);
             poll_fn(|cx| {
                 // Before the guest's turn, in which it may fail because nobody takes its answer.
@@ -230,7 +233,7 @@ impl Turn {
                     return Poll::Ready(None);
                 }
                 if let Poll::Ready(answered) = guest.as_mut().poll(cx) {
-                    return Poll::Ready(Some(answered));
+                    return Poll::Ready(Some(answered.map_err(wasmtime::Error::from).flatten()));
                 }
                 // First registered, then asked: nobody is missed who goes away in between.
                 serial.wake.register(cx.waker());
@@ -269,7 +272,7 @@ impl Drop for Turn {
         if let Some(live) = self.live.take() {
             self.exchange.end(Ending::Killed);
             self.serial.finish(InstanceEnd::Killed);
-            drop(live);
+            drop_quietly(live);
         }
     }
 }

@@ -44,7 +44,11 @@ impl Dispatcher {
                 ));
             }
         }
-        Ok(())
+        let mut whole = self.table.formation();
+        whole.extend(change.iter().map(|(name, count)| (name.clone(), *count)));
+        let caps = &self.shared.config.policy.app_caps;
+        caps.check_dynos(whole.values())
+            .map_err(|refused| refused.to_string())
     }
 
     /// The dynos that a restart's target names.
