@@ -141,9 +141,7 @@ impl Turn {
             }
             // The folder itself is one.
             let room = MAX_DEPTH.saturating_sub(new_depth + 1);
-            if new_depth >= MAX_DEPTH
-                || tree::height(moved, room + 1)? > room
-            {
+            if new_depth >= MAX_DEPTH || tree::height(moved, room + 1)? > room {
                 return Err(Refused::Depth);
             }
             Ok(replaces)

@@ -1,5 +1,5 @@
 //! Folders that a guest made, walked without recursion: they may be deeper than a stack, and have more folders than a
-//! process may have descriptors. Whatever their shape, a walk has two descriptors and a name per level.
+//! process may have descriptors. Whatever their shape, a walk has three descriptors and a name per level.
 //!
 //! Symbolic links are not followed. Blocks.
 

@@ -15,8 +15,12 @@ use oarlock_spec::limits::Limits;
 
 mod cache;
 mod commands;
+mod files;
 mod fresh;
+mod nesting;
+mod panics;
 mod programs;
+mod proposals;
 mod shared;
 
 /// What a healthy step takes at most; ten times what it needs on a slow machine.
@@ -150,6 +154,11 @@ impl Setup {
             dir: open(path),
             writable,
         });
+        self
+    }
+
+    fn files(mut self, entries: u64) -> Self {
+        self.limits.files = entries;
         self
     }
 
