@@ -26,6 +26,7 @@ mod router;
 mod run;
 mod sandbox;
 mod sdk;
+mod security;
 mod serving;
 mod tenants;
 

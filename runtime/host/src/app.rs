@@ -183,7 +183,7 @@ impl App {
     }
 
     /// Everything that is wrong with it beyond its manifest.
-    fn mistakes(&self, manifest: &Manifest) -> Vec<String> {
+    fn mistakes(&self, manifest: &Manifest, policy: &Policy) -> Vec<String> {
         let mut mistakes = Vec::new();
         for (name, process) in &manifest.processes {
             let path = &process.component;
@@ -216,6 +216,7 @@ impl App {
         let zero = self.config.iter().filter(|(_, value)| value.contains('\0'));
         mistakes.extend(zero.map(|(name, _)| format!("`{name}` holds a zero byte")));
         mistakes.extend(self.scale_mistakes(manifest));
+        mistakes.extend(self.too_many_dynos(manifest, policy));
         if !manifest.files.is_empty() && self.files.is_none() {
             mistakes.push(
                 "`[files] include` is gathered by `oarlock` only; give the folder with `App::files`".to_owned(),
@@ -225,6 +226,18 @@ impl App {
         mistakes
             .extend(addons.map(|(line, wrong)| format!("line {line} of the manifest: {wrong}")));
         mistakes
+    }
+
+    fn too_many_dynos(&self, manifest: &Manifest, policy: &Policy) -> Option<String> {
+        if self.scale.is_empty() {
+            return None;
+        }
+        let mut formation = manifest.initial_scale();
+        for (name, count) in &mut formation {
+            *count = self.scale.get(name.as_str()).copied().unwrap_or(*count);
+        }
+        let refused = policy.app_caps.check_dynos(formation.values()).err()?;
+        Some(refused.to_string())
     }
 
     fn scale_mistakes(&self, manifest: &Manifest) -> impl Iterator<Item = String> {
@@ -290,7 +303,7 @@ impl Host {
     /// All mistakes of the app at once, or why it did not start. What ran before goes on.
     pub async fn add(&self, app: App) -> Result<Applied, AddError> {
         let manifest = app.manifest(&self.inner.shared.config.policy)?;
-        let mistakes = app.mistakes(&manifest);
+        let mistakes = app.mistakes(&manifest, &self.inner.shared.config.policy);
         if !mistakes.is_empty() {
             return Err(AddError::Mistakes(mistakes));
         }

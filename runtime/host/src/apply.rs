@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cap_std::fs::Dir;
@@ -13,6 +14,7 @@ use oarlock_spec::names::{AppName, ProcessType, ReleaseId, SlugId};
 use crate::events::Event;
 use crate::formation::{
     App, ChangeError, Message, NoRoom, Occasional, OccasionalError, Prepared, Purpose, exit_reason,
+    release_phase_limit,
 };
 use crate::host::Inner;
 
@@ -177,7 +179,8 @@ impl Inner {
         let prepared = Prepared::new(desired, &app, &self.shared).await?;
         prepared.fits(&self.shared.engine)?;
         if phase == ReleasePhase::Run {
-            run_release_phase(&app, &prepared).await?;
+            let limit = release_phase_limit(&self.shared.config.policy);
+            run_release_phase(&app, &prepared, limit).await?;
         }
         let place = match app.current.load().as_ref() {
             None => Place::First,
@@ -205,7 +208,11 @@ fn closing() -> ApplyError {
 }
 
 /// Runs the `release` process, if there is one, to its end.
-async fn run_release_phase(app: &App, prepared: &Prepared) -> Result<(), ApplyError> {
+async fn run_release_phase(
+    app: &App,
+    prepared: &Prepared,
+    limit: Duration,
+) -> Result<(), ApplyError> {
     let Some((name, process)) = prepared
         .processes
         .iter()
@@ -237,6 +244,16 @@ async fn run_release_phase(app: &App, prepared: &Prepared) -> Result<(), ApplyEr
         }
     };
     let end = started.end.await.map_err(|_| closing())?;
+    if end.late {
+        return Err(ApplyError::ReleasePhase {
+            code: None,
+            reason: format!(
+                "it ran longer than {} seconds and was ended; the operator raises that by `release_phase` in the \
+                 policy's [caps]",
+                limit.as_secs_f64()
+            ),
+        });
+    }
     match &end.exit {
         Exit::Code(0) => Ok(()),
         // The guest's own word; otherwise it had none.
@@ -246,7 +263,7 @@ async fn run_release_phase(app: &App, prepared: &Prepared) -> Result<(), ApplyEr
         }),
         Exit::Killed if end.told => Err(ApplyError::ReleasePhase {
             code: None,
-            reason: "it was stopped, or ran longer than an hour, and was ended".into(),
+            reason: "it was stopped, and was ended".into(),
         }),
         Exit::Trap(_) | Exit::Memory | Exit::Killed | Exit::NotStarted(_) => {
             Err(ApplyError::ReleasePhase {

@@ -159,6 +159,7 @@ impl Host {
             compiler: config.compiler.clone(),
             compile_deadline: config.compile_deadline,
             functions: config.functions.clone(),
+            proposals: config.policy.wasm.clone(),
         })?;
         let count = config
             .cores

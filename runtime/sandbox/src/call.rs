@@ -24,6 +24,7 @@ use crate::sandbox::{SandboxInner, StartError};
 use crate::slow::Guest;
 use crate::state::State;
 use crate::trap::Failure;
+use crate::unwind::caught;
 
 /// One call in an instance of its own.
 pub(crate) async fn call(
@@ -136,9 +137,13 @@ async fn serve(
     let mut store = sandbox.handler_store(None);
     let end = EndOnDrop(&exchange);
     // Pinned where it is made, for the same reason.
-    let guest = std::pin::pin!(run(&sandbox, &place, &mut store, request, head, &exchange));
-    let ending = sandbox.calls.unless_ended(guest).await;
-    let ending = ending.unwrap_or(Ending::Killed);
+    let guest = run(&sandbox, &place, &mut store, request, head, &exchange);
+    let guest = std::pin::pin!(caught(guest));
+    let ending = match sandbox.calls.unless_ended(guest).await {
+        Some(Ok(ending)) => ending,
+        Some(Err(panicked)) => Ending::Trap(panicked.to_string()),
+        None => Ending::Killed,
+    };
     if !exchange.is_abandoned() {
         remark(&sandbox, &ending, exchange.is_closed());
     }

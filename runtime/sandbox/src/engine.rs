@@ -1,11 +1,13 @@
 //! The engine: one per host, in two variants of wasmtime's. Pooling allocation sized from configuration and the
 //! machine, the epoch ticker, the code cache.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use oarlock_spec::names::AppName;
+use oarlock_spec::policy::Proposal;
 use wasmtime::component::Linker;
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
@@ -16,6 +18,7 @@ use crate::functions::HostFunctions;
 use crate::limiter::ITEMS;
 use crate::place::Places;
 use crate::program::{LoadError, Program};
+use crate::proposals::Proposals;
 use crate::resident::Residents;
 use crate::slow::SlowThreads;
 use crate::state::State;
@@ -67,6 +70,8 @@ pub struct EngineConfig {
     pub compile_deadline: Duration,
     /// What components may import beside WASI.
     pub functions: HostFunctions,
+    /// WebAssembly proposals that components may use beyond those that every engine takes.
+    pub proposals: BTreeSet<Proposal>,
 }
 
 impl Default for EngineConfig {
@@ -81,6 +86,7 @@ impl Default for EngineConfig {
             compiler: Compiler::InProcess,
             compile_deadline: COMPILE_DEADLINE,
             functions: HostFunctions::new(),
+            proposals: BTreeSet::new(),
         }
     }
 }
@@ -173,7 +179,8 @@ impl Engine {
             .functions
             .check(&concurrent.linker)
             .map_err(|error| EngineError::Functions(crate::trap::describe(&error)))?;
-        let compile = Compile::new(config.compiler, config.compile_deadline)
+        let proposals = Proposals::new(&config.proposals);
+        let compile = Compile::new(config.compiler, config.compile_deadline, proposals)
             .map_err(|error| EngineError::Setup(format!("the compiler's path: {error}")))?;
         let engines = [&serial.wasm, &concurrent.wasm];
         let cache = CodeCache::open(config.code_cache, compile, engines)?;
@@ -281,7 +288,7 @@ fn pooled_engines(config: &EngineConfig) -> Result<([wasmtime::Engine; 2], Capac
 }
 
 fn engine_config(config: &EngineConfig, variant: Variant, capacity: &Capacity) -> Config {
-    let mut wasm = compile_config(variant);
+    let mut wasm = compile_config(variant, Proposals::new(&config.proposals));
     wasm.async_stack_size(STACK);
     let pool = pool(config, variant, capacity);
     wasm.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
@@ -289,7 +296,7 @@ fn engine_config(config: &EngineConfig, variant: Variant, capacity: &Capacity) -
 }
 
 /// All that machine code depends on; a compiler's child has the same.
-pub(crate) fn compile_config(variant: Variant) -> Config {
+pub(crate) fn compile_config(variant: Variant, proposals: Proposals) -> Config {
     let concurrent = variant == Variant::Concurrent;
     let mut wasm = Config::new();
     wasm.wasm_component_model(true)
@@ -304,6 +311,7 @@ pub(crate) fn compile_config(variant: Variant) -> Config {
         // in it are names that most components are stripped of.
         .wasm_backtrace_max_frames(None)
         .generate_address_map(false);
+    proposals.configure(&mut wasm);
     wasm
 }
 

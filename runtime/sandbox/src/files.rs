@@ -1,10 +1,11 @@
 //! `wasi:filesystem/preopens`: the grant's folders, opened once per sandbox, and `/tmp`, which is made
 //! when the guest first asks what folders there are (libc does so on the first use of a path).
 //!
-//! What a guest does below these folders is wasmtime-wasi's. The limits `tmp` and `files` belong
-//! here too: nothing enforces them yet; its host traits are where they will be wrapped.
+//! What a guest does below these folders is wasmtime-wasi's, but for what `entries.rs` lays over it. The limit `tmp`
+//! belongs here too: nothing enforces it yet.
 
 use std::io;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use cap_std::fs::Dir;
@@ -12,19 +13,27 @@ use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime_wasi::filesystem::{Descriptor, Dir as WasiDir};
 use wasmtime_wasi::{FsPerms, OpenMode, p2, p3};
 
+use crate::entries::Entries;
 use crate::grant::Folder;
 use crate::state::State;
 use crate::tmp::TmpDir;
+use crate::tree;
 
 /// The grant's folders as the guest will see them.
 pub(crate) struct Folders {
     opened: Vec<(WasiDir, String)>,
     tmp_root: Option<Arc<Dir>>,
+    /// Entries that an instance may make in them.
+    most_entries: u64,
 }
 
 impl Folders {
     /// Takes hold of the grant's folders, once for all instances of a sandbox.
-    pub(crate) fn open(folders: &[Folder], tmp_root: Option<Arc<Dir>>) -> io::Result<Self> {
+    pub(crate) fn open(
+        folders: &[Folder],
+        tmp_root: Option<Arc<Dir>>,
+        most_entries: u64,
+    ) -> io::Result<Self> {
         let opened = folders
             .iter()
             .map(|folder| {
@@ -34,7 +43,11 @@ impl Folders {
                 ))
             })
             .collect::<io::Result<_>>()?;
-        Ok(Self { opened, tmp_root })
+        Ok(Self {
+            opened,
+            tmp_root,
+            most_entries,
+        })
     }
 }
 
@@ -58,11 +71,32 @@ pub(crate) struct Files {
     folders: Arc<Folders>,
     /// Removed with the instance.
     tmp: Option<TmpDir>,
+    /// Made when the guest first makes something.
+    entries: Option<Arc<Entries>>,
 }
 
 impl Files {
     pub(crate) fn new(folders: Arc<Folders>) -> Self {
-        Self { folders, tmp: None }
+        Self {
+            folders,
+            tmp: None,
+            entries: None,
+        }
+    }
+
+    /// What the instance has made in its folders.
+    pub(crate) fn entries(&mut self) -> io::Result<Arc<Entries>> {
+        if let Some(entries) = &self.entries {
+            return Ok(entries.clone());
+        }
+        // Guests have every folder before they make something in one.
+        let opened = self.folders.opened.iter().map(|(dir, _)| dir.dir.as_fd());
+        let tmp = self.tmp.iter().map(|tmp| tmp.dir().as_fd());
+        let roots = opened.chain(tmp).map(tree::identity);
+        let roots = roots.collect::<io::Result<Vec<_>>>()?;
+        let entries = Arc::new(Entries::new(self.folders.most_entries, roots));
+        self.entries = Some(entries.clone());
+        Ok(entries)
     }
 }
 

@@ -26,6 +26,9 @@ pub(crate) fn build(engine: &Engine, variant: Variant) -> wasmtime::Result<Linke
     crate::lifecycle::p2(l)?;
     crate::sockets::p2(l)?;
     crate::kv::add_to_linker(l)?;
+    l.allow_shadowing(true);
+    crate::entries::p2(l)?;
+    l.allow_shadowing(false);
     if variant == Variant::Concurrent {
         wasi_0_3(l)?;
         wasmtime_wasi_http::p3::add_to_linker(l)?;
@@ -33,6 +36,9 @@ pub(crate) fn build(engine: &Engine, variant: Variant) -> wasmtime::Result<Linke
         crate::files::p3(l)?;
         crate::lifecycle::p3(l)?;
         crate::sockets::p3(l)?;
+        l.allow_shadowing(true);
+        crate::entries::p3(l)?;
+        l.allow_shadowing(false);
     }
     crate::fields::add_to_linker(l, variant)?;
     Ok(linker)

@@ -8,13 +8,14 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use wasmtime::Store;
 
-use crate::place::Full;
+use crate::place::{Full, Place};
 use crate::program::Entry;
 use crate::sandbox::{SandboxInner, StartError, Streams};
 use crate::slow::Guest;
 use crate::sockets::Port;
 use crate::state::State;
 use crate::trap::Failure;
+use crate::unwind::caught;
 
 /// Where a one-off dyno's stdin comes from.
 pub type StdinSource = Pin<Box<dyn AsyncRead + Send + Sync>>;
@@ -136,19 +137,14 @@ async fn run(
     let mut store = sandbox.command_store(streams, &extra_args, stopping);
     // Dropped before the store: whoever is connected must know a crash from an end.
     let mut end = sandbox.grant.listen.as_ref().map(Port::watch_end);
-    let result = match &place.loaded.entry {
-        Entry::CommandP2(pre) => match pre.instantiate_async(&mut store).await {
-            Ok(command) => command.wasi_cli_run().call_run(&mut store).await,
-            Err(error) => return not_started(&sandbox, &error, &store),
-        },
-        Entry::CommandP3(pre) => match pre.instantiate_async(&mut store).await {
-            Ok(command) => store
-                .run_concurrent(async |accessor| command.wasi_cli_run().call_run(accessor).await)
-                .await
-                .flatten(),
-            Err(error) => return not_started(&sandbox, &error, &store),
-        },
-        Entry::Handler(_) => {
+    let entered = match caught(enter(&place, &mut store)).await {
+        Ok(entered) => entered,
+        Err(panicked) => return Exit::Trap(panicked.to_string()),
+    };
+    let result = match entered {
+        Ok(result) => result,
+        Err(NotEntered::Start(error)) => return not_started(&sandbox, &error, &store),
+        Err(NotEntered::Handler) => {
             let error = format!("{} is a handler, not a command", sandbox.program.name());
             return Exit::NotStarted(StartError::Platform(error));
         }
@@ -167,6 +163,35 @@ async fn run(
         end.ended_well();
     }
     exit
+}
+
+/// Why `run` was not called.
+enum NotEntered {
+    Start(wasmtime::Error),
+    Handler,
+}
+
+/// Starts the guest and calls its `run`.
+async fn enter(
+    place: &Place,
+    store: &mut Store<State>,
+) -> Result<wasmtime::Result<Result<(), ()>>, NotEntered> {
+    Ok(match &place.loaded.entry {
+        Entry::CommandP2(pre) => {
+            let command = pre.instantiate_async(&mut *store).await;
+            let command = command.map_err(NotEntered::Start)?;
+            command.wasi_cli_run().call_run(store).await
+        }
+        Entry::CommandP3(pre) => {
+            let command = pre.instantiate_async(&mut *store).await;
+            let command = command.map_err(NotEntered::Start)?;
+            store
+                .run_concurrent(async |accessor| command.wasi_cli_run().call_run(accessor).await)
+                .await
+                .flatten()
+        }
+        Entry::Handler(_) => return Err(NotEntered::Handler),
+    })
 }
 
 fn not_started(sandbox: &SandboxInner, error: &wasmtime::Error, store: &Store<State>) -> Exit {

@@ -31,6 +31,7 @@ use crate::sockets::{NetCtx, NetGrant, Port, udp_check};
 use crate::state::State;
 use crate::stdio::{ChannelOutput, LogOutput, UntilStop};
 use crate::trap::{self, Failure};
+use crate::unwind::Panicked;
 
 /// Bytes that one call may copy from the guest into the host (lists, strings); wasmtime's own 128 MiB
 /// would let a small guest make its host large.
@@ -150,7 +151,7 @@ impl Sandbox {
                 limits.memory
             )));
         }
-        let folders = Folders::open(&grant.folders, grant.tmp_root.clone())
+        let folders = Folders::open(&grant.folders, grant.tmp_root.clone(), limits.files)
             .map_err(|error| StartError::Platform(format!("a folder cannot be opened: {error}")))?;
         let environment = Environment {
             variables: grant.env.clone(),
@@ -378,6 +379,7 @@ impl SandboxInner {
             },
             Failure::Exit(code) => StartError::Trap(format!("it exited with code {code}")),
             Failure::Full(text) => StartError::Full(Full::Machine(text)),
+            Failure::Trap(text) if error.is::<Panicked>() => StartError::Platform(text),
             Failure::Trap(text) => StartError::Trap(text),
         }
     }

@@ -30,6 +30,7 @@ use crate::program::Wasi;
 use crate::sandbox::{SandboxInner, StartError};
 use crate::slow;
 use crate::state::State;
+use crate::unwind::{caught, drop_quietly};
 
 /// What an instance's callers share.
 pub(crate) struct Serial {
@@ -64,8 +65,8 @@ pub(crate) async fn start(
     let mut store = sandbox.handler_store(Some(stopping.clone()));
     let pre = pre.clone();
     let starting = async move {
-        let guest = pre.instantiate_async(&mut store).await;
-        (store, guest)
+        let guest = caught(pre.instantiate_async(&mut store)).await;
+        (store, guest.map_err(wasmtime::Error::from).flatten())
     };
     let (store, guest) = slow::Guest::new(starting, sandbox.clone()).await;
     let guest = match guest {
@@ -182,7 +183,7 @@ impl Serial {
             } else {
                 InstanceEnd::Retired
             });
-            drop(live);
+            drop_quietly(live);
         }
     }
 
@@ -228,7 +229,8 @@ impl Turn {
         let out = head.rep();
         let answered = {
             let handler = live.guest.wasi_http_incoming_handler();
-            let mut guest = std::pin::pin!(handler.call_handle(&mut live.store, request, head));
+            let called = handler.call_handle(&mut live.store, request, head);
+            let mut guest = std::pin::pin!(caught(called));
             let unwanted = || exchange.is_abandoned() || serial.killed.load(Ordering::SeqCst);
             poll_fn(|cx| {
                 // Before the guest's turn, in which it may fail because nobody takes its answer.
@@ -236,7 +238,7 @@ impl Turn {
                     return Poll::Ready(None);
                 }
                 if let Poll::Ready(answered) = guest.as_mut().poll(cx) {
-                    return Poll::Ready(Some(answered));
+                    return Poll::Ready(Some(answered.map_err(wasmtime::Error::from).flatten()));
                 }
                 // First registered, then asked: nobody is missed who goes away in between.
                 serial.wake.register(cx.waker());
@@ -275,7 +277,7 @@ impl Drop for Turn {
         if let Some(live) = self.live.take() {
             self.exchange.end(Ending::Killed);
             self.serial.finish(InstanceEnd::Killed);
-            drop(live);
+            drop_quietly(live);
         }
     }
 }

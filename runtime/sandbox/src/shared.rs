@@ -28,6 +28,7 @@ use crate::program::Wasi;
 use crate::sandbox::{SandboxInner, StartError};
 use crate::slow;
 use crate::state::State;
+use crate::unwind::caught;
 
 /// Calls at once in an instance whose limits name no `concurrency`.
 const CONCURRENCY: u32 = 16;
@@ -261,7 +262,8 @@ impl Worker {
         let _place = self.place.take();
         let mut store = sandbox.handler_store(Some(known.stopping.clone()));
         let end = EndOnDrop(&known);
-        let proxy = match self.pre.instantiate_async(&mut store).await {
+        let started = caught(self.pre.instantiate_async(&mut store)).await;
+        let proxy = match started.map_err(wasmtime::Error::from).flatten() {
             Ok(guest) => Proxy::P3(guest),
             Err(error) => return drop(ready.send(Err(sandbox.start_error(&error, &store)))),
         };
@@ -287,14 +289,15 @@ impl Worker {
     ) -> Option<wasmtime::Result<()>> {
         let (known, at_once) = (self.known.clone(), self.at_once);
         let guest = store.run_concurrent(async |accessor| self.accept(accessor, proxy).await);
-        let mut guest = std::pin::pin!(guest);
+        let mut guest = std::pin::pin!(caught(guest));
         poll_fn(|cx| {
             known.wake.register(cx.waker());
             // Before the guest's turn, in which it may return and the call be forgotten.
             if known.all_abandoned(at_once) {
                 return Poll::Ready(None);
             }
-            guest.as_mut().poll(cx).map(|result| Some(result.flatten()))
+            let polled = guest.as_mut().poll(cx);
+            polled.map(|result| Some(result.map_err(wasmtime::Error::from).flatten().flatten()))
         })
         .await
     }

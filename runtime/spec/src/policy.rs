@@ -3,12 +3,16 @@
 //! ```toml
 //! app_memory       = "2 GiB"              # all instances of one app together; default a quarter of the machine
 //! private_networks = ["10.1.2.0/24"]      # private ranges that manifests may name in `allow`
+//! wasm             = ["gc"]               # proposals that components may use; none unless named
 //!
 //! [defaults]                              # under the manifests' own limits; keys as in [limits.TYPE]
 //! idle = "15m"
 //!
 //! [caps]                                  # a manifest that asks for more is refused
-//! memory = "512 MiB"
+//! memory        = "512 MiB"
+//! dynos         = 20                      # of one app, over all process types
+//! kv_size       = "8 GiB"                 # the `size` of one kv add-on
+//! release_phase = "30m"                   # how long it may take
 //!
 //! [addons]                                # admin URLs of shared servers, by provider
 //! postgres = "postgres://admin:secret@10.0.0.5:5432/postgres"
@@ -20,7 +24,7 @@
 //! cpu_hour = 0.02
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -28,10 +32,12 @@ use ipnet::IpNet;
 use toml::de::DeTable;
 use url::Url;
 
-use crate::limits::{LimitSet, in_units};
+use crate::limits::{AppCaps, LimitSet, in_units};
+use crate::manifest::Manifest;
 use crate::mistakes::{FileErrors, Findings, Source, brief};
 use crate::names::AppName;
 use crate::read::{self, Entry};
+use crate::suggest::did_you_mean;
 use crate::units::{parse_size, show_size};
 
 /// The file's usual name, shown where the caller gives none.
@@ -46,6 +52,10 @@ pub struct Policy {
     pub private_networks: Vec<IpNet>,
     /// Hard caps on limits: a manifest above one is refused, a default above one is lowered.
     pub caps: LimitSet,
+    /// Hard caps on what one app has altogether.
+    pub app_caps: AppCaps,
+    /// WebAssembly proposals that components may use beyond those that every host takes.
+    pub wasm: BTreeSet<Proposal>,
     /// Defaults of limits for manifests that are silent.
     pub defaults: LimitSet,
     /// Admin URLs of shared add-on servers, by provider.
@@ -54,6 +64,56 @@ pub struct Policy {
     pub weights: BTreeMap<AppName, u32>,
     /// Prices per unit, by the unit's name.
     pub prices: BTreeMap<String, f64>,
+}
+
+/// A WebAssembly proposal that is off unless the policy names it: compilers of the usual languages do not need it, and
+/// its part of the engine is young.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Proposal {
+    /// Structures and arrays that the engine collects. It builds on typed function references, and brings them along.
+    Gc,
+    /// `try_table` and `throw`.
+    Exceptions,
+    /// Typed function references.
+    FunctionReferences,
+}
+
+impl Proposal {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Gc, Self::Exceptions, Self::FunctionReferences];
+
+    /// As `wasm` in the policy names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gc => "gc",
+            Self::Exceptions => "exceptions",
+            Self::FunctionReferences => "function-references",
+        }
+    }
+}
+
+impl fmt::Display for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Policy {
+    /// This policy with the caps that `serve` has where the policy has none.
+    #[must_use]
+    pub fn with_serve_caps(mut self) -> Self {
+        self.caps = self.caps.with_serve_caps(&self.defaults);
+        self.app_caps.fill_with_serve_caps();
+        self
+    }
+
+    /// Lowers what a manifest has of limits and sizes to the caps: for releases that an earlier policy allowed.
+    pub fn hold_below(&self, manifest: &mut Manifest) {
+        for limits in manifest.limits.values_mut() {
+            self.caps.hold_below(limits);
+        }
+        self.app_caps.hold_below(manifest);
+    }
 }
 
 /// The admin URL of a shared server. It holds a password: `Debug` shows neither that nor the user.
@@ -78,9 +138,10 @@ impl fmt::Debug for AdminUrl {
     }
 }
 
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 8] = [
     "app_memory",
     "private_networks",
+    "wasm",
     "caps",
     "defaults",
     "addons",
@@ -113,6 +174,9 @@ fn read_policy(document: &DeTable<'_>, findings: &mut Findings<'_>) -> Policy {
     if let Some(entry) = keys.get("private_networks") {
         policy.private_networks = read_networks(entry, findings);
     }
+    if let Some(entry) = keys.get("wasm") {
+        policy.wasm = read_proposals(entry, findings);
+    }
     if let Some(table) = keys
         .get("caps")
         .and_then(|entry| entry.table("[caps]", findings))
@@ -127,7 +191,9 @@ fn read_policy(document: &DeTable<'_>, findings: &mut Findings<'_>) -> Policy {
                 "put it under [defaults], or remove it",
             );
         }
-        policy.caps = LimitSet::read(table, "[caps]", None, findings);
+        let others = AppCaps::NAMES;
+        policy.caps = LimitSet::read_beside(&others, table, ("[caps]", None), findings);
+        policy.app_caps = AppCaps::read(table, findings);
     }
     if let Some(table) = keys
         .get("defaults")
@@ -195,6 +261,25 @@ fn read_networks(entry: &Entry<'_>, findings: &mut Findings<'_>) -> Vec<IpNet> {
         }
     }
     networks
+}
+
+fn read_proposals(entry: &Entry<'_>, findings: &mut Findings<'_>) -> BTreeSet<Proposal> {
+    let mut proposals = BTreeSet::new();
+    for (span, text) in entry.strings(findings) {
+        match Proposal::ALL.into_iter().find(|one| one.as_str() == text) {
+            Some(proposal) => {
+                proposals.insert(proposal);
+            }
+            None => {
+                let known = Proposal::ALL.map(Proposal::as_str);
+                let message = format!("unknown proposal `{}`", brief(text));
+                let near = did_you_mean(text, &known);
+                let help = near.unwrap_or_else(|| format!("use some of {}", known.join(", ")));
+                findings.push(&span, message, Some(help));
+            }
+        }
+    }
+    proposals
 }
 
 fn read_addons(table: &DeTable<'_>, findings: &mut Findings<'_>) -> BTreeMap<String, AdminUrl> {

@@ -4,11 +4,12 @@ use std::sync::{Arc, Mutex};
 
 use oarlock_host::apply::ApplyError;
 use oarlock_host::compile::LoadError;
-use oarlock_host::wasmtime::Result;
-use oarlock_host::wasmtime::component::{HasSelf, Linker, bindgen};
+use oarlock_host::wasmtime::component::{Accessor, HasSelf, Linker, Resource, bindgen};
+use oarlock_host::wasmtime::{Result, StoreContextMut};
 use oarlock_host::{AddError, App, Guest, HostFunctions};
+use wasmtime_wasi::p2::DynPollable;
 
-use super::{Embedded, name, until};
+use super::{Embedded, ask, name, until, web};
 
 bindgen!({
     inline: "
@@ -171,4 +172,66 @@ fn what_cannot_be_linked_is_said_at_the_start() {
     };
     let error = oarlock_host::Host::start(config).err().unwrap().to_string();
     assert!(error.contains("host functions cannot be linked"), "{error}");
+}
+
+/// Sleeping panics.
+fn panicking() -> HostFunctions {
+    HostFunctions::new().link(|linker| {
+        linker.allow_shadowing(true);
+        linker
+            .instance("wasi:clocks/monotonic-clock@0.2.12")?
+            .func_wrap(
+                "subscribe-duration",
+                |_: StoreContextMut<'_, Guest>, (_,): (u64,)| -> Result<(Resource<DynPollable>,)> {
+                    panic!("in a function of 0.2")
+                },
+            )?;
+        // Only one of the two engines has this.
+        let concurrent = linker
+            .instance("wasi:clocks/monotonic-clock@0.3.0")?
+            .func_wrap_concurrent("wait-for", |_: &Accessor<Guest>, (_,): (u64,)| {
+                Box::pin(async { panic!("in a function of 0.3") as Result<()> })
+            });
+        drop(concurrent);
+        linker.allow_shadowing(false);
+        Ok(())
+    })
+}
+
+#[tokio::test]
+async fn one_that_panics_costs_its_instance_and_no_thread() {
+    let embedded = Embedded::with(|config| config.functions = panicking());
+    let handlers = [
+        ("fresh-two", "handler-p2", "isolation = \"request\""),
+        ("reused-two", "handler-p2", "isolation = \"dyno\""),
+        ("fresh-three", "handler-p3", "isolation = \"request\""),
+        ("reused-three", "handler-p3", "isolation = \"dyno\""),
+    ];
+    let mut services = Vec::new();
+    for (app, guest, limits) in handlers {
+        services.push((app, embedded.serving(web(app, guest, limits)).await));
+    }
+    for (app, service) in &services {
+        ask(service, "/sleep/1").await.assert_refused("H13");
+        // The next request is served, of this app and of the others.
+        for (neighbour, service) in &services {
+            let answer = ask(service, "/").await;
+            assert_eq!(answer.text(), "hello", "{neighbour} after {app}");
+        }
+    }
+    for (app, _) in &services {
+        embedded.logged(app, "web.1", "the host failed").await;
+    }
+    let worker =
+        App::from_manifest("app = \"worker\"\n[processes]\nworker = \"worker.wasm sleep 1\"\n")
+            .component("worker.wasm", super::guest("probe-p2"));
+    // It crashes before it has settled, again and again.
+    drop(embedded.host.add(worker).await);
+    embedded
+        .logged("worker", "worker.1", "the host failed")
+        .await;
+    for (app, service) in &services {
+        assert_eq!(ask(service, "/").await.text(), "hello", "{app}");
+    }
+    embedded.host.shutdown().await;
 }

@@ -235,11 +235,13 @@ async fn listings_have_their_json() {
             "config",
             "dynos",
             "files",
+            "in_serve_at_most",
             "limits_without_effect",
             "listen",
             "memory_bytes",
             "network",
             "process",
+            "refused_by_serve",
             "schedule",
             "singleton"
         ]

@@ -16,9 +16,13 @@ use oarlock_spec::limits::Limits;
 mod cache;
 mod capacity;
 mod commands;
+mod files;
 mod fresh;
 mod held;
+mod nesting;
+mod panics;
 mod programs;
+mod proposals;
 mod shared;
 mod slow;
 
@@ -153,6 +157,11 @@ impl Setup {
             dir: open(path),
             writable,
         });
+        self
+    }
+
+    fn files(mut self, entries: u64) -> Self {
+        self.limits.files = entries;
         self
     }
 

@@ -2,6 +2,7 @@
 //! over the real binary.
 
 mod apart;
+mod caps;
 mod endpoints;
 mod foreign;
 mod guestbook;

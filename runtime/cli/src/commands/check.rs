@@ -1,11 +1,13 @@
 //! `oarlock check [DIR]`
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use oarlock_spec::codes::exit;
 use oarlock_spec::limits::LimitKey;
 use oarlock_spec::manifest::Manifest;
 use oarlock_spec::names::ProcessType;
+use oarlock_spec::policy::Policy;
 use serde::Serialize;
 
 use super::drive;
@@ -43,6 +45,44 @@ struct ProcessRow {
     addons: Vec<String>,
     network: Vec<String>,
     files: Vec<String>,
+    /// What the operator of a `serve` allows it at most.
+    in_serve_at_most: BTreeMap<&'static str, String>,
+    /// What `serve` would say against the app; `None`: nothing.
+    refused_by_serve: Option<String>,
+}
+
+/// How the app would fare in `serve`.
+struct InServe {
+    at_most: BTreeMap<&'static str, String>,
+    refused: Option<String>,
+}
+
+impl InServe {
+    fn of(dir: &Path, policy: Policy) -> Self {
+        let policy = policy.with_serve_caps();
+        Self {
+            at_most: policy.caps.shown().chain(policy.app_caps.shown()).collect(),
+            refused: oarlock_platform::load_manifest(dir, Some(&policy)).err(),
+        }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let caps: Vec<String> = self
+            .at_most
+            .iter()
+            .map(|(key, most)| format!("{key} {most}"))
+            .collect();
+        let mut lines = vec![
+            String::new(),
+            format!("in serve at most {}", caps.join(", ")),
+            "           the operator raises these by [caps] in the policy".to_owned(),
+        ];
+        if let Some(refused) = &self.refused {
+            lines.push("`oarlock serve` would refuse this app:".to_owned());
+            lines.push(refused.clone());
+        }
+        lines
+    }
 }
 
 impl Check {
@@ -50,16 +90,21 @@ impl Check {
         let policy = drive::policy(self.policy.as_deref())?;
         let manifest = oarlock_platform::load_manifest(&self.dir, Some(&policy))
             .map_err(|message| Failure::new(exit::MANIFEST, message))?;
+        let in_serve = InServe::of(&self.dir, policy);
         let rows: Vec<ProcessRow> = manifest
             .processes
             .keys()
-            .map(|process| self.row(&manifest, process))
+            .map(|process| self.row(&manifest, process, &in_serve))
             .collect();
-        output::listing(&rows, self.json, |rows| text(&manifest, rows))?;
+        output::listing(&rows, self.json, |rows| {
+            let mut lines = text(&manifest, rows);
+            lines.extend(in_serve.lines());
+            lines.join("\n")
+        })?;
         Ok(exit::OK)
     }
 
-    fn row(&self, manifest: &Manifest, process: &ProcessType) -> ProcessRow {
+    fn row(&self, manifest: &Manifest, process: &ProcessType, in_serve: &InServe) -> ProcessRow {
         let described = manifest.processes.get(process);
         let component = described
             .map(|found| found.component.clone())
@@ -92,6 +137,8 @@ impl Check {
                 .map(|entry| entry.text.clone())
                 .collect(),
             files: folders_of(manifest),
+            in_serve_at_most: in_serve.at_most.clone(),
+            refused_by_serve: in_serve.refused.clone(),
         }
     }
 }
@@ -117,7 +164,7 @@ fn folders_of(manifest: &Manifest) -> Vec<String> {
         .collect()
 }
 
-fn text(manifest: &Manifest, rows: &Vec<ProcessRow>) -> String {
+fn text(manifest: &Manifest, rows: &Vec<ProcessRow>) -> Vec<String> {
     let mut lines = vec![format!("{}: the manifest is valid", manifest.app)];
     for row in rows {
         let what = match &row.schedule {
@@ -168,5 +215,5 @@ fn text(manifest: &Manifest, rows: &Vec<ProcessRow>) -> String {
             lines.push(format!("  {label:<8} {shown}"));
         }
     }
-    lines.join("\n")
+    lines
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
-use oarlock_sandbox::{Engine, HttpClient};
+use oarlock_sandbox::{Engine, HttpClient, clean_tmp};
+use oarlock_spec::api::LogSource;
 use oarlock_spec::names::AppName;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
@@ -82,15 +83,12 @@ impl App {
         std::fs::create_dir_all(&path).map_err(failed("make the app's folder"))?;
         let data = Dir::open_ambient_dir(&path, ambient_authority())
             .map_err(failed("open the app's folder"))?;
-        if data.exists("tmp") {
-            data.remove_dir_all("tmp")
-                .map_err(failed("empty the folder of `/tmp`s"))?;
-        }
-        data.create_dir("tmp")
+        data.create_dir_all("tmp")
             .map_err(failed("make the folder of `/tmp`s"))?;
         let tmp_root = data
             .open_dir("tmp")
             .map_err(failed("open the folder of `/tmp`s"))?;
+        clean(&tmp_root, &name, &log);
         let (dispatcher, messages) = mpsc::channel(MESSAGES);
         let app = Self {
             pool: WebPool::new(log.clone()),
@@ -134,6 +132,24 @@ impl App {
             .iter()
             .find(|(name, _)| name.is_web());
         web.map(|(_, process)| process.limits.stop_grace)
+    }
+}
+
+/// Removes what an earlier host left in the folder of `/tmp`s. What cannot be removed keeps no app from starting.
+fn clean(tmp_root: &Dir, app: &AppName, log: &AppLog) {
+    let remark = |message: String| {
+        tracing::warn!(%app, "{message}");
+        log.write(LogSource::Oarlock, "host", &message);
+    };
+    match clean_tmp(tmp_root) {
+        Ok(cleaned) => {
+            for (name, error) in cleaned.kept {
+                remark(format!(
+                    "An old `/tmp` could not be removed and is kept: tmp/{name}: {error}"
+                ));
+            }
+        }
+        Err(error) => remark(format!("Old `/tmp`s could not be looked for: {error}")),
     }
 }
 

@@ -133,6 +133,8 @@ pub(crate) struct RunEnd {
     pub(crate) exit: Exit,
     /// It was told to stop, or ran too long.
     pub(crate) told: bool,
+    /// It ran longer than it may.
+    pub(crate) late: bool,
     /// It ran long enough to count as started, or ended well.
     pub(crate) settled: bool,
 }
@@ -205,7 +207,7 @@ impl Task {
         let settle = tokio::time::sleep(SETTLED);
         let too_long = tokio::time::sleep(limit.unwrap_or(Duration::MAX));
         tokio::pin!(settle, too_long);
-        let mut settled = false;
+        let (mut settled, mut late) = (false, false);
         let (exit, told) = loop {
             tokio::select! {
                 biased;
@@ -224,6 +226,7 @@ impl Task {
                 }
                 () = &mut too_long, if limit.is_some() => {
                     self.remark("The process ran longer than it may");
+                    late = true;
                     break (self.stop(running).await, true);
                 }
             }
@@ -232,6 +235,7 @@ impl Task {
         RunEnd {
             exit,
             told,
+            late,
             settled,
         }
     }

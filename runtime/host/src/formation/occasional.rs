@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use cap_std::fs::Dir;
 use jiff::Timestamp;
@@ -14,7 +15,7 @@ use tokio::task::JoinSet;
 use super::cron::{CronMemory, Due};
 use super::dispatcher::Dispatcher;
 use super::dyno::{RunEnd, Task, Word, reason as exit_reason, start_command};
-use super::prepare::{PreparedProcess, RELEASE_PHASE_LIMIT};
+use super::prepare::{PreparedProcess, release_phase_limit};
 use super::table::{DynoId, StateChange};
 use crate::cores::Cores;
 
@@ -230,7 +231,8 @@ impl Dispatcher {
             stdin: what.stdin,
             output: what.output,
             extra_args: what.extra_args,
-            purpose: what.purpose,
+            limit: (what.purpose == Purpose::Release)
+                .then(|| release_phase_limit(&self.shared.config.policy)),
         };
         let handle =
             self.occasionals
@@ -362,7 +364,8 @@ struct Run {
     stdin: Stdin,
     output: Output,
     extra_args: Vec<String>,
-    purpose: Purpose,
+    /// How long it may run; `None`: as long as it likes.
+    limit: Option<Duration>,
 }
 
 async fn run_once(
@@ -376,13 +379,13 @@ async fn run_once(
     }
     task.remark(&format!("Starting process with command `{}`", task.command));
     let io = (run.stdin, run.output);
-    let limit = (run.purpose == Purpose::Release).then_some(RELEASE_PHASE_LIMIT);
     let ended = match start_command((&cores, cores.assign()), run.sandbox, io, run.extra_args).await
     {
-        Some(running) => task.supervise(running, limit).await,
+        Some(running) => task.supervise(running, run.limit).await,
         None => RunEnd {
             exit: Exit::Killed,
             told: true,
+            late: false,
             settled: false,
         },
     };

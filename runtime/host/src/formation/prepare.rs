@@ -16,6 +16,7 @@ use oarlock_spec::api::{Formation, LogSource};
 use oarlock_spec::limits::{Isolation, Limits};
 use oarlock_spec::manifest::{Manifest, Process};
 use oarlock_spec::names::{DynoName, ProcessType, ReleaseId};
+use oarlock_spec::policy::Policy;
 
 use super::app::{App, Shared};
 use super::table::{Generation, Plan, Role};
@@ -101,16 +102,34 @@ impl DynoLog for LogOf {
 impl Prepared {
     /// Loads, checks and binds; nothing is started.
     pub(crate) async fn new(
-        desired: Desired,
+        mut desired: Desired,
         app: &App,
         shared: &Shared,
     ) -> Result<Self, ApplyError> {
+        // A slug keeps the limits of its day; the operator's caps are today's.
+        let policy = &shared.config.policy;
+        policy.hold_below(&mut desired.manifest);
+        let mut formation = desired.manifest.initial_scale();
+        for (name, count) in &mut formation {
+            *count = desired.formation.get(name).copied().unwrap_or(*count);
+        }
+        if policy.app_caps.lower_dynos(&mut formation) {
+            let list: Vec<String> = formation
+                .iter()
+                .map(|(name, count)| format!("{name}={count}"))
+                .collect();
+            let message = format!(
+                "It was scaled above what this host's policy allows by now (`dynos` in [caps]); it starts with {}",
+                list.join(" ")
+            );
+            app.log.write(LogSource::Oarlock, "api", &message);
+        }
         let loaded = load_all(&desired, app, shared).await?;
         let bindings = app.addons.bind(&desired.manifest, &desired.config).await?;
         let mut prepared = Self {
             release: desired.release,
             config: desired.config,
-            formation: desired.formation,
+            formation,
             processes: BTreeMap::new(),
             compiled: loaded.values().filter(|loaded| loaded.compiled).count(),
             cached: loaded.values().filter(|loaded| !loaded.compiled).count(),
@@ -476,5 +495,10 @@ fn kind_of(
     }
 }
 
-/// How long the release phase may take.
-pub(crate) const RELEASE_PHASE_LIMIT: Duration = Duration::from_secs(60 * 60);
+/// How long the release phase may take where the policy does not say.
+const RELEASE_PHASE_LIMIT: Duration = Duration::from_secs(60 * 60);
+
+/// How long a release phase may take: the policy's `release_phase`, or an hour.
+pub(crate) fn release_phase_limit(policy: &Policy) -> Duration {
+    policy.app_caps.release_phase.unwrap_or(RELEASE_PHASE_LIMIT)
+}

@@ -47,6 +47,9 @@ impl Dispatcher {
         let running = self.table.formation();
         let mut wanted = running.clone();
         wanted.extend(change.clone());
+        let caps = &self.shared.config.policy.app_caps;
+        caps.check_dynos(wanted.values())
+            .map_err(|refused| refused.to_string())?;
         release
             .check_room(&wanted, &running, &self.shared.engine)
             .map_err(|error| error.to_string())

@@ -140,6 +140,14 @@ fn check_scaled(app: &App, manifest: &Manifest) -> Result<(), DeployFailure> {
         .keys()
         .find(|process| !known.contains_key(*process))
         .cloned();
+    let mut formation = known.clone();
+    formation.extend(super::lock(&app.scaled).clone());
+    if let Err(refused) = app.shared.policy.app_caps.check_dynos(formation.values()) {
+        return Err(DeployFailure::Manifest(format!(
+            "`{}`: {refused}",
+            app.name
+        )));
+    }
     match unknown {
         None => Ok(()),
         Some(process) => {

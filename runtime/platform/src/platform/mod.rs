@@ -51,7 +51,7 @@ pub struct PlatformConfig {
     pub domain: String,
     /// Whether to build before a release.
     pub build: bool,
-    /// The operator's policy.
+    /// The operator's policy; where it has no caps, those of `serve` are added for [`Source::Apps`].
     pub policy: Policy,
     /// The code cache's folder (the CLI finds it: `$XDG_CACHE_HOME/oarlock/code`, or below `--data`).
     pub code_cache: Option<PathBuf>,
@@ -173,9 +173,13 @@ impl Platform {
     /// brings every app to its current release (building and releasing as needed). Dropping the future
     /// cancels cleanly: children are ended, nothing half-written stays.
     pub async fn start(
-        config: PlatformConfig,
+        mut config: PlatformConfig,
         events: tokio::sync::mpsc::UnboundedSender<Event>,
     ) -> Result<Self, StartError> {
+        // Whoever runs many apps does not know them all.
+        if let Source::Apps { .. } = config.source {
+            config.policy = config.policy.with_serve_caps();
+        }
         let data = open_data(&config.source, &config.policy)?;
         let store = SqliteStore::open(&data.store(), &SqliteOptions::default())
             .map_err(|error| StartError::new(exit::FAILURE, error.to_string()))?;

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use rustix::process::{Resource, Rlimit, Signal};
 
 use crate::engine::{Variant, compile_config};
+use crate::proposals::Proposals;
 
 use super::{MAX_MESSAGE, MAX_WASM, MEMORY, Status, compatibility, expect_magic, read_bytes};
 
@@ -30,15 +31,23 @@ pub fn compile_component(mut input: impl Read, mut output: impl Write) -> io::Re
 }
 
 fn answer(wanted: blake3::Hash, wasm: &[u8]) -> (Status, Vec<u8>) {
-    for variant in Variant::ALL {
-        let engine = match wasmtime::Engine::new(&compile_config(variant)) {
+    let choices = Proposals::every().flat_map(|proposals| {
+        Variant::ALL
+            .into_iter()
+            .map(move |variant| (variant, proposals))
+    });
+    for (variant, proposals) in choices {
+        let engine = match wasmtime::Engine::new(&compile_config(variant, proposals)) {
             Ok(engine) => engine,
-            Err(error) => return (Status::Unfit, message(&error)),
+            Err(error) => return (Status::Unfit, message(crate::trap::describe(&error))),
         };
         if compatibility(&engine) == wanted {
             return match engine.precompile_component(wasm) {
                 Ok(code) => (Status::Compiled, code),
-                Err(error) => (Status::Invalid, message(&error)),
+                Err(error) => {
+                    let error = crate::trap::describe(&error);
+                    (Status::Invalid, message(proposals.refusal(wasm, error)))
+                }
             };
         }
     }
@@ -46,8 +55,7 @@ fn answer(wanted: blake3::Hash, wasm: &[u8]) -> (Status, Vec<u8>) {
     (Status::Unfit, reason.into())
 }
 
-fn message(error: &wasmtime::Error) -> Vec<u8> {
-    let mut text = crate::trap::describe(error);
+fn message(mut text: String) -> Vec<u8> {
     text.truncate(text.floor_char_boundary(MAX_MESSAGE as usize));
     text.into_bytes()
 }

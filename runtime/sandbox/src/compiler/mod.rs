@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use wasmtime::component::Component;
 
+use crate::proposals::Proposals;
+
 pub use child::compile_component;
 
 /// What the child is started with.
@@ -54,17 +56,27 @@ pub(crate) enum CompileError {
 pub(crate) struct Compile {
     compiler: Compiler,
     deadline: Duration,
+    /// What the engines have; a child finds out for itself.
+    proposals: Proposals,
 }
 
 impl Compile {
     /// Fails if the child's path cannot be made absolute.
-    pub(crate) fn new(compiler: Compiler, deadline: Duration) -> io::Result<Self> {
+    pub(crate) fn new(
+        compiler: Compiler,
+        deadline: Duration,
+        proposals: Proposals,
+    ) -> io::Result<Self> {
         let compiler = match compiler {
             Compiler::InProcess => Compiler::InProcess,
             // It does not run in this folder.
             Compiler::Child(path) => Compiler::Child(std::path::absolute(path)?),
         };
-        Ok(Self { compiler, deadline })
+        Ok(Self {
+            compiler,
+            deadline,
+            proposals,
+        })
     }
 
     /// Takes seconds.
@@ -75,8 +87,10 @@ impl Compile {
     ) -> Result<Component, CompileError> {
         let path = match &self.compiler {
             Compiler::InProcess => {
-                return Component::from_binary(engine, wasm)
-                    .map_err(|error| CompileError::Invalid(crate::trap::describe(&error)));
+                return Component::from_binary(engine, wasm).map_err(|error| {
+                    let error = crate::trap::describe(&error);
+                    CompileError::Invalid(self.proposals.refusal(wasm, error))
+                });
             }
             Compiler::Child(path) => path,
         };

@@ -1,5 +1,6 @@
 //! The `[limits]` table, resolved: what one dyno of a process type may use. Defaults are contract 1's.
 
+mod caps;
 mod keys;
 mod set;
 
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use caps::{AppCaps, DEFAULT_KV_SIZE, TooManyDynos};
 pub use keys::{LimitKey, LimitValue};
 pub use set::LimitSet;
 pub(crate) use set::in_units;
@@ -110,7 +112,6 @@ impl Limits {
             (LimitKey::Idle, self.idle != usual.idle),
             (LimitKey::LogRate, self.log_rate != usual.log_rate),
             (LimitKey::Tmp, self.tmp != usual.tmp),
-            (LimitKey::Files, self.files != usual.files),
         ];
         let set = set.into_iter().filter(|(_, differs)| *differs);
         set.map(|(key, _)| key).collect()
@@ -127,9 +128,9 @@ mod tests {
         let set = Limits {
             memory: MIB,
             cpu: 0.5,
-            tmp: MIB,
+            idle: Some(Duration::from_secs(60)),
             ..Limits::default()
         };
-        assert_eq!(set.without_effect(), [LimitKey::Cpu, LimitKey::Tmp]);
+        assert_eq!(set.without_effect(), [LimitKey::Cpu, LimitKey::Idle]);
     }
 }

@@ -54,10 +54,24 @@ impl LimitSet {
         caps: Option<&Self>,
         findings: &mut Findings<'_>,
     ) -> Self {
+        Self::read_beside(&[], table, (place, caps), findings)
+    }
+
+    /// The same, where the table has `others` as well, which somebody else reads.
+    pub(crate) fn read_beside(
+        others: &[&str],
+        table: &DeTable<'_>,
+        (place, caps): (&str, Option<&Self>),
+        findings: &mut Findings<'_>,
+    ) -> Self {
         let mut values = BTreeMap::new();
         for entry in read::entries(table) {
+            if others.contains(&entry.key) {
+                continue;
+            }
             let Some(key) = LimitKey::from_name(entry.key) else {
-                read::unknown_key(&entry, LimitKey::NAMES, place, findings);
+                let known = [LimitKey::NAMES, others].concat();
+                read::unknown_key(&entry, &known, place, findings);
                 continue;
             };
             let Some(value) = read_value(key, &entry, findings) else {
@@ -69,7 +83,10 @@ impl LimitSet {
                 findings.suggest(
                     &entry.span(),
                     format!("`{}` is above what this host's policy allows", entry.key),
-                    format!("use at most {}", cap.show()),
+                    format!(
+                        "use at most {}, or have the operator raise it in [caps]",
+                        cap.show()
+                    ),
                 );
                 continue;
             }
@@ -121,6 +138,16 @@ fn read_size(
         text
     };
     let bytes = in_units(entry, text, parse_size(text), findings)?;
+    in_range(entry, bytes, range, findings)
+}
+
+/// These bytes, if they are in the range.
+pub(super) fn in_range(
+    entry: &Entry<'_>,
+    bytes: u64,
+    range: &RangeInclusive<u64>,
+    findings: &mut Findings<'_>,
+) -> Option<u64> {
     if range.contains(&bytes) {
         return Some(bytes);
     }
@@ -137,7 +164,8 @@ fn read_size(
     None
 }
 
-fn read_time(
+/// A duration within a range of milliseconds.
+pub(super) fn read_time(
     entry: &Entry<'_>,
     range: &RangeInclusive<u64>,
     findings: &mut Findings<'_>,

@@ -31,6 +31,9 @@ pub(crate) fn parse(
             "write one, as in `web: web.wasm`",
         );
     }
+    if let Some(refused) = sections::too_many_dynos(&found, &Default::default(), options) {
+        findings.push(&(0..0), refused.to_string(), None);
+    }
     let limits = sections::limits_for(&found, &LimitSet::default(), &|_| None, options.policy);
     let manifest = Manifest {
         app,

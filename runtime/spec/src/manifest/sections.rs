@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use toml::de::{DeTable, DeValue};
 
 use super::processes::{self, Processes};
-use super::types::{AllowEntry, Build, Manifest};
+use super::types::{AllowEntry, Build, Manifest, Process};
 use super::{Options, addons, allow, config, paths};
-use crate::limits::{LimitKey, LimitSet, Limits};
+use crate::limits::{LimitKey, LimitSet, Limits, TooManyDynos};
 use crate::mistakes::{Findings, brief};
 use crate::names::{AppName, ProcessType};
 use crate::policy::Policy;
@@ -40,6 +40,7 @@ pub(crate) fn read<'a>(
     let app = read_app(&keys, findings);
     let processes = read_processes(&keys, findings);
     let scale = read_scale(&keys, &processes, findings);
+    check_dynos(&keys, (&processes, &scale), options, findings);
     let addons = match section(&keys, "addons", findings) {
         Some(table) => addons::read(table, &processes, options, findings),
         None => BTreeMap::new(),
@@ -161,6 +162,50 @@ fn read_scale(
         }
     }
     scale
+}
+
+/// `[scale]`, and one of each type that is not in it, is not above the policy's cap.
+fn check_dynos(
+    keys: &Keys<'_>,
+    (processes, scale): (&Processes, &BTreeMap<ProcessType, u32>),
+    options: &Options<'_>,
+    findings: &mut Findings<'_>,
+) {
+    let Some(refused) = too_many_dynos(processes, scale, options) else {
+        return;
+    };
+    // At the largest number, or else where the types are.
+    let largest = section(keys, "scale", findings).and_then(|table| {
+        let count = |entry: &Entry<'_>| scale.get(entry.key).copied();
+        read::entries(table).into_iter().max_by_key(count)
+    });
+    let span = match (largest, keys.get("processes")) {
+        (Some(largest), _) => largest.span(),
+        (None, Some(processes)) => processes.key_span.clone(),
+        (None, None) => 0..0,
+    };
+    findings.push(&span, refused.to_string(), None);
+}
+
+/// What the policy says against so many dynos.
+pub(super) fn too_many_dynos(
+    processes: &Processes,
+    scale: &BTreeMap<ProcessType, u32>,
+    options: &Options<'_>,
+) -> Option<TooManyDynos> {
+    let scaled = processes
+        .types
+        .iter()
+        .filter(|(kind, process)| is_scaled(kind, process));
+    let counts: Vec<u32> = scaled
+        .map(|(kind, _)| scale.get(kind).copied().unwrap_or(1))
+        .collect();
+    options.policy?.app_caps.check_dynos(&counts).err()
+}
+
+/// Whether it has a number of dynos.
+fn is_scaled(kind: &ProcessType, process: &Process) -> bool {
+    !kind.is_release() && process.schedule.is_none()
 }
 
 fn read_network(keys: &Keys<'_>, findings: &mut Findings<'_>) -> Vec<AllowEntry> {

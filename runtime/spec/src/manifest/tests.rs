@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::*;
 use crate::limits::{Isolation, LimitKey, LimitSet, LimitValue, Limits};
 use crate::mistakes::MAX_FILE_BYTES;
-use crate::policy;
+use crate::names::AddonName;
+use crate::policy::{self, Proposal};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/manifests")
@@ -611,4 +612,126 @@ fn the_largest_files_are_read_in_bounded_time() {
         "{:?}",
         started.elapsed()
     );
+}
+
+fn capped() -> Policy {
+    policy::parse(&good("caps.policy")).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn said(text: &str, policy: &Policy) -> String {
+    let options = Options {
+        policy: Some(policy),
+        providers: &[],
+    };
+    match parse(text, &options) {
+        Ok(_) => "no mistake".to_owned(),
+        Err(mistakes) => mistakes.to_string(),
+    }
+}
+
+#[test]
+fn a_policy_caps_what_an_app_has_altogether() {
+    let policy = capped();
+    assert_eq!(policy.app_caps.dynos, Some(5));
+    assert_eq!(policy.app_caps.kv_size, Some(64 << 20));
+    assert_eq!(policy.app_caps.release_phase, Some(Duration::from_secs(90)));
+    assert_eq!(
+        policy.wasm,
+        [Proposal::Gc, Proposal::FunctionReferences].into()
+    );
+    let app = "app = \"a\"\n[processes]\nweb = \"a.wasm\"\nworker = \"b.wasm\"\n";
+    assert_eq!(
+        said(&format!("{app}[scale]\nweb = 4\n"), &policy),
+        "no mistake"
+    );
+    let over = said(&format!("{app}[scale]\nweb = 5\n"), &policy);
+    assert!(
+        over.starts_with("oarlock.toml:6:7: 6 dynos over all process types")
+            && over.contains("at most 5")
+            && over.contains("`dynos` in [caps]"),
+        "{over}"
+    );
+    let fits = "[addons]\nkv = { plan = \"kv\", size = \"64 MiB\" }\n";
+    assert_eq!(said(&format!("{app}{fits}"), &policy), "no mistake");
+    let over = said(
+        &format!("{app}{}", fits.replace("64 MiB", "65 MiB")),
+        &policy,
+    );
+    assert!(
+        over.contains("64 MiB") && over.contains("`kv_size` in [caps]"),
+        "{over}"
+    );
+    // A Procfile has one of each.
+    let lines: String = (0..6).map(|n| format!("w{n}: w.wasm\n")).collect();
+    let options = Options {
+        policy: Some(&policy),
+        providers: &[],
+    };
+    let over = parse_procfile(&lines, "a".parse().unwrap(), &options).unwrap_err();
+    assert!(over.to_string().contains("`dynos` in [caps]"), "{over}");
+}
+
+#[test]
+fn serve_caps_every_key_unless_the_policy_has_a_cap_of_its_own() {
+    let built_in = Policy::default().with_serve_caps();
+    let app = "app = \"a\"\n[processes]\nweb = \"a.wasm\"\n";
+    let limits = [
+        ("memory", "\"1 GiB\"", "\"1025 MiB\""),
+        ("cpu", "2", "2.1"),
+        ("handles", "10_000", "10_001"),
+        ("resources", "100_000", "100_001"),
+        ("timeout", "\"5m\"", "\"301s\""),
+        ("idle_timeout", "\"5m\"", "\"301s\""),
+        ("boot_timeout", "\"2m\"", "\"121s\""),
+        ("stop_grace", "\"60s\"", "\"61s\""),
+        ("request_body", "\"1 GiB\"", "\"1025 MiB\""),
+        ("concurrency", "1_000", "1_001"),
+        ("queue", "1_000", "1_001"),
+        ("header", "\"256 KiB\"", "\"257 KiB\""),
+        ("sockets", "1_024", "1_025"),
+        ("outgoing", "512", "513"),
+        ("random", "\"16 MiB\"", "\"17 MiB\""),
+        ("log_rate", "\"1 MiB\"", "\"2 MiB\""),
+        ("tmp", "\"1 GiB\"", "\"2 GiB\""),
+        ("files", "100_000", "100_001"),
+    ];
+    for (key, most, over) in limits {
+        let of = |value| format!("{app}[limits.web]\n{key} = {value}\n");
+        assert_eq!(said(&of(most), &built_in), "no mistake", "{key}");
+        let refused = said(&of(over), &built_in);
+        assert!(refused.contains(&format!("`{key}` is above")), "{refused}");
+        assert!(refused.contains("[caps]"), "{refused}");
+        // The library and `up` have none of these.
+        assert_eq!(said(&of(over), &Policy::default()), "no mistake", "{key}");
+    }
+    for (key, value) in [("idle", "\"never\""), ("max_requests", "\"never\"")] {
+        let text = format!("{app}[limits.web]\n{key} = {value}\n");
+        assert_eq!(said(&text, &built_in), "no mistake", "{key}");
+    }
+    let scaled = |count| format!("{app}[scale]\nweb = {count}\n");
+    assert_eq!(said(&scaled(100), &built_in), "no mistake");
+    assert!(said(&scaled(101), &built_in).contains("`dynos` in [caps]"));
+    let kv = |size| format!("{app}[addons]\nkv = {{ plan = \"kv\", size = \"{size}\" }}\n");
+    assert_eq!(said(&kv("4 GiB"), &built_in), "no mistake");
+    assert!(said(&kv("5 GiB"), &built_in).contains("`kv_size` in [caps]"));
+    assert_eq!(
+        built_in.app_caps.release_phase,
+        Some(Duration::from_secs(15 * 60))
+    );
+
+    let own = capped().with_serve_caps();
+    let of = |value| format!("{app}[limits.web]\nmemory = {value}\n");
+    assert_eq!(said(&of("\"2 GiB\""), &own), "no mistake", "it is raised");
+    assert_eq!(own.app_caps.dynos, Some(5), "it is lowered");
+}
+
+#[test]
+fn a_manifest_of_an_earlier_policy_is_held_below_today_s_caps() {
+    let text = "app = \"a\"\n[processes]\nweb = \"a.wasm\"\n[limits.web]\nmemory = \"8 GiB\"\n\
+                [addons]\nkv = \"kv\"\nmore = { plan = \"kv\", size = \"1 MiB\" }\n";
+    let mut manifest = parse(text, &Options::default()).unwrap();
+    capped().hold_below(&mut manifest);
+    assert_eq!(manifest.limits_of(&"web".parse().unwrap()).memory, 2 << 30);
+    let size = |name: &str| manifest.addons[&name.parse::<AddonName>().unwrap()].size;
+    assert_eq!((size("kv"), size("more")), (Some(64 << 20), Some(1 << 20)));
 }

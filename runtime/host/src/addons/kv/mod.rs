@@ -41,7 +41,7 @@ pub(super) const INFO: ProviderInfo = ProviderInfo {
 };
 
 /// `size` of an add-on whose manifest names none.
-const DEFAULT_SIZE: u64 = 1 << 30;
+const DEFAULT_SIZE: u64 = oarlock_spec::limits::DEFAULT_KV_SIZE;
 /// Reads under way at once, per add-on.
 const READS: usize = 8;
 /// The largest key.

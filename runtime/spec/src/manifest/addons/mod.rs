@@ -169,6 +169,9 @@ fn read_addon(
     addon.size = keys
         .get("size")
         .and_then(|entry| read_addon_size(entry, findings));
+    if let (Some(policy), Some(size)) = (options.policy, keys.get("size")) {
+        policy.app_caps.check_addon(&addon, size, findings);
+    }
     addon.url_from = keys
         .get("url_from")
         .and_then(|entry| read_url_from(entry, findings));
