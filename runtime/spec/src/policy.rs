@@ -23,12 +23,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use toml::de::DeTable;
 use url::Url;
 
-use crate::limits::{LimitSet, in_units};
+use crate::limits::{LimitKey, LimitSet, LimitValue, in_units};
 use crate::mistakes::{FileErrors, Findings, Source, brief};
 use crate::names::AppName;
 use crate::read::{self, Entry};
@@ -54,6 +55,20 @@ pub struct Policy {
     pub weights: BTreeMap<AppName, u32>,
     /// Prices per unit, by the unit's name.
     pub prices: BTreeMap<String, f64>,
+}
+
+/// The default of `after_response` under `serve`: there a slot that is held for work after an answer is one that its
+/// neighbours do without.
+const SERVE_AFTER_RESPONSE: Duration = Duration::from_secs(5);
+
+impl Policy {
+    /// This policy with the defaults that `serve` has where the policy has none.
+    #[must_use]
+    pub fn with_serve_defaults(mut self) -> Self {
+        let value = LimitValue::Time(SERVE_AFTER_RESPONSE);
+        self.defaults.or_insert(LimitKey::AfterResponse, value);
+        self
+    }
 }
 
 /// The admin URL of a shared server. It holds a password: `Debug` shows neither that nor the user.

@@ -272,6 +272,7 @@ fn a_manifest_with_every_key_is_read_as_written() {
             log_rate: 50 << 10,
             tmp: 0,
             files: 0,
+            after_response: Duration::from_secs(3),
         }
     );
     let worker = manifest.limits_of(&"worker".parse().unwrap());
