@@ -45,7 +45,7 @@ impl Serve {
             listen: self.listen,
             domain: self.domain,
             build: !self.no_build,
-            policy: drive::policy(self.policy.as_deref())?,
+            policy: drive::policy(self.policy.as_deref())?.with_serve_defaults(),
             code_cache: Some(data.join("code")),
             build_env: std::env::vars().collect(),
         };
