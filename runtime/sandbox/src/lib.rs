@@ -5,6 +5,7 @@
 //! ([`Sandbox::call`]), one that serves many ([`Sandbox::start`]) or one run of a command
 //! ([`Sandbox::run`]). Guests run on the tokio runtime that the call is made on.
 
+mod after;
 mod cache;
 mod call;
 mod compiler;
@@ -42,6 +43,7 @@ pub use wasmtime_wasi_http::WasiBody as Body;
 /// wasmtime, for host functions of the embedder's own.
 pub use wasmtime;
 
+pub use after::Hold;
 pub use compiler::{Compiler, compile_component};
 pub use egress::{
     Attempt, ChosenBy, Decision, Denial, Egress, EgressRules, Endpoint, HostListeners, HttpClient,

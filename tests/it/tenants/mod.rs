@@ -7,6 +7,7 @@ mod foreign;
 mod guestbook;
 mod kv;
 mod servers;
+mod work;
 
 use std::time::{Duration, Instant};
 
