@@ -182,6 +182,7 @@ pub(crate) struct RequestLimits {
     pub(crate) boot_timeout: Duration,
     pub(crate) request_body: u64,
     pub(crate) header: u64,
+    pub(crate) after_response: Duration,
 }
 
 impl Default for RequestLimits {
@@ -195,6 +196,7 @@ impl Default for RequestLimits {
             boot_timeout: limits.boot_timeout,
             request_body: limits.request_body,
             header: limits.header,
+            after_response: limits.after_response,
         }
     }
 }
@@ -429,7 +431,8 @@ impl Drop for Place {
     }
 }
 
-/// The right to send one request to one dyno; given back on drop.
+/// The right to send one request to one dyno; given back on drop. Shared by the request's exchange and its guest: the
+/// later of the two gives it back, so that a guest which goes on after its answer keeps its slot.
 pub(crate) struct Lease {
     pool: Arc<WebPool>,
     dyno: Arc<WebDyno>,

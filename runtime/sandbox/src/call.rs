@@ -5,7 +5,6 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use http::{Request, Response};
 use oarlock_spec::codes::DynoCode;
@@ -16,6 +15,7 @@ use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::handler::{Prepared, Proxy, ProxyPre};
 
 use crate::Body;
+use crate::after::{self, AfterResponse, Hold};
 use crate::exchange::{Caller, Ending, Exchange, Head, Owner, with_authority};
 use crate::instance::CallError;
 use crate::place::{Full, Place};
@@ -24,12 +24,13 @@ use crate::sandbox::{SandboxInner, StartError};
 use crate::slow::Guest;
 use crate::state::State;
 use crate::trap::Failure;
-use crate::unwind::caught;
+use crate::unwind::{Panicked, caught};
 
 /// One call in an instance of its own.
 pub(crate) async fn call(
     sandbox: &Arc<SandboxInner>,
     request: Request<Body>,
+    hold: Hold,
 ) -> Result<Response<Body>, CallError> {
     let place = sandbox.place_for_call().await?;
     let wasi = handler(sandbox, &place)?.1;
@@ -39,14 +40,13 @@ pub(crate) async fn call(
     let method = request.method().clone();
     let guest = serve(
         sandbox.clone(),
-        (place, sandbox.calls.enter()),
+        (place, sandbox.calls.enter(), hold),
         with_authority(request),
         head,
         exchange.clone(),
     );
     let owner = FreshTask {
         task: run_here_first(Guest::new(guest, sandbox.clone())).await,
-        patience: sandbox.limits.timeout,
     };
     Caller::new(exchange, &method, owner).response(answer).await
 }
@@ -84,30 +84,11 @@ pub(crate) fn handler<'a>(
 /// The task of a fresh instance, held by its only caller; none, if it has ended already.
 struct FreshTask {
     task: Option<JoinHandle<()>>,
-    /// How long the guest may go on when the caller has its answer.
-    patience: Duration,
 }
 
 impl Owner for FreshTask {
-    fn completed(&mut self) {
-        let Some(task) = self.task.take() else { return };
-        if task.is_finished() {
-            return;
-        }
-        // A body may be read to its end outside of any runtime; then nobody can wait for the guest.
-        let abort = task.abort_handle();
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => {
-                let patience = self.patience;
-                drop(runtime.spawn(async move {
-                    if tokio::time::timeout(patience, task).await.is_err() {
-                        abort.abort();
-                    }
-                }));
-            }
-            Err(_) => abort.abort(),
-        }
-    }
+    /// The guest's own task sees it.
+    fn completed(&mut self, _call: &Exchange) {}
 
     fn abandoned(&mut self) {
         if let Some(task) = self.task.take() {
@@ -128,8 +109,8 @@ impl Drop for EndOnDrop<'_> {
 
 async fn serve(
     sandbox: Arc<SandboxInner>,
-    // Live longer than the store: the place is free, and the call gone, only when the store is.
-    (place, _token): (Place, TaskTrackerToken),
+    // Live longer than the store: the place and the slot are free, and the call gone, only when the store is.
+    (place, _token, _hold): (Place, TaskTrackerToken, Hold),
     request: Request<Body>,
     head: Head,
     exchange: Arc<Exchange>,
@@ -138,12 +119,20 @@ async fn serve(
     let end = EndOnDrop(&exchange);
     // Pinned where it is made, for the same reason.
     let guest = run(&sandbox, &place, &mut store, request, head, &exchange);
-    let guest = std::pin::pin!(caught(guest));
-    let ending = match sandbox.calls.unless_ended(guest).await {
-        Some(Ok(ending)) => ending,
-        Some(Err(panicked)) => Ending::Trap(panicked.to_string()),
-        None => Ending::Killed,
-    };
+    let mut guest = std::pin::pin!(caught(guest));
+    let mut after = AfterResponse::new(sandbox.limits.after_response);
+    let in_time = poll_fn(|cx| {
+        if let Poll::Ready(ended) = guest.as_mut().poll(cx) {
+            let panicked = |panicked: Panicked| Ending::Trap(panicked.to_string());
+            return Poll::Ready(ended.unwrap_or_else(panicked));
+        }
+        if exchange.closes(cx) {
+            return after.poll(cx).map(|()| Ending::AfterResponse);
+        }
+        Poll::Pending
+    });
+    let ending = sandbox.calls.unless_ended(in_time).await;
+    let ending = ending.unwrap_or(Ending::Killed);
     if !exchange.is_abandoned() {
         remark(&sandbox, &ending, exchange.is_closed());
     }
@@ -177,17 +166,18 @@ async fn run(
 /// Says in the dyno's log how its guest failed; the client hears only that it did. A guest that fails
 /// on every request says it at a bounded rate.
 fn remark(sandbox: &SandboxInner, ending: &Ending, answered: bool) {
-    let after = if answered { " after its response" } else { "" };
+    let when = if answered { " after its response" } else { "" };
     let text = match ending {
-        Ending::Trap(text) => format!("The component trapped{after}: {text}"),
+        Ending::Trap(text) => format!("The component trapped{when}: {text}"),
         Ending::Memory { limit } => {
             let code = DynoCode::R14;
             format!(
-                "Error {code} ({}) -> The component reached its limit of {limit} bytes{after}",
+                "Error {code} ({}) -> The component reached its limit of {limit} bytes{when}",
                 code.description()
             )
         }
         Ending::NotStarted(error) => format!("The component could not be started: {error}"),
+        Ending::AfterResponse => after::ended(sandbox.limits.after_response),
         Ending::Finished | Ending::Killed | Ending::Refused(_) => return,
     };
     sandbox.remark(&text);

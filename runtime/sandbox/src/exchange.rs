@@ -16,6 +16,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::instance::CallError;
 use crate::program::Wasi;
@@ -35,6 +36,8 @@ pub(crate) enum Ending {
         limit: u64,
     },
     Killed,
+    /// It went on for too long after its response.
+    AfterResponse,
     NotStarted(StartError),
     /// The request could not be handed to the guest; its instance lives on.
     Refused(String),
@@ -56,6 +59,10 @@ pub(crate) struct Exchange {
     changed: Notify,
     /// Wakes the guest when it reads a request whose caller has gone.
     reader: AtomicWaker,
+    /// Wakes the task of a fresh instance when its caller is done.
+    guest: AtomicWaker,
+    /// When the caller went away.
+    abandoned_at: OnceLock<Instant>,
 }
 
 impl Exchange {
@@ -69,6 +76,8 @@ impl Exchange {
             unserved: Mutex::default(),
             changed: Notify::new(),
             reader: AtomicWaker::new(),
+            guest: AtomicWaker::new(),
+            abandoned_at: OnceLock::new(),
         })
     }
 
@@ -100,10 +109,32 @@ impl Exchange {
 
     /// The caller is done with the call.
     fn close(&self, abandoned: bool) {
+        if abandoned {
+            // The first word counts.
+            let _ = self.abandoned_at.set(Instant::now());
+        }
         self.abandoned.store(abandoned, Ordering::Release);
         self.closed.store(true, Ordering::Release);
         self.changed.notify_waiters();
         self.reader.wake();
+        self.guest.wake();
+    }
+
+    /// Whether the caller is done with the call; if not, the guest's task is woken when it is.
+    pub(crate) fn closes(&self, cx: &Context<'_>) -> bool {
+        // First registered, then asked: a caller that is done in between is not missed.
+        self.guest.register(cx.waker());
+        self.is_closed()
+    }
+
+    /// When the caller went away before it had all.
+    pub(crate) fn abandoned_at(&self) -> Option<Instant> {
+        self.abandoned_at.get().copied()
+    }
+
+    /// Whether the guest's function returned.
+    pub(crate) fn has_returned(&self) -> bool {
+        self.returned.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -149,7 +180,9 @@ impl Exchange {
             )),
             Some(Ending::Trap(text)) => CallError::Trap(text.clone()),
             Some(Ending::Memory { limit }) => CallError::Memory { limit: *limit },
-            Some(Ending::Killed) => CallError::Ended("it was ended by the host".to_owned()),
+            Some(Ending::Killed | Ending::AfterResponse) => {
+                CallError::Ended("it was ended by the host".to_owned())
+            }
             Some(Ending::NotStarted(error)) => CallError::Start(error.clone()),
             Some(Ending::Refused(text)) => CallError::NoResponse(text.clone()),
         }
@@ -176,7 +209,9 @@ impl Exchange {
             Ending::Memory { limit } => {
                 format!("the component reached its memory limit of {limit} bytes")
             }
-            Ending::Killed | Ending::NotStarted(_) => "the instance was ended".to_owned(),
+            Ending::Killed | Ending::AfterResponse | Ending::NotStarted(_) => {
+                "the instance was ended".to_owned()
+            }
         };
         Some(BodyError::InternalError(Some(text)))
     }
@@ -185,7 +220,7 @@ impl Exchange {
 /// What is done when a caller is done with its call.
 pub(crate) trait Owner: Send + Unpin + 'static {
     /// The caller has all it wanted.
-    fn completed(&mut self);
+    fn completed(&mut self, call: &Exchange);
     /// The caller went away.
     fn abandoned(&mut self);
 }
@@ -213,7 +248,7 @@ impl<O: Owner> Caller<O> {
     fn complete(&mut self) {
         if !std::mem::replace(&mut self.done, true) {
             self.exchange.close(false);
-            self.owner.completed();
+            self.owner.completed(&self.exchange);
         }
     }
 

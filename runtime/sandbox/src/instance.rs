@@ -7,6 +7,7 @@ use http::{Request, Response};
 use wasmtime_wasi_http::handler::ProxyPre;
 
 use crate::Body;
+use crate::after::Hold;
 use crate::call::handler;
 use crate::exchange::Ending;
 use crate::sandbox::{SandboxInner, StartError};
@@ -66,7 +67,7 @@ impl From<Ending> for InstanceEnd {
             Ending::Finished | Ending::Refused(_) => Self::Retired,
             Ending::Trap(text) => Self::Trap(text),
             Ending::Memory { .. } => Self::Memory,
-            Ending::Killed | Ending::NotStarted(_) => Self::Killed,
+            Ending::Killed | Ending::AfterResponse | Ending::NotStarted(_) => Self::Killed,
         }
     }
 }
@@ -111,21 +112,37 @@ impl Instance {
     ///
     /// If the instance takes no more calls, or ends without a response; see [`CallError`].
     pub async fn call(&self, request: Request<Body>) -> Result<Response<Body>, CallError> {
-        self.try_call(request).await.map_err(|error| match error {
+        let called = self.try_call(request, Hold::NONE).await;
+        called.map_err(|error| match error {
             LiveCallError::Unserved(_) => CallError::Ended("it takes no further calls".to_owned()),
             LiveCallError::Failed(error) => error,
         })
     }
 
-    /// The same, for callers who have other instances: a request that this one never took comes back.
+    /// The same, for callers who have other instances: a request that this one never took comes back. `hold` is kept
+    /// until the guest has returned, or the instance is gone.
     ///
     /// # Errors
     ///
     /// As of [`call`](Self::call); see [`LiveCallError`].
-    pub async fn try_call(&self, request: Request<Body>) -> Result<Response<Body>, LiveCallError> {
+    pub async fn try_call(
+        &self,
+        request: Request<Body>,
+        hold: Hold,
+    ) -> Result<Response<Body>, LiveCallError> {
         match &self.inner.0 {
-            Kind::Serial(instance) => instance.call(request).await,
-            Kind::Shared(instance) => instance.call(request).await,
+            Kind::Serial(instance) => instance.call(request, hold).await,
+            Kind::Shared(instance) => instance.call(request, hold).await,
+        }
+    }
+
+    /// Resolves when it takes no more calls, because work went on for more than `after_response` after an answer while
+    /// there were other calls: another instance is to take its place. It ends when its calls are done.
+    pub async fn to_be_replaced(&self) {
+        match &self.inner.0 {
+            // It has one call at a time, and is ended.
+            Kind::Serial(_) => std::future::pending().await,
+            Kind::Shared(instance) => instance.to_be_replaced().await,
         }
     }
 

@@ -5,6 +5,7 @@
 //! ([`Sandbox::call`]), one that serves many ([`Sandbox::start`]) or one run of a command
 //! ([`Sandbox::run`]). Guests run on the tokio runtime that the call is made on.
 
+mod after;
 mod bodies;
 mod budget;
 mod cache;
@@ -55,6 +56,7 @@ pub use wasmtime_wasi_http::WasiBody as Body;
 /// wasmtime, for host functions of the embedder's own.
 pub use wasmtime;
 
+pub use after::Hold;
 pub use capacity::{Bound, Capacity, Most};
 pub use compiler::{Compiler, compile_component};
 pub use egress::{

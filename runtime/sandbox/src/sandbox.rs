@@ -16,6 +16,7 @@ use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi_http::WasiHttpCtx;
 
 use crate::Body;
+use crate::after::Hold;
 use crate::egress::HttpHooks;
 use crate::environment::Environment;
 use crate::fields::FieldsCharge;
@@ -200,13 +201,26 @@ impl Sandbox {
     /// Isolation `request`: one call in an instance of its own, on the runtime of the caller. The
     /// head comes back as soon as the guest gives it; the body streams. Dropping this future or the
     /// response's body ends the instance. A trap after the head ends the body with an error.
-    /// After the body is complete the guest may go on (post-return work) for at most `timeout`.
+    /// After the body is complete the guest may go on for at most `after_response`.
     ///
     /// # Errors
     ///
     /// If the instance cannot be started, or ends without a response; see [`CallError`].
     pub async fn call(&self, request: Request<Body>) -> Result<Response<Body>, CallError> {
-        crate::call::call(&self.inner, request).await
+        self.call_holding(request, Hold::NONE).await
+    }
+
+    /// The same; `hold` is kept until the instance is gone, which may be long after the body is complete.
+    ///
+    /// # Errors
+    ///
+    /// As of [`call`](Self::call).
+    pub async fn call_holding(
+        &self,
+        request: Request<Body>,
+        hold: Hold,
+    ) -> Result<Response<Body>, CallError> {
+        crate::call::call(&self.inner, request, hold).await
     }
 
     /// Waits until no instance of a [`call`](Self::call) is left, those included that go on after their response.

@@ -22,6 +22,7 @@ use wasmtime_wasi_http::p2::bindings::http::types as bindings;
 use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 
 use crate::Body;
+use crate::after::{self, AfterResponse, Hold};
 use crate::call::{ending, run_here_first};
 use crate::exchange::{Caller, Ending, Exchange, Head, Owner, with_authority};
 use crate::instance::{InstanceEnd, LiveCallError};
@@ -96,9 +97,10 @@ impl Serial {
     pub(crate) async fn call(
         self: &Arc<Self>,
         request: Request<Body>,
+        hold: Hold,
     ) -> Result<Response<Body>, LiveCallError> {
         let exchange = Exchange::new(Wasi::P2);
-        let Some(turn) = self.turn(&exchange).await else {
+        let Some(turn) = self.turn(&exchange, hold).await else {
             return Err(LiveCallError::Unserved(Box::new(request)));
         };
         self.sandbox.count_request();
@@ -112,7 +114,7 @@ impl Serial {
     }
 
     /// Waits for the instance; `None`: it takes no more calls.
-    async fn turn(self: &Arc<Self>, exchange: &Arc<Exchange>) -> Option<Turn> {
+    async fn turn(self: &Arc<Self>, exchange: &Arc<Exchange>, hold: Hold) -> Option<Turn> {
         if self.retired.load(Ordering::SeqCst) {
             return None;
         }
@@ -131,6 +133,7 @@ impl Serial {
             place,
             serial: self.clone(),
             exchange: exchange.clone(),
+            _hold: hold,
         })
     }
 
@@ -211,10 +214,22 @@ struct Turn {
     place: OwnedMutexGuard<Option<Box<Live>>>,
     serial: Arc<Serial>,
     exchange: Arc<Exchange>,
+    /// The last to be dropped: whoever comes for what it holds finds the place free.
+    _hold: Hold,
+}
+
+/// What came of a guest's turn.
+enum Outcome {
+    Returned(wasmtime::Result<()>),
+    /// Nobody wants its answer, or the instance was killed.
+    Unwanted,
+    /// It went on for too long after its answer.
+    AfterResponse,
 }
 
 impl Turn {
-    /// Runs the guest until its function has returned, its caller has gone, or the instance is killed.
+    /// Runs the guest until its function has returned, its caller has gone, or the instance is killed; when its caller
+    /// has all it wanted, for `after_response`.
     async fn run(mut self, request: Request<Body>, head: Head) {
         let Some(live) = &mut self.live else { return };
         let (serial, exchange) = (&self.serial, &self.exchange);
@@ -227,7 +242,8 @@ impl Turn {
             }
         };
         let out = head.rep();
-        let answered = {
+        let mut after = AfterResponse::new(serial.sandbox.limits.after_response);
+        let outcome = {
             let handler = live.guest.wasi_http_incoming_handler();
             let called = handler.call_handle(&mut live.store, request, head);
             let mut guest = std::pin::pin!(caught(called));
@@ -235,32 +251,40 @@ impl Turn {
             poll_fn(|cx| {
                 // Before the guest's turn, in which it may fail because nobody takes its answer.
                 if unwanted() {
-                    return Poll::Ready(None);
+                    return Poll::Ready(Outcome::Unwanted);
                 }
-                if let Poll::Ready(answered) = guest.as_mut().poll(cx) {
-                    return Poll::Ready(Some(answered.map_err(wasmtime::Error::from).flatten()));
+                if let Poll::Ready(result) = guest.as_mut().poll(cx) {
+                    let result = result.map_err(wasmtime::Error::from).flatten();
+                    return Poll::Ready(Outcome::Returned(result));
                 }
                 // First registered, then asked: nobody is missed who goes away in between.
                 serial.wake.register(cx.waker());
                 if unwanted() {
-                    return Poll::Ready(None);
+                    return Poll::Ready(Outcome::Unwanted);
+                }
+                if exchange.is_closed() {
+                    return after.poll(cx).map(|()| Outcome::AfterResponse);
                 }
                 Poll::Pending
             })
             .await
         };
-        match answered {
-            Some(Ok(())) => {
+        match outcome {
+            Outcome::Returned(Ok(())) => {
                 exchange.set_returned();
                 close(&mut live.store, out);
                 self.give_back();
             }
-            Some(Err(error)) => {
+            Outcome::Returned(Err(error)) => {
                 let ending = ending(&serial.sandbox, &error, &live.store);
                 exchange.end(ending.clone());
                 serial.finish(ending.into());
             }
-            None => {}
+            Outcome::Unwanted => {}
+            Outcome::AfterResponse => {
+                let limit = serial.sandbox.limits.after_response;
+                serial.sandbox.remark(&after::ended(limit));
+            }
         }
     }
 
@@ -286,7 +310,12 @@ impl Drop for Turn {
 struct Guest(Arc<Serial>);
 
 impl Owner for Guest {
-    fn completed(&mut self) {}
+    fn completed(&mut self, call: &Exchange) {
+        // The guest of the next call may have the instance by now.
+        if !call.has_returned() {
+            self.0.wake.wake();
+        }
+    }
 
     fn abandoned(&mut self) {
         self.0.wake.wake();

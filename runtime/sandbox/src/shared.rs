@@ -2,17 +2,15 @@
 //! hands them to the guest, up to its slots at once; the handle sends it calls.
 
 use std::future::{pending, poll_fn};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use futures::task::AtomicWaker;
 use http::{Request, Response};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
-use tokio_util::sync::CancellationToken;
 use wasmtime::component::Accessor;
 use wasmtime::{AsContextMut as _, Store};
 use wasmtime_wasi_http::WasiHttpView as _;
@@ -20,6 +18,7 @@ use wasmtime_wasi_http::handler::{Prepared, Proxy};
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use crate::Body;
+use crate::after::Hold;
 use crate::call::ending;
 use crate::exchange::{Caller, Ending, Exchange, Head, Owner, with_authority};
 use crate::instance::{InstanceEnd, LiveCallError};
@@ -29,6 +28,12 @@ use crate::sandbox::{SandboxInner, StartError};
 use crate::slow;
 use crate::state::State;
 use crate::unwind::caught;
+
+mod known;
+mod watch;
+
+use known::{EndOnDrop, Known, Release};
+use watch::Watch;
 
 /// Calls at once in an instance whose limits name no `concurrency`.
 const CONCURRENCY: u32 = 16;
@@ -81,6 +86,7 @@ impl Shared {
     pub(crate) async fn call(
         &self,
         request: Request<Body>,
+        hold: Hold,
     ) -> Result<Response<Body>, LiveCallError> {
         let exchange = Exchange::new(Wasi::P3);
         let (head, answer) = futures::channel::oneshot::channel();
@@ -95,6 +101,7 @@ impl Shared {
             request,
             head,
             exchange: exchange.clone(),
+            hold,
         };
         // If it takes no more, the call comes back like those that it had not come to.
         drop(self.calls.send(Unserved::new(call, &self.known)).await);
@@ -122,6 +129,11 @@ impl Shared {
         self.task.abort();
     }
 
+    /// Resolves when it takes no more calls because of work that goes on after an answer.
+    pub(crate) async fn to_be_replaced(&self) {
+        self.known.to_be_replaced.cancelled().await;
+    }
+
     pub(crate) fn has_ended(&self) -> bool {
         self.known.end.get().is_some()
     }
@@ -137,7 +149,9 @@ impl Shared {
 struct Guest(Arc<Known>);
 
 impl Owner for Guest {
-    fn completed(&mut self) {
+    fn completed(&mut self, _call: &Exchange) {
+        // Here, and not when the task comes to it: its slot is wanted.
+        self.0.sweep();
         self.0.wake.wake();
     }
 
@@ -146,66 +160,12 @@ impl Owner for Guest {
     }
 }
 
-/// What the instance's task and its callers share.
-#[derive(Default)]
-struct Known {
-    /// Calls that the guest has, until they need it no more.
-    running: Mutex<Vec<Arc<Exchange>>>,
-    /// Calls on their way to the guest.
-    waiting: AtomicUsize,
-    /// Wakes the task when a caller is done, or the instance is retired.
-    wake: AtomicWaker,
-    retired: AtomicBool,
-    stopping: CancellationToken,
-    end: OnceLock<InstanceEnd>,
-    ended: CancellationToken,
-}
-
-impl Known {
-    /// Forgets calls that are done; how many are left.
-    fn running(&self) -> usize {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.retain(|call| !call.is_done());
-        running.len()
-    }
-
-    fn started(&self, call: &Arc<Exchange>) {
-        self.running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(call.clone());
-    }
-
-    /// Whether the guest has calls, all of them were abandoned, and no other call can come to it: it works
-    /// for nobody. One that was abandoned beside others does not count any more when it is done.
-    fn all_abandoned(&self, at_once: usize) -> bool {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_full = running.len() >= at_once;
-        let is_wanted = self.waiting.load(Ordering::Acquire) > 0 && !is_full;
-        !running.is_empty() && !is_wanted && running.iter().all(|call| call.is_abandoned())
-    }
-
-    /// Says how the instance ended, to its calls first; before its store is dropped.
-    fn finish(&self, ending: &Ending) {
-        for call in self
-            .running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .drain(..)
-        {
-            call.end(ending.clone());
-        }
-        let end = ending.clone().into();
-        drop(self.end.set(end));
-        self.ended.cancel();
-    }
-}
-
 /// A call on its way to the guest.
 struct Call {
     request: Request<Body>,
     head: Head,
     exchange: Arc<Exchange>,
+    hold: Hold,
 }
 
 /// A call that waits for the guest, and goes back to its caller if the guest never gets it.
@@ -236,15 +196,6 @@ impl Drop for Unserved {
     }
 }
 
-/// Says that the instance was killed, unless something else was said before.
-struct EndOnDrop<'a>(&'a Known);
-
-impl Drop for EndOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.finish(&Ending::Killed);
-    }
-}
-
 /// The task of an instance.
 struct Worker {
     sandbox: Arc<SandboxInner>,
@@ -258,7 +209,8 @@ struct Worker {
 impl Worker {
     async fn run(mut self, ready: oneshot::Sender<Result<(), StartError>>) {
         let (sandbox, known) = (self.sandbox.clone(), self.known.clone());
-        // Lives longer than the store: the place is free only when the store is gone.
+        // Live longer than the store: the place and the slots are free only when the store is gone.
+        let _release = Release(&known);
         let _place = self.place.take();
         let mut store = sandbox.handler_store(Some(known.stopping.clone()));
         let end = EndOnDrop(&known);
@@ -279,8 +231,8 @@ impl Worker {
         drop(end);
     }
 
-    /// Serves calls until the instance is retired, traps, or works for nobody (`None`). Watching for
-    /// the last is done out here: inside of the store nothing runs while a guest computes or a host
+    /// Serves calls until the instance is retired, traps, works for nobody, or for too long after its answers (`None`).
+    /// Watching for the last two is done out here: inside of the store nothing runs while a guest computes or a host
     /// call blocks it.
     async fn serve(
         &mut self,
@@ -288,16 +240,25 @@ impl Worker {
         proxy: &Proxy,
     ) -> Option<wasmtime::Result<()>> {
         let (known, at_once) = (self.known.clone(), self.at_once);
+        let mut watch = Watch::new(self.sandbox.clone(), known.clone());
         let guest = store.run_concurrent(async |accessor| self.accept(accessor, proxy).await);
         let mut guest = std::pin::pin!(caught(guest));
         poll_fn(|cx| {
             known.wake.register(cx.waker());
             // Before the guest's turn, in which it may return and the call be forgotten.
-            if known.all_abandoned(at_once) {
+            let (load, all_abandoned) = known.load(at_once);
+            if all_abandoned {
                 return Poll::Ready(None);
             }
-            let polled = guest.as_mut().poll(cx);
-            polled.map(|result| Some(result.map_err(wasmtime::Error::from).flatten().flatten()))
+            if watch.poll(load, cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            if let Poll::Ready(result) = guest.as_mut().poll(cx) {
+                let result = result.map_err(wasmtime::Error::from).flatten();
+                return Poll::Ready(Some(result.flatten()));
+            }
+            watch.after_turn(cx);
+            Poll::Pending
         })
         .await
     }
@@ -315,14 +276,21 @@ impl Worker {
                     Poll::Ready(Some(call)) => {
                         answering.extend(answer(accessor, proxy, call, &self.known))
                     }
-                    Poll::Ready(None)
-                        if answering.is_empty()
-                            && self.known.running() == 0
-                            && accessor.poll_no_interesting_tasks(cx).is_ready() =>
-                    {
-                        return Poll::Ready(Ok(()));
+                    next => {
+                        if !self.known.is_idle()
+                            && answering.is_empty()
+                            && self.known.under_way() == 0
+                            && accessor.poll_no_interesting_tasks(cx).is_ready()
+                        {
+                            self.known.set_idle();
+                            // There may be a slot now.
+                            continue;
+                        }
+                        if next.is_ready() && self.known.is_idle() {
+                            return Poll::Ready(Ok(()));
+                        }
+                        return Poll::Pending;
                     }
-                    Poll::Ready(None) | Poll::Pending => return Poll::Pending,
                 }
             }
         })
@@ -331,12 +299,19 @@ impl Worker {
 
     /// The next call, if there is a slot for it; `None` when there will be no more.
     fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Call>> {
+        if self.known.to_be_replaced.is_cancelled() {
+            // What is in the queue goes back: there it is served sooner.
+            self.queue.close();
+            while self.queue.try_recv().is_ok() {}
+            self.known.sweep();
+            return Poll::Ready(None);
+        }
         if self.known.retired.load(Ordering::Acquire) {
             // What is in the queue was accepted, and is served.
             self.queue.close();
         }
         loop {
-            if self.known.running() >= self.at_once {
+            if self.known.sweep() >= self.at_once || self.known.paused.load(Ordering::Acquire) {
                 return Poll::Pending;
             }
             match std::task::ready!(self.queue.poll_recv(cx)) {
@@ -363,12 +338,13 @@ fn answer<'a>(
         request,
         head,
         exchange,
+        hold,
     } = call;
     let prepared = accessor
         .with(|mut store| Prepared::new(store.as_context_mut(), proxy, request, State::http, head));
     match prepared {
         Ok(prepared) => {
-            known.started(&exchange);
+            known.started(&exchange, hold);
             Some(async move {
                 prepared.run(accessor, pending()).await?;
                 exchange.set_returned();

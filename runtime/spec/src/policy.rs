@@ -27,12 +27,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use toml::de::DeTable;
 use url::Url;
 
-use crate::limits::{AppCaps, LimitSet, in_units};
+use crate::limits::{AppCaps, LimitKey, LimitSet, LimitValue, in_units};
 use crate::manifest::Manifest;
 use crate::mistakes::{FileErrors, Findings, Source, brief};
 use crate::names::AppName;
@@ -98,10 +99,16 @@ impl fmt::Display for Proposal {
     }
 }
 
+/// The default of `after_response` under `serve`: there a slot that is held for work after an answer is one that its
+/// neighbours do without.
+const SERVE_AFTER_RESPONSE: Duration = Duration::from_secs(5);
+
 impl Policy {
-    /// This policy with the caps that `serve` has where the policy has none.
+    /// This policy with the defaults and the caps that `serve` has where the policy has none.
     #[must_use]
-    pub fn with_serve_caps(mut self) -> Self {
+    pub fn for_serve(mut self) -> Self {
+        let value = LimitValue::Time(SERVE_AFTER_RESPONSE);
+        self.defaults.or_insert(LimitKey::AfterResponse, value);
         self.caps = self.caps.with_serve_caps(&self.defaults);
         self.app_caps.fill_with_serve_caps();
         self

@@ -1,10 +1,11 @@
 //! Isolation `request`: a fresh instance for each call.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use http_body_util::BodyExt as _;
-use oarlock_sandbox::{Bound, CallError, Full, Sandbox, StartError};
+use oarlock_sandbox::{Bound, CallError, Full, Hold, Sandbox, StartError};
 
 use super::{LONG, Setup, get, post, soon, text};
 
@@ -181,18 +182,57 @@ async fn dropping_a_call_ends_its_instance() {
     }
 }
 
+/// What the log says when an instance has worked for too long after its answer, at a limit of 300 ms.
+pub(super) const WORKED_ON: &str = "Ending the instance: it went on for more than 0.3 seconds after its response; \
+                                    raise `after_response` in `[limits]`, or move the work to a worker";
+
 #[tokio::test]
 async fn a_guest_may_go_on_after_its_response_but_not_for_ever() {
-    let mut setup = Setup::new();
-    setup.limits.timeout = Duration::from_millis(300);
-    let sandbox = setup.sandbox("handler-p3");
-    assert_eq!(
-        text(soon(sandbox.call(get("/after"))).await).await,
-        "answered"
-    );
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    assert!(sandbox.meter().memory_bytes() > 0);
-    gone(&sandbox).await;
+    for guest in HANDLERS {
+        for path in ["/after/3600000", "/after-spin"] {
+            let mut setup = Setup::new();
+            setup.limits.after_response = Duration::from_millis(300);
+            let sandbox = setup.sandbox(guest);
+            let slot = Arc::new(());
+            let hold = Hold::new(slot.clone());
+            let response = soon(sandbox.call_holding(get(path), hold)).await;
+            assert_eq!(text(response).await, "answered", "{guest} {path}");
+            // Its slot is taken as long as it lives.
+            assert!(sandbox.meter().memory_bytes() > 0, "{guest} {path}");
+            assert_eq!(Arc::strong_count(&slot), 2, "{guest} {path}");
+            soon(sandbox.calls_gone()).await;
+            gone(&sandbox).await;
+            free(&slot).await;
+            let remarks = setup.log.remarks.lock().unwrap().clone();
+            assert_eq!(remarks, [WORKED_ON], "{guest} {path}");
+        }
+    }
+}
+
+/// Waits until nobody holds it any more.
+pub(super) async fn free(slot: &Arc<()>) {
+    soon(async {
+        while Arc::strong_count(slot) > 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn work_within_after_response_is_finished() {
+    for guest in HANDLERS {
+        let setup = Setup::new();
+        let sandbox = setup.sandbox(guest);
+        let slot = Arc::new(());
+        let hold = Hold::new(slot.clone());
+        let response = soon(sandbox.call_holding(get("/after/100"), hold)).await;
+        assert_eq!(text(response).await, "answered", "{guest}");
+        assert_eq!(Arc::strong_count(&slot), 2, "{guest}");
+        free(&slot).await;
+        gone(&sandbox).await;
+        assert!(setup.log.remarks.lock().unwrap().is_empty(), "{guest}");
+    }
 }
 
 #[tokio::test]

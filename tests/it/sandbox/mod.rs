@@ -13,6 +13,7 @@ use oarlock_sandbox::{
 };
 use oarlock_spec::limits::Limits;
 
+mod after;
 mod cache;
 mod capacity;
 mod commands;

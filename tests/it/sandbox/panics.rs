@@ -129,7 +129,7 @@ async fn in_an_instance_that_serves_many_calls() {
             "{guest}, {late}: {end:?}"
         );
         // It takes no more, and says so in a way that lets another be asked.
-        let next = soon(instance.try_call(get("/"))).await;
+        let next = soon(instance.try_call(get("/"), Hold::none())).await;
         assert!(matches!(next, Err(LiveCallError::Unserved(_))));
         assert_eq!(text(soon(neighbour.call(get("/counter"))).await).await, "1");
         let another = soon(sandbox.start()).await.unwrap();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use http_body_util::BodyExt as _;
-use oarlock_sandbox::{CallError, Instance, InstanceEnd, LiveCallError, Sandbox};
+use oarlock_sandbox::{CallError, Hold, Instance, InstanceEnd, LiveCallError, Sandbox};
 
 use super::fresh::gone;
 use super::{Setup, get, post, soon, text};
@@ -77,7 +77,7 @@ fn behind(
 ) -> tokio::task::JoinHandle<Result<String, LiveCallError>> {
     let instance = instance.clone();
     tokio::spawn(async move {
-        let response = instance.try_call(get(path)).await?;
+        let response = instance.try_call(get(path), Hold::NONE).await?;
         Ok(text(Ok(response)).await)
     })
 }
@@ -152,7 +152,9 @@ async fn a_retired_instance_of_0_2_serves_what_waits_for_it() {
     assert_eq!(counts, ["1", "2"]);
     assert_eq!(soon(instance.ended()).await, InstanceEnd::Retired);
     assert!(matches!(
-        soon(instance.try_call(get("/"))).await.unwrap_err(),
+        soon(instance.try_call(get("/"), Hold::NONE))
+            .await
+            .unwrap_err(),
         LiveCallError::Unserved(_)
     ));
     gone(&sandbox).await;

@@ -1,5 +1,6 @@
 //! What web dynos promise those who ask them: over the real binary, with real guests and raw connections.
 
+mod after;
 mod failures;
 mod releases;
 mod scale;

@@ -8,6 +8,7 @@ mod foreign;
 mod guestbook;
 mod kv;
 mod servers;
+mod work;
 
 use std::time::{Duration, Instant};
 

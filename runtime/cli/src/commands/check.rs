@@ -59,7 +59,7 @@ struct InServe {
 
 impl InServe {
     fn of(dir: &Path, policy: Policy) -> Self {
-        let policy = policy.with_serve_caps();
+        let policy = policy.for_serve();
         Self {
             at_most: policy.caps.shown().chain(policy.app_caps.shown()).collect(),
             refused: oarlock_platform::load_manifest(dir, Some(&policy)).err(),

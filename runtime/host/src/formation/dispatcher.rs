@@ -439,6 +439,7 @@ impl Dispatcher {
             boot_timeout: limits.boot_timeout,
             request_body: limits.request_body,
             header: limits.header,
+            after_response: limits.after_response,
         };
         self.app.pool.publish(dynos, state, limits);
         if release.is_some() && !self.routed && !self.table.is_closing() {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use oarlock_sandbox::{Exit, InstanceEnd, Output, RunHandle, Sandbox, StartError, Stdin};
+use oarlock_sandbox::{Exit, Instance, InstanceEnd, Output, RunHandle, Sandbox, StartError, Stdin};
 use oarlock_spec::api::LogSource;
 use oarlock_spec::codes::{DynoCode, exit};
 use oarlock_spec::names::DynoName;
@@ -167,10 +167,23 @@ impl Task {
         let _gone = self.news.send(ready).await.is_err();
     }
 
-    /// Asks to be replaced once the instance is worn, and again if nothing comes of it. Never returns.
+    /// Asks to be replaced once the instance is worn. Never returns.
     pub(super) async fn ask_when_worn(&self, web: &WebDyno) {
         let worn = web.worn().await;
         self.remark(&worn.to_string());
+        self.ask_to_be_replaced().await;
+    }
+
+    /// Asks to be replaced once the instance takes no more calls, because of work after its answers: it has said so in
+    /// the log. Never returns.
+    async fn ask_when_it_works_on(&self, instance: &Instance, web: &WebDyno) {
+        instance.to_be_replaced().await;
+        web.close();
+        self.ask_to_be_replaced().await;
+    }
+
+    /// Asks, and again if nothing comes of it. Never returns.
+    async fn ask_to_be_replaced(&self) {
         loop {
             let _gone = self.news.send(News::Worn { id: self.id }).await.is_err();
             tokio::time::sleep(ASK_AGAIN).await;
@@ -341,6 +354,7 @@ impl Task {
             end = instance.ended() => return self.instance_ended(&end),
             () = Self::told_to_stop(&mut words) => {}
             () = self.ask_when_worn(&web) => {}
+            () = self.ask_when_it_works_on(&instance, &web) => {}
         }
         // The dispatcher has taken it out of the pool: the guest hears that it is to stop, for it may have requests that
         // only it can end (event streams); requests under way are finished. `stop_grace` bounds both together.
@@ -368,7 +382,7 @@ impl Task {
         &mut self,
         cores: &Cores,
         sandbox: &Sandbox,
-    ) -> Result<Option<(oarlock_sandbox::Instance, CoreId)>, Ended> {
+    ) -> Result<Option<(Instance, CoreId)>, Ended> {
         let core = cores.assign();
         let sandbox = sandbox.clone();
         let task = OnCore(cores.spawn(core, async move { sandbox.start().await }));

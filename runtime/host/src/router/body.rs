@@ -405,12 +405,15 @@ impl Streaming {
         Cut(code)
     }
 
-    /// The client has all that it will get: the guest may finish in peace, for a while, and holds its slot so long.
+    /// The client has all that it will get, so the request is over: the guest may finish in peace, for a while, and holds
+    /// its slot so long.
     fn finish_unseen(mut self) {
         let Some(mut exchange) = self.exchange.take() else {
             return;
         };
         exchange.done();
+        let lease = exchange.lease();
+        drop(exchange);
         let mut body = std::mem::take(&mut self.body);
         if body.is_end_stream() {
             return;
@@ -424,7 +427,7 @@ impl Streaming {
                 while let Some(Ok(_)) = http_body_util::BodyExt::frame(&mut body).await {}
             };
             let _ = tokio::time::timeout(linger, rest).await;
-            drop((body, exchange));
+            drop((body, lease));
         });
     }
 }

@@ -29,11 +29,11 @@ enum Outcome {
     Failed(RouterCode),
 }
 
-/// Writes its log line when it is dropped, and then gives the lease back.
+/// Writes its log line when it is dropped, and then gives its share of the lease back.
 pub(super) struct Exchange {
     busy: Busy,
     pool: Arc<WebPool>,
-    lease: Option<Lease>,
+    lease: Option<Arc<Lease>>,
     method: Method,
     path: Option<PathAndQuery>,
     host: Authority,
@@ -86,9 +86,14 @@ impl Exchange {
         self.identity = Some(identity);
     }
 
-    pub(super) fn leased(&mut self, lease: Lease) {
+    pub(super) fn leased(&mut self, lease: Arc<Lease>) {
         self.leased = Some(Instant::now());
         self.lease = Some(lease);
+    }
+
+    /// A share of its lease.
+    pub(super) fn lease(&self) -> Option<Arc<Lease>> {
+        self.lease.clone()
     }
 
     /// The dyno had nothing of the request.

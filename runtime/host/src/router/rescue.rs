@@ -1,7 +1,7 @@
 //! What the router answers when the app did not: the only place that writes an error's status.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use oarlock_spec::codes::{ERROR_HEADER, RouterCode};
 
@@ -114,6 +114,29 @@ fn of_code(code: RouterCode) -> Rescue {
     }
 }
 
+/// `Retry-After` in whole seconds, of what the platform, and not the app, could not do yet. A queue is shorter a moment
+/// later; dynos take a while to be scaled up, and to start.
+fn retry_after(failure: Failure) -> Option<&'static str> {
+    match failure {
+        Failure::Code(RouterCode::H11) => Some("1"),
+        Failure::Code(RouterCode::H14 | RouterCode::H20) => Some("5"),
+        Failure::Code(
+            RouterCode::H10
+            | RouterCode::H12
+            | RouterCode::H13
+            | RouterCode::H15
+            | RouterCode::H18
+            | RouterCode::H27
+            | RouterCode::H80,
+        )
+        | Failure::UnknownHost
+        | Failure::BadRequest(_)
+        | Failure::HeadTooLarge
+        | Failure::BodyTooLarge
+        | Failure::Connect => None,
+    }
+}
+
 /// The response, and how long its body is.
 pub(super) fn rescue(failure: Failure) -> (Response<ResponseBody>, u64) {
     let Rescue {
@@ -134,6 +157,9 @@ pub(super) fn rescue(failure: Failure) -> (Response<ResponseBody>, u64) {
         HeaderName::from_static(ERROR_HEADER),
         HeaderValue::from_static(error),
     );
+    if let Some(seconds) = retry_after(failure) {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
+    }
     (response, length)
 }
 
@@ -148,6 +174,10 @@ mod tests {
             let expected = if *code == RouterCode::H27 { 499 } else { 503 };
             assert_eq!(response.status().as_u16(), expected);
             assert_eq!(response.headers()[ERROR_HEADER], code.as_str());
+            let seconds = response.headers().get(RETRY_AFTER);
+            let seconds = seconds.map(|it| it.to_str().unwrap().parse::<u64>().unwrap());
+            let expected = matches!(code, RouterCode::H11 | RouterCode::H14 | RouterCode::H20);
+            assert_eq!(seconds.is_some_and(|it| it > 0), expected, "{code}");
         }
         let others = [
             (Failure::UnknownHost, 404),
@@ -157,7 +187,9 @@ mod tests {
             (Failure::Connect, 501),
         ];
         for (failure, status) in others {
-            assert_eq!(rescue(failure).0.status().as_u16(), status);
+            let (response, _) = rescue(failure);
+            assert_eq!(response.status().as_u16(), status);
+            assert!(!response.headers().contains_key(RETRY_AFTER));
         }
     }
 }

@@ -12,7 +12,7 @@ use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use oarlock_sandbox::{Body, CallError, LiveCallError, StartError};
+use oarlock_sandbox::{Body, CallError, Hold, LiveCallError, StartError};
 use oarlock_spec::api::LogSource;
 use oarlock_spec::codes::RouterCode;
 use tokio::time::Instant;
@@ -25,7 +25,7 @@ use super::timer::Timer;
 use super::tunnel::{Tunnel, TunnelSlot};
 use super::upstream::{NoReply, Reply};
 use super::{headers, lock};
-use crate::web::{Backend, Lease, RequestLimits, WebDyno, WebPool};
+use crate::web::{Backend, Lease, RequestLimits, WebPool};
 
 /// Never fails: what goes wrong is answered by [`rescue`].
 pub(super) async fn handle(
@@ -165,10 +165,10 @@ async fn lease_and_call(
 ) -> Result<Reply, Failure> {
     let connection = exchange.connection().clone();
     for _ in 0..MAX_DYNOS {
-        let lease = lease(exchange.pool(), &connection).await?;
+        let lease = Arc::new(lease(exchange.pool(), &connection).await?);
         let dyno = lease.dyno().clone();
-        exchange.leased(lease);
-        match call((&dyno, &connection), request, upgrade, waiting).await {
+        exchange.leased(lease.clone());
+        match call((lease, &connection), request, upgrade, waiting).await {
             Ok(reply) => return Ok(reply),
             Err(Failed::Answer(failure)) => return Err(failure),
             Err(Failed::Platform(reason)) => {
@@ -234,22 +234,27 @@ enum Failed {
 }
 
 async fn call(
-    (dyno, connection): (&WebDyno, &Arc<Connection>),
+    (lease, connection): (Arc<Lease>, &Arc<Connection>),
     request: Request<Body>,
     upgrade: Option<&HeaderValue>,
     (upload, timeout): (Option<&Upload>, Duration),
 ) -> Result<Reply, Failed> {
+    let dyno = lease.dyno().clone();
     let called = async {
         match &dyno.backend {
-            Backend::Fresh(sandbox) => match sandbox.call(request).await {
-                Ok(response) => Ok(Reply::Answer(response)),
-                Err(error) => Err(failure_of(&error, false)),
-            },
-            Backend::Live { instance, .. } => match instance.try_call(request).await {
-                Ok(response) => Ok(Reply::Answer(response)),
-                Err(LiveCallError::Unserved(request)) => Err(Failed::Unserved(request)),
-                Err(LiveCallError::Failed(error)) => Err(failure_of(&error, true)),
-            },
+            Backend::Fresh(sandbox) => {
+                match sandbox.call_holding(request, Hold::new(lease)).await {
+                    Ok(response) => Ok(Reply::Answer(response)),
+                    Err(error) => Err(failure_of(&error, false)),
+                }
+            }
+            Backend::Live { instance, .. } => {
+                match instance.try_call(request, Hold::new(lease)).await {
+                    Ok(response) => Ok(Reply::Answer(response)),
+                    Err(LiveCallError::Unserved(request)) => Err(Failed::Unserved(request)),
+                    Err(LiveCallError::Failed(error)) => Err(failure_of(&error, true)),
+                }
+            }
             Backend::Listening(upstream) => {
                 upstream
                     .call(request, upgrade)
@@ -401,7 +406,7 @@ pub(super) fn stream(
         exchange,
         declared,
         upload,
-        (limits.idle_timeout, limits.timeout),
+        (limits.idle_timeout, limits.after_response),
     );
     let payload = if bodiless {
         Payload::Left(streaming)

@@ -178,7 +178,7 @@ impl Platform {
     ) -> Result<Self, StartError> {
         // Whoever runs many apps does not know them all.
         if let Source::Apps { .. } = config.source {
-            config.policy = config.policy.with_serve_caps();
+            config.policy = config.policy.for_serve();
         }
         let data = open_data(&config.source, &config.policy)?;
         let store = SqliteStore::open(&data.store(), &SqliteOptions::default())

@@ -202,7 +202,8 @@ fn serve_cap(key: LimitKey) -> Option<LimitValue> {
         K::Queue => V::Count(1_000),
         K::Timeout | K::IdleTimeout => V::Time(5 * MINUTE),
         K::BootTimeout => V::Time(2 * MINUTE),
-        K::StopGrace => V::Time(MINUTE),
+        // A slot is held as long.
+        K::StopGrace | K::AfterResponse => V::Time(MINUTE),
         K::RequestBody => V::Size(GIB),
         // Four times the default: heads are held whole, several at once.
         K::Header => V::Size(256 * KIB),

@@ -91,6 +91,8 @@ keys! {
     Tmp "tmp" Kind::Size(0..=TIB);
     /// See [`super::Limits::files`].
     Files "files" Kind::Count(0..=100_000_000);
+    /// See [`super::Limits::after_response`].
+    AfterResponse "after_response" Kind::Time(10..=DAY);
 }
 
 impl LimitKey {

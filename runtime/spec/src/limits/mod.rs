@@ -69,10 +69,19 @@ pub struct Limits {
     pub tmp: u64,
     /// Files below `/tmp` and volumes.
     pub files: u64,
+    /// How long a guest may go on after its answer is complete, or its client gone. Its slot is held meanwhile; then
+    /// its instance is ended, or replaced where it has other requests. `serve` has a shorter default.
+    #[serde(default = "after_response")]
+    pub after_response: Duration,
 }
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
+
+/// The default, and what releases have that were made before the limit existed.
+fn after_response() -> Duration {
+    Duration::from_secs(30)
+}
 
 impl Default for Limits {
     fn default() -> Self {
@@ -98,6 +107,7 @@ impl Default for Limits {
             log_rate: 100 * KIB,
             tmp: 64 * MIB,
             files: 10_000,
+            after_response: after_response(),
         }
     }
 }

@@ -29,6 +29,11 @@ impl LimitSet {
         self.0.is_empty()
     }
 
+    /// Adds a value, unless the set has one of the key.
+    pub fn or_insert(&mut self, key: LimitKey, value: LimitValue) {
+        self.0.entry(key).or_insert(value);
+    }
+
     /// Overwrites what the set has.
     pub fn lay_over(&self, limits: &mut Limits) {
         for (key, value) in &self.0 {
@@ -278,6 +283,7 @@ fn set(limits: &mut Limits, key: LimitKey, value: LimitValue) {
         (K::LogRate, V::Size(n)) => limits.log_rate = n,
         (K::Tmp, V::Size(n)) => limits.tmp = n,
         (K::Files, V::Count(n)) => limits.files = n,
+        (K::AfterResponse, V::Time(t)) => limits.after_response = t,
         _ => {}
     }
 }
@@ -311,5 +317,6 @@ fn current(limits: &Limits, key: LimitKey) -> LimitValue {
         K::LogRate => V::Size(limits.log_rate),
         K::Tmp => V::Size(limits.tmp),
         K::Files => V::Count(limits.files),
+        K::AfterResponse => V::Time(limits.after_response),
     }
 }

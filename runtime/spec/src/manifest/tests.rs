@@ -273,6 +273,7 @@ fn a_manifest_with_every_key_is_read_as_written() {
             log_rate: 50 << 10,
             tmp: 0,
             files: 0,
+            after_response: Duration::from_secs(3),
         }
     );
     let worker = manifest.limits_of(&"worker".parse().unwrap());
@@ -673,7 +674,7 @@ fn a_policy_caps_what_an_app_has_altogether() {
 
 #[test]
 fn serve_caps_every_key_unless_the_policy_has_a_cap_of_its_own() {
-    let built_in = Policy::default().with_serve_caps();
+    let built_in = Policy::default().for_serve();
     let app = "app = \"a\"\n[processes]\nweb = \"a.wasm\"\n";
     let limits = [
         ("memory", "\"1 GiB\"", "\"1025 MiB\""),
@@ -719,7 +720,7 @@ fn serve_caps_every_key_unless_the_policy_has_a_cap_of_its_own() {
         Some(Duration::from_secs(15 * 60))
     );
 
-    let own = capped().with_serve_caps();
+    let own = capped().for_serve();
     let of = |value| format!("{app}[limits.web]\nmemory = {value}\n");
     assert_eq!(said(&of("\"2 GiB\""), &own), "no mistake", "it is raised");
     assert_eq!(own.app_caps.dynos, Some(5), "it is lowered");

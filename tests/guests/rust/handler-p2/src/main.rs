@@ -36,7 +36,14 @@ async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
             }
         }));
     }
+    // A whole answer, and then so many milliseconds of sleep; or computing without end.
+    if let Some(milliseconds) = number("/after/") {
+        return Ok(after(move || async move {
+            wstd::task::sleep(Duration::from_millis(milliseconds as u64)).await;
+        }));
+    }
     match path.as_str() {
+        "/after-spin" => Ok(after(spin)),
         "/" => Ok(text("hello".to_owned())),
         "/counter" => Ok(text(
             (COUNTER.fetch_add(1, Ordering::Relaxed) + 1).to_string(),
@@ -108,6 +115,33 @@ fn who() -> String {
 
 fn text(text: String) -> Response<Body> {
     Response::new(text.into())
+}
+
+async fn spin() {
+    loop {
+        std::hint::black_box(0);
+    }
+}
+
+/// An answer that is complete before its guest is done: it has said how long it is.
+fn after<F>(work: impl Fn() -> F + Send + Sync + 'static) -> Response<Body>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let work = std::sync::Arc::new(work);
+    let mut response = stream(move |turn| {
+        let work = work.clone();
+        async move {
+            if turn == 0 {
+                return Some("answered".to_owned());
+            }
+            work().await;
+            None
+        }
+    });
+    let length = "answered".len().into();
+    response.headers_mut().insert("content-length", length);
+    response
 }
 
 /// A body made by asking for each of its chunks in turn.

@@ -43,6 +43,13 @@ impl wasip3::exports::http::handler::Guest for Handler {
             monotonic_clock::wait_for(milliseconds as u64 * 1_000_000).await;
             return text("slept");
         }
+        // An answer, and then so many milliseconds of work.
+        if let Some(milliseconds) = number("/after/") {
+            wit_bindgen::spawn_local(async move {
+                monotonic_clock::wait_for(milliseconds as u64 * 1_000_000).await;
+            });
+            return text("answered");
+        }
         // So many chunks, one every 20 ms, and then who it was.
         if let Some(chunks) = number("/stream/") {
             return stream(move |turn| match (turn as usize).cmp(&chunks) {
@@ -102,9 +109,12 @@ impl wasip3::exports::http::handler::Guest for Handler {
                 std::hint::black_box(0);
             },
             // Work that goes on after the response: without end, until the dyno is to stop, to a trap.
-            "/after" => {
+            "/after-spin" => {
                 wit_bindgen::spawn_local(async {
-                    monotonic_clock::wait_for(3_600_000_000_000).await
+                    monotonic_clock::wait_for(TURN * 5).await;
+                    loop {
+                        std::hint::black_box(0);
+                    }
                 });
                 text("answered")
             }
