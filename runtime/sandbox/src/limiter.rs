@@ -1,9 +1,10 @@
-//! Memory of one instance: linear memories and tables together, kept under `limits.memory`.
+//! Memory of one instance: linear memories, tables and what is charged to it besides, kept under `limits.memory` together.
 //!
 //! wasmtime asks per memory and per table; this sums over the store. It answers at once: an async
 //! limiter would freeze everything else that runs in the store (wasmtime #11869).
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use wasmtime::ResourceLimiter;
@@ -24,6 +25,27 @@ pub(crate) struct MemoryLimiter {
     /// Whether an allocation was refused: a trap after this is a memory error.
     refused: bool,
     meter: Arc<Meter>,
+    /// What the host holds for the guest; made with the first charge.
+    held: Option<Arc<Held>>,
+}
+
+/// What the host holds for a guest: it counts against the guest's limit, but not against its engine's.
+struct Held {
+    bytes: AtomicU64,
+    meter: Arc<Meter>,
+}
+
+/// So many bytes that the host holds for a guest, until it is dropped.
+pub(crate) struct Charge {
+    held: Arc<Held>,
+    bytes: u64,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.held.bytes.fetch_sub(self.bytes, Relaxed);
+        self.held.meter.memory_bytes.fetch_sub(self.bytes, Relaxed);
+    }
 }
 
 impl MemoryLimiter {
@@ -33,7 +55,34 @@ impl MemoryLimiter {
             used: 0,
             refused: false,
             meter,
+            held: None,
         }
+    }
+
+    /// Charges what the host is to hold for the guest; `None`: it would be above the limit.
+    pub(crate) fn charge(&mut self, bytes: u64) -> Option<Charge> {
+        let total = self.used.saturating_add(self.held()).saturating_add(bytes);
+        if total > self.limit {
+            return None;
+        }
+        let held = self.held.get_or_insert_with(|| {
+            Arc::new(Held {
+                bytes: AtomicU64::new(0),
+                meter: self.meter.clone(),
+            })
+        });
+        held.bytes.fetch_add(bytes, Relaxed);
+        self.meter.memory_bytes.fetch_add(bytes, Relaxed);
+        Some(Charge {
+            held: held.clone(),
+            bytes,
+        })
+    }
+
+    fn held(&self) -> u64 {
+        self.held
+            .as_ref()
+            .map_or(0, |held| held.bytes.load(Relaxed))
     }
 
     /// Whether the guest was refused memory at any time.
@@ -43,12 +92,12 @@ impl MemoryLimiter {
 
     fn grow(&mut self, current: u64, desired: u64) -> bool {
         let more = desired.saturating_sub(current);
-        let total = self.used.saturating_add(more);
-        if total > self.limit {
+        let used = self.used.saturating_add(more);
+        if used.saturating_add(self.held()) > self.limit {
             self.refused = true;
             return false;
         }
-        self.used = total;
+        self.used = used;
         self.meter.memory_bytes.fetch_add(more, Relaxed);
         // What an instance starts with is no growth.
         if current > 0 {
@@ -120,6 +169,26 @@ mod tests {
         assert!(!limiter.refused());
         assert!(!limiter.memory_growing(600, 601, None).unwrap());
         assert!(limiter.refused());
+        drop(limiter);
+        assert_eq!(meter.memory_bytes(), 0);
+    }
+
+    #[test]
+    fn what_the_host_holds_counts_until_it_lets_go() {
+        let meter = Arc::new(Meter::default());
+        let mut limiter = MemoryLimiter::new(1_000, meter.clone());
+        assert!(limiter.memory_growing(0, 600, None).unwrap());
+        assert!(limiter.charge(401).is_none());
+        let charge = limiter.charge(400).unwrap();
+        assert_eq!(meter.memory_bytes(), 1_000);
+        assert!(limiter.charge(1).is_none());
+        // The guest was told so, and did not trap.
+        assert!(!limiter.refused());
+        assert!(!limiter.memory_growing(600, 601, None).unwrap());
+        drop(charge);
+        assert!(limiter.memory_growing(600, 1_000, None).unwrap());
+        // It may outlive the store.
+        assert!(!limiter.memory_growing(1_000, 1_001, None).unwrap());
         drop(limiter);
         assert_eq!(meter.memory_bytes(), 0);
     }
