@@ -277,3 +277,121 @@ impl Drop for Accepting {
         waiting.into_iter().for_each(PipeSocket::refuse);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limiter::MemoryLimiter;
+    use crate::sockets::connecting::inside;
+    use crate::sockets::port::Port;
+    use tokio::sync::Semaphore;
+
+    fn now() -> Context<'static> {
+        Context::from_waker(Waker::noop())
+    }
+
+    /// Connects to `target` from a number of `network`; whether it was taken.
+    fn connect(network: &Arc<Loopback>, target: &Target, places: &Arc<Semaphore>) -> bool {
+        let slot = || places.clone().try_acquire_owned().unwrap();
+        let name = network.claim_any(Family::V4, |_| true).unwrap();
+        let mut memory = MemoryLimiter::new(CONNECTION, Arc::default());
+        let charge = memory.charge(CONNECTION).unwrap();
+        let (connected, refused) = inside(target, (slot(), name), (slot(), 80), charge);
+        drop(connected);
+        !refused
+    }
+
+    #[test]
+    fn a_number_has_one_owner_per_family_and_is_known_afterwards() {
+        let network = Arc::new(Loopback::default());
+        let claim = network.claim(Family::V4, 80).unwrap();
+        assert!(network.claim(Family::V4, 80).is_none());
+        assert!(network.claim(Family::V6, 80).is_some());
+        assert!(network.is_known(Family::V4, 80));
+        assert!(!network.is_known(Family::V4, 81));
+        drop(claim);
+        assert!(network.is_known(Family::V4, 80));
+        assert!(network.claim(Family::V4, 80).is_some());
+    }
+
+    #[test]
+    fn chosen_numbers_pass_over_what_is_taken_or_unusable() {
+        let network = Arc::new(Loopback::default());
+        let first = *EPHEMERAL.start();
+        let _taken = network.claim(Family::V4, first).unwrap();
+        let usable = |number| number != first + 1;
+        let claim = network.claim_any(Family::V4, usable).unwrap();
+        assert_eq!(claim.number(), first + 2);
+        assert!(network.claim_any(Family::V4, |_| false).is_none());
+        // All numbers went by: each of them may have been somebody's.
+        assert!(network.is_known(Family::V4, *EPHEMERAL.end()));
+        let _again = network.claim_any(Family::V4, |_| true).unwrap();
+    }
+
+    #[test]
+    fn what_is_remembered_has_a_bound() {
+        let network = Arc::new(Loopback::default());
+        for number in 1..=2_000 {
+            drop(network.claim(Family::V4, number));
+        }
+        assert_eq!(network.lock().known.len(), MOST_KNOWN);
+        assert!(network.lock().taken.is_empty());
+    }
+
+    #[test]
+    fn places_and_numbers_come_back_whoever_goes_first() {
+        let network = Arc::new(Loopback::default());
+        let places = Arc::new(Semaphore::new(8));
+        let claim = network.claim(Family::V4, 80).unwrap();
+        let accepting = claim.listen(3);
+        let target = network.listener(Family::V4, 80).unwrap();
+        assert!(network.listener(Family::V6, 80).is_none());
+        for _ in 0..3 {
+            assert!(connect(&network, &target, &places));
+        }
+        assert!(!connect(&network, &target, &places), "above the backlog");
+        assert!(accepting.poll_accept(&mut now()).is_ready());
+        assert!(connect(&network, &target, &places));
+        // Three wait, each with one end.
+        assert_eq!(places.available_permits(), 5);
+        drop(accepting);
+        assert!(!connect(&network, &target, &places), "nobody accepts");
+        assert!(network.listener(Family::V4, 80).is_none());
+        assert_eq!(places.available_permits(), 8);
+        assert!(network.lock().taken.is_empty());
+    }
+
+    #[test]
+    fn the_port_is_reached_while_it_is_listened_on() {
+        for guard_first in [true, false] {
+            let network = Arc::new(Loopback::default());
+            let places = Arc::new(Semaphore::new(8));
+            let port = Port::open(1).unwrap();
+            let number = port.number();
+            let claim = port.claim().unwrap();
+            assert!(network.listener(Family::V4, number).is_none());
+            let guard = network.publish(claim.inside());
+            let target = network.listener(Family::V6, number).unwrap();
+            // Of no place of the router's.
+            assert!(connect(&network, &target, &places));
+            assert!(connect(&network, &target, &places));
+            assert!(matches!(
+                claim.poll_accept(&mut now()),
+                Poll::Ready(Some(_))
+            ));
+            port.close();
+            assert!(!connect(&network, &target, &places), "it is closed");
+            // One still waits, and holds a number of the table that it is dropped under.
+            if guard_first {
+                drop((port, target, guard));
+                drop(claim);
+            } else {
+                drop((port, target, claim));
+                drop(guard);
+            }
+            assert!(network.listener(Family::V4, number).is_none());
+            assert_eq!(places.available_permits(), 8);
+            assert!(network.lock().taken.is_empty());
+        }
+    }
+}
