@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use wasmtime::ResourceLimiter;
 
-use crate::budget::Budget;
+use crate::budget::{Budget, Charge};
 use crate::meter::Meter;
 
 /// Bytes that one table element takes.
@@ -36,6 +36,11 @@ impl MemoryLimiter {
     /// The store's account, for what the host holds.
     pub(crate) fn budget(&self) -> &Arc<Budget> {
         &self.budget
+    }
+
+    /// Charges what the host is to hold for the guest; `None`: it is too much.
+    pub(crate) fn charge(&self, bytes: u64) -> Option<Charge> {
+        self.budget.hold(bytes)
     }
 
     /// Whether the guest was refused memory at any time.

@@ -59,6 +59,7 @@ impl NetView for State {
         NetCtxView {
             ctx: &mut self.net,
             table: &mut self.table,
+            memory: &mut self.limiter,
         }
     }
 }

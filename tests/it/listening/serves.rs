@@ -24,18 +24,24 @@ async fn a_std_server_listens_on_its_port_alone() {
         assert_eq!(said, [denied, denied, denied, "Ok(())"], "{lines:#?}");
         assert!(
             lines.iter().any(|line| {
-                line.ends_with(
-                    "a listening web process may listen on `$PORT` only, all others not at all",
-                )
+                line.ends_with("for its own sockets alone a dyno may listen on 127.0.0.1 and ::1")
             }),
             "{lines:#?}"
         );
     }
-    // Neither its own port, nor its neighbour's, nor the router's can be connected to; and none is in the kernel.
+    // Its own port can be connected to, its neighbour's and the router's cannot; and none is in the kernel.
     for port in &ports {
         let addr = format!("127.0.0.1:{port}");
-        let answer = running.post("/connect", addr.clone()).await;
-        assert_eq!(answer.text(), "Err(PermissionDenied)", "{addr}");
+        let mut answers = BTreeSet::new();
+        for _ in 0..100 {
+            let answer = running.post("/connect", addr.clone()).await;
+            answers.insert(answer.text().to_owned());
+            if answers.len() == 2 {
+                break;
+            }
+        }
+        let expected = ["Err(PermissionDenied)".to_owned(), "Ok(())".to_owned()];
+        assert!(answers.into_iter().eq(expected), "{addr}");
         assert!(TcpStream::connect(&addr).await.is_err());
     }
     let router = running.address().to_string();

@@ -91,11 +91,11 @@ async fn a_p3_guest_serves_until_its_port_is_closed() {
 async fn no_other_port_can_be_listened_on() {
     let (own, neighbours) = (port(), port());
     for (listen, bind) in [
-        (None, format!("127.0.0.1:{}", own.number())),
-        (Some(&own), format!("127.0.0.1:{}", neighbours.number())),
+        (None, format!("0.0.0.0:{}", own.number())),
+        (Some(&own), format!("0.0.0.0:{}", neighbours.number())),
         (Some(&own), format!("192.0.2.1:{}", own.number())),
         (Some(&own), "0.0.0.0:0".to_owned()),
-        (None, "127.0.0.1:0".to_owned()),
+        (None, "127.0.0.2:0".to_owned()),
     ] {
         let mut net = Net::up();
         net.listen = listen.cloned();
@@ -103,7 +103,8 @@ async fn no_other_port_can_be_listened_on() {
         assert_eq!(lines, ["error PermissionDenied"], "{bind}");
         remarked(
             &remarks,
-            "denied: a listening web process may listen on `$PORT` only, all others not at all",
+            "denied: a listening web process may listen on `$PORT`, all others not at all; for its own sockets alone a \
+             dyno may listen on 127.0.0.1 and ::1",
         );
     }
 }

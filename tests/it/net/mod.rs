@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 
 mod listen;
+mod loopback;
 mod outgoing;
 mod sockets;
 mod tls;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use oarlock_sandbox::wasmtime::component::{Accessor, Resource};
 use oarlock_sandbox::wasmtime::{Result, StoreContextMut};
 use oarlock_sandbox::{
-    CallError, Engine, EngineConfig, Exit, Guest, HostFunctions, InstanceEnd, LiveCallError,
+    CallError, Engine, EngineConfig, Exit, Guest, Hold, HostFunctions, InstanceEnd, LiveCallError,
     Output, Program, Sandbox, Stdin,
 };
 use wasmtime_wasi::p2::DynPollable;
@@ -129,7 +129,7 @@ async fn in_an_instance_that_serves_many_calls() {
             "{guest}, {late}: {end:?}"
         );
         // It takes no more, and says so in a way that lets another be asked.
-        let next = soon(instance.try_call(get("/"), Hold::none())).await;
+        let next = soon(instance.try_call(get("/"), Hold::NONE)).await;
         assert!(matches!(next, Err(LiveCallError::Unserved(_))));
         assert_eq!(text(soon(neighbour.call(get("/counter"))).await).await, "1");
         let another = soon(sandbox.start()).await.unwrap();

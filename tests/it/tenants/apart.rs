@@ -130,7 +130,7 @@ async fn an_app_sees_nothing_of_its_neighbour() {
         );
     }
 
-    // Ports: neither the host's listener nor any other on loopback, and no listening.
+    // Ports: neither the host's listener nor any other on loopback, and no listening but for itself.
     let port = host.address().port();
     for address in [
         format!("127.0.0.1:{port}"),
@@ -145,10 +145,12 @@ async fn an_app_sees_nothing_of_its_neighbour() {
         let text = one_off(&host, "bob", "probe", &["connect", &address]).await;
         assert!(text.starts_with("error: "), "{address}: {text}");
     }
-    for address in ["127.0.0.1:0", "0.0.0.0:8080"] {
+    for address in ["127.0.0.2:0", "0.0.0.0:8080"] {
         let text = one_off(&host, "bob", "net", &["bind", address]).await;
         assert_eq!(text, "error PermissionDenied", "{address}");
     }
+    let text = one_off(&host, "bob", "net", &["bind", "127.0.0.1:8080"]).await;
+    assert_eq!(text, "bound");
 
     // Logs: each app's lines are in its own.
     for (app, other) in [("ada", "bob"), ("bob", "ada")] {

@@ -12,7 +12,7 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -201,7 +201,8 @@ impl Egress {
                     .map_err(refused)
             }
             Attempt::Listen(_) => Err(refused(Refused(
-                "a listening web process may listen on `$PORT` only, all others not at all"
+                "a listening web process may listen on `$PORT`, all others not at all; for its own sockets alone a dyno \
+                 may listen on 127.0.0.1 and ::1"
                     .to_owned(),
             ))),
             Attempt::Http { tls, host, port } => match Host::parse(host) {
@@ -244,6 +245,28 @@ impl Egress {
             Some(reason) if allowed.is_empty() => Err(Denial { reason }),
             _ => Ok(allowed),
         }
+    }
+
+    /// What `localhost` is for a guest, if that is the name: its own loopback. A rule that names it still opens the machine's
+    /// (see [`ranges`]).
+    pub(crate) fn localhost(&self, name: &str) -> Option<[IpAddr; 2]> {
+        const ADDRESSES: [IpAddr; 2] = [
+            IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ];
+        let Some(Host::Name(name)) = Host::parse(name) else {
+            return None;
+        };
+        if name != "localhost" {
+            return None;
+        }
+        if self.judge(&Attempt::Resolve(&name)).is_ok() {
+            self.answers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remember(Instant::now(), &name, &ADDRESSES);
+        }
+        Some(ADDRESSES)
     }
 
     /// Looks a name up. Answers within 5 s of another come from memory and cost no look-up.

@@ -1,4 +1,4 @@
-//! The two ends of a connection to a listening guest: the host's, for whatever speaks to it, and the guest's socket.
+//! The ends of connections by pipes: the guest's sockets, and the host's end of what the guest accepts on `$PORT`.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,17 +11,40 @@ use rustix::net::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::loopback::Claim;
 use super::pipe::Pipe;
+use crate::budget::Charge;
 
-/// The guest's end of a connection.
-pub(crate) struct PortSocket {
+/// A guest's end of a connection by pipes: with the host, or with another socket of its own.
+pub(crate) struct PipeSocket {
     incoming: Arc<Pipe>,
     outgoing: Arc<Pipe>,
     peer: u16,
-    /// The guest did not end well.
-    crashed: Arc<AtomicBool>,
-    /// Taken until the guest lets go of it.
+    with: With,
+    /// Taken until the guest lets go of it: of the port's places, or of `sockets`.
     _place: OwnedSemaphorePermit,
+}
+
+/// Who has the other end.
+enum With {
+    /// The host: for whatever speaks to a listening guest.
+    Host {
+        /// The guest did not end well.
+        crashed: Arc<AtomicBool>,
+    },
+    /// A socket of the same instance.
+    Own {
+        /// The guest let go of it before it had read everything: the peer meets a reset, as from a kernel.
+        lost: AtomicBool,
+        /// What the connection keeps: its share of the guest's memory, and the number of the end that connected.
+        _keeps: Arc<Keeps>,
+    },
+}
+
+/// Released when both ends are gone.
+pub(super) struct Keeps {
+    pub(super) _memory: Charge,
+    pub(super) _name: Claim,
 }
 
 /// The two ends of a new connection; `crashed` says at the guest's end whether it ended well.
@@ -29,13 +52,13 @@ pub(super) fn connection(
     peer: u16,
     crashed: Arc<AtomicBool>,
     place: OwnedSemaphorePermit,
-) -> (PortStream, PortSocket) {
+) -> (PortStream, PipeSocket) {
     let (to_guest, to_host) = (Arc::new(Pipe::new()), Arc::new(Pipe::new()));
-    let socket = PortSocket {
+    let socket = PipeSocket {
         incoming: to_guest.clone(),
         outgoing: to_host.clone(),
         peer,
-        crashed,
+        with: With::Host { crashed },
         _place: place,
     };
     let stream = PortStream {
@@ -45,10 +68,50 @@ pub(super) fn connection(
     (stream, socket)
 }
 
-impl PortSocket {
-    /// Whether the host has let go of it.
+/// One end of a connection inside an instance, when it is made.
+pub(super) struct OwnEnd {
+    pub(super) port: u16,
+    pub(super) place: OwnedSemaphorePermit,
+}
+
+/// The two ends of a connection inside an instance: of who connected, and of who accepts.
+pub(super) fn own_connection(
+    connecting: OwnEnd,
+    accepting: OwnEnd,
+    keeps: Keeps,
+) -> (PipeSocket, PipeSocket) {
+    let (there, back) = (Arc::new(Pipe::new()), Arc::new(Pipe::new()));
+    let keeps = Arc::new(keeps);
+    let with = |keeps| With::Own {
+        lost: AtomicBool::new(false),
+        _keeps: keeps,
+    };
+    let connected = PipeSocket {
+        incoming: back.clone(),
+        outgoing: there.clone(),
+        peer: accepting.port,
+        with: with(keeps.clone()),
+        _place: connecting.place,
+    };
+    let accepted = PipeSocket {
+        incoming: there,
+        outgoing: back,
+        peer: connecting.port,
+        with: with(keeps),
+        _place: accepting.place,
+    };
+    (connected, accepted)
+}
+
+impl PipeSocket {
+    /// Whether nobody needs to accept it any more: the host has let go of it. What a guest sent itself is still to be had.
     pub(super) fn is_abandoned(&self) -> bool {
-        self.outgoing.is_abandoned()
+        !self.is_own() && self.outgoing.is_abandoned()
+    }
+
+    /// Whether both ends are the guest's.
+    pub(super) fn is_own(&self) -> bool {
+        matches!(self.with, With::Own { .. })
     }
 
     /// Who connected, as a socket of this family shows it.
@@ -74,19 +137,46 @@ impl PortSocket {
             self.incoming.ignore();
         }
         if matches!(how, Shutdown::Write | Shutdown::Both) {
-            if self.crashed.load(Ordering::SeqCst) {
+            let cut = match &self.with {
+                With::Host { crashed } => crashed.load(Ordering::SeqCst),
+                With::Own { lost, .. } => lost.load(Ordering::SeqCst),
+            };
+            if cut {
                 self.outgoing.cut();
             } else {
                 self.outgoing.end_writing();
             }
         }
     }
+
+    /// The guest let go of its reading half.
+    pub(super) fn drop_reader(&self) {
+        let unread = self.incoming.ignore();
+        self.lose(unread);
+    }
+
+    fn lose(&self, unread: bool) {
+        if let (With::Own { lost, .. }, true) = (&self.with, unread) {
+            lost.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Ends it without having been accepted.
+    pub(super) fn refuse(self) {
+        self.outgoing.cut();
+    }
 }
 
-impl Drop for PortSocket {
+impl Drop for PipeSocket {
     fn drop(&mut self) {
-        self.shutdown(Shutdown::Write);
-        self.incoming.end_reading();
+        if self.is_own() {
+            let unread = self.incoming.end_reading();
+            self.lose(unread);
+            self.shutdown(Shutdown::Write);
+        } else {
+            self.shutdown(Shutdown::Write);
+            self.incoming.end_reading();
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use rustix::net::Shutdown;
 
-use super::ends::PortSocket;
+use super::ends::PipeSocket;
 use crate::egress::Connection;
 
 /// A connection, shared by the socket and its halves.
@@ -15,29 +15,29 @@ use crate::egress::Connection;
 pub(super) enum Link {
     /// What the guest connected to.
     Kernel(Arc<Connection>),
-    /// What it accepted on `$PORT`, and its own address there.
-    Port(Arc<PortSocket>, SocketAddr),
+    /// A pair of pipes, on `$PORT` or on loopback, and its own address there.
+    Pipes(Arc<PipeSocket>, SocketAddr),
 }
 
 impl Link {
     pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
         match self {
             Self::Kernel(connection) => connection.local_addr(),
-            Self::Port(_, local) => Ok(*local),
+            Self::Pipes(_, local) => Ok(*local),
         }
     }
 
     pub(super) fn peer(&self) -> SocketAddr {
         match self {
             Self::Kernel(connection) => connection.peer(),
-            Self::Port(socket, local) => socket.peer(local.is_ipv6()),
+            Self::Pipes(socket, local) => socket.peer(local.is_ipv6()),
         }
     }
 
     fn shutdown(&self, how: Shutdown) {
         match self {
             Self::Kernel(connection) => connection.shutdown(how),
-            Self::Port(socket, _) => socket.shutdown(how),
+            Self::Pipes(socket, _) => socket.shutdown(how),
         }
     }
 
@@ -45,7 +45,7 @@ impl Link {
     fn end(&self) {
         match self {
             Self::Kernel(connection) => connection.end(),
-            Self::Port(socket, _) => {
+            Self::Pipes(socket, _) => {
                 socket.outgoing().cut();
                 socket.incoming().ignore();
             }
@@ -54,13 +54,26 @@ impl Link {
 }
 
 /// The reading half; the peer is told when it is gone.
-pub(crate) struct ReadHalf(pub(super) Link);
+pub(crate) struct ReadHalf {
+    link: Link,
+    /// The guest said that it reads no more: what it has not read is no loss.
+    shut: bool,
+}
 
 impl ReadHalf {
+    pub(super) fn new(link: Link) -> Self {
+        Self { link, shut: false }
+    }
+
+    /// Lets go of it as `shutdown` does, which loses nothing.
+    pub(crate) fn shut(mut self) {
+        self.shut = true;
+    }
+
     pub(crate) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match &self.0 {
+        match &self.link {
             Link::Kernel(connection) => connection.poll_read_ready(cx),
-            Link::Port(socket, _) => socket.incoming().poll_read_ready(cx),
+            Link::Pipes(socket, _) => socket.incoming().poll_read_ready(cx),
         }
     }
 
@@ -69,16 +82,19 @@ impl ReadHalf {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        match &self.0 {
+        match &self.link {
             Link::Kernel(connection) => connection.poll_read(cx, buffer),
-            Link::Port(socket, _) => socket.incoming().poll_read(cx, buffer),
+            Link::Pipes(socket, _) => socket.incoming().poll_read(cx, buffer),
         }
     }
 }
 
 impl Drop for ReadHalf {
     fn drop(&mut self) {
-        self.0.shutdown(Shutdown::Read);
+        match &self.link {
+            Link::Pipes(socket, _) if !self.shut => socket.drop_reader(),
+            link => link.shutdown(Shutdown::Read),
+        }
     }
 }
 
@@ -89,14 +105,22 @@ impl WriteHalf {
     pub(crate) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
         match &self.0 {
             Link::Kernel(connection) => connection.poll_write_ready(cx),
-            Link::Port(socket, _) => socket.outgoing().poll_write_ready(cx),
+            Link::Pipes(socket, _) => socket.outgoing().poll_write_ready(cx),
         }
     }
 
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match &self.0 {
             Link::Kernel(connection) => connection.poll_write(cx, bytes),
-            Link::Port(socket, _) => socket.outgoing().poll_write(cx, std::iter::once(bytes)),
+            Link::Pipes(socket, _) => socket.outgoing().poll_write(cx, std::iter::once(bytes)),
+        }
+    }
+
+    /// How much a write takes at most; what fits need not be kept anywhere until there is room.
+    pub(crate) fn room(&self) -> usize {
+        match &self.0 {
+            Link::Pipes(socket, _) if socket.is_own() => socket.outgoing().room(),
+            Link::Pipes(..) | Link::Kernel(_) => usize::MAX,
         }
     }
 

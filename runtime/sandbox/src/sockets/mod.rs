@@ -3,10 +3,16 @@
 //! wasmtime-wasi's TCP socket shows neither its descriptor nor its end, so that it could not be given TCP_NODELAY,
 //! counted, capped or cut from outside; a relay per binding could do most of that, but costs a hop and two more
 //! descriptors for each connection. UDP stays wasmtime-wasi's, behind [`udp_check`], but for the creation and
-//! the end of a socket, which are counted here. What a guest listens on is no kernel's at all: see [`Port`].
+//! the end of a socket, which are counted here. What a guest listens on is no kernel's at all: see [`Port`] for `$PORT`, and
+//! [`loopback`] for what its own sockets reach.
 
+mod code;
+mod connecting;
 mod ends;
+mod family;
 mod link;
+mod listener;
+mod loopback;
 mod names;
 mod options;
 mod p2;
@@ -27,6 +33,10 @@ use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsView as _};
 
 use crate::egress::{Attempt, Egress, Granted, HttpClient, Remarks};
 use crate::grant::Grant;
+use crate::limiter::MemoryLimiter;
+use code::Code;
+use family::Family;
+use loopback::Loopback;
 
 pub use ends::{PortStream, Progress};
 pub use port::{Port, Refused};
@@ -93,6 +103,8 @@ pub(crate) struct NetCtx {
     grant: Arc<NetGrant>,
     /// One place for each UDP socket; which is whose does not matter.
     udp: Vec<OwnedSemaphorePermit>,
+    /// What its own sockets reach; made with the first of them.
+    loopback: Option<Arc<Loopback>>,
 }
 
 impl NetCtx {
@@ -101,11 +113,13 @@ impl NetCtx {
         Self {
             grant,
             udp: Vec::new(),
+            loopback: None,
         }
     }
 
-    fn tcp_socket(&self, family: tcp::Family) -> Result<tcp::TcpSocket, tcp::Code> {
-        tcp::TcpSocket::new(self.grant.clone(), family)
+    fn tcp_socket(&mut self, family: Family) -> Result<tcp::TcpSocket, Code> {
+        let loopback = self.loopback.get_or_insert_default().clone();
+        tcp::TcpSocket::new(self.grant.clone(), loopback, family)
     }
 }
 
@@ -113,6 +127,7 @@ impl NetCtx {
 pub(crate) struct NetCtxView<'a> {
     pub(crate) ctx: &'a mut NetCtx,
     pub(crate) table: &'a mut ResourceTable,
+    pub(crate) memory: &'a mut MemoryLimiter,
 }
 
 /// A store's state that has a network.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
-use super::tcp::{Code, TcpSocket};
+use super::code::Code;
+use super::tcp::TcpSocket;
 
 /// Linux's largest keep-alive time, in seconds.
 const MAX_KEEP_ALIVE: u64 = i16::MAX as u64;

@@ -12,9 +12,12 @@ use wasmtime_wasi::p2::bindings::sockets::network::{
 use wasmtime_wasi_io::poll::{DynPollable, Pollable, subscribe};
 use wasmtime_wasi_io::streams::{DynInputStream, DynOutputStream};
 
+use super::code::Code;
+use super::family::Family;
+use super::listener::Listener;
 use super::names::AddressStream;
 use super::streams::{Reader, Writer};
-use super::tcp::{Code, Family, Listener, TcpSocket};
+use super::tcp::TcpSocket;
 use super::{Net, NetCtxView, NetView};
 use crate::egress::LookupError;
 use bindings::wasi::sockets::tcp::ShutdownType;
@@ -199,8 +202,10 @@ impl tcp::HostTcpSocket for NetCtxView<'_> {
         remote_address: IpSocketAddress,
     ) -> Answer<()> {
         check_network(self.table, &network)?;
-        Ok(self.p2(&this)?.begin(Step::Connect, |this| {
-            this.socket.start_connect(remote_address.into())
+        let own = self.table.get_mut(&this)?;
+        Ok(own.begin(Step::Connect, |this| {
+            this.socket
+                .start_connect(remote_address.into(), self.memory)
         }))
     }
 

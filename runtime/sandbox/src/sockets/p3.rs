@@ -14,8 +14,11 @@ use wasmtime::component::{
     StreamProducer, StreamReader, StreamResult,
 };
 
+use super::code::Code;
+use super::family::Family;
 use super::link::{ReadHalf, WriteHalf};
-use super::tcp::{Code, Family, Listener, TcpSocket};
+use super::listener::Listener;
+use super::tcp::TcpSocket;
 use super::{Net, NetCtxView, NetView, names};
 use crate::egress::LookupError;
 use bindings::wasi::sockets::ip_name_lookup::{self, ErrorCode as LookupCode};
@@ -302,10 +305,9 @@ impl<T: Send> types::HostTcpSocketWithStore<T> for Net {
         remote_address: IpSocketAddress,
     ) -> Answer<()> {
         let started = store.with(|mut store| {
-            store
-                .get()
-                .p3(&this)
-                .map(|socket| socket.start_connect(remote_address.into()))
+            let view = store.get();
+            let socket = view.table.get_mut(&this)?;
+            wasmtime::error::Ok(socket.start_connect(remote_address.into(), view.memory))
         })?;
         if let Err(code) = started {
             return Ok(Err(code.into()));

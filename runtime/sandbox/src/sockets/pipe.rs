@@ -209,21 +209,32 @@ impl Pipe {
         });
     }
 
-    /// The reader takes no more, though it is still there.
-    pub(crate) fn ignore(&self) {
-        self.stop_reading(Reader::Ignoring);
+    /// The reader takes no more, though it is still there. Whether something was still to be read.
+    pub(crate) fn ignore(&self) -> bool {
+        self.stop_reading(Reader::Ignoring)
     }
 
-    /// The reader is gone: writes fail.
-    pub(crate) fn end_reading(&self) {
-        self.stop_reading(Reader::Gone);
+    /// The reader is gone: writes fail. Whether something was still to be read.
+    pub(crate) fn end_reading(&self) -> bool {
+        self.stop_reading(Reader::Gone)
     }
 
-    fn stop_reading(&self, how: Reader) {
+    fn stop_reading(&self, how: Reader) -> bool {
+        let mut unread = false;
         self.change(|state| {
             state.reader = how;
-            state.bytes = VecDeque::new();
+            unread = !std::mem::take(&mut state.bytes).is_empty();
         });
+        unread
+    }
+
+    /// Bytes that a write takes now without waiting.
+    pub(crate) fn room(&self) -> usize {
+        let state = self.lock();
+        if state.reader != Reader::Open || state.writer != Writer::Open {
+            return CAPACITY;
+        }
+        CAPACITY - state.bytes.len().min(CAPACITY)
     }
 
     /// Bytes that were read so far.

@@ -13,11 +13,13 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::sync::{Semaphore, watch};
 
-use super::ends::{PortSocket, PortStream, connection};
+use super::ends::{PipeSocket, PortStream, connection};
+use super::loopback;
 use crate::egress::{DynoPort, PortsTaken};
 
-/// What guests see as the ports of those who connect to them: as a kernel would choose them.
-const PEERS: std::ops::Range<u16> = 32_768..61_000;
+/// What guests see as the ports of those who connect to them: as a kernel would choose them, and below those that
+/// their own sockets get on loopback.
+const PEERS: std::ops::Range<u16> = 32_768..*loopback::EPHEMERAL.start();
 
 /// How far a guest is with its port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +45,7 @@ struct Shared {
 }
 
 struct Queue {
-    waiting: VecDeque<PortSocket>,
+    waiting: VecDeque<PipeSocket>,
     /// A socket is bound to it.
     claimed: bool,
     /// The host takes it back.
@@ -199,10 +201,41 @@ impl Drop for EndGuard {
     }
 }
 
+/// The way to a guest's port for the guest itself.
+#[derive(Clone)]
+pub(super) struct Inside(Arc<Shared>);
+
+impl Inside {
+    pub(super) fn number(&self) -> u16 {
+        self.0.number.number()
+    }
+
+    /// Puts an end into the guest's own queue; the end comes back if nobody will accept it.
+    pub(super) fn join(&self, socket: PipeSocket) -> Result<(), PipeSocket> {
+        let waker = {
+            let mut queue = self.0.lock();
+            if queue.closed || !queue.claimed {
+                return Err(socket);
+            }
+            queue.waiting.push_back(socket);
+            queue.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok(())
+    }
+}
+
 /// A guest's hold on its port: bound, and perhaps accepting. The port is free again when it is dropped.
 pub(crate) struct Claim(Arc<Shared>);
 
 impl Claim {
+    /// For connections of the guest's own.
+    pub(super) fn inside(&self) -> Inside {
+        Inside(self.0.clone())
+    }
+
     /// Ready when there is a connection, or an end.
     pub(crate) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
         if *self.0.stage.borrow() == Stage::Silent {
@@ -211,7 +244,7 @@ impl Claim {
         let mut abandoned = Vec::new();
         let mut queue = self.0.lock();
         // Whoever has gone meanwhile needs no guest.
-        while queue.waiting.front().is_some_and(PortSocket::is_abandoned) {
+        while queue.waiting.front().is_some_and(PipeSocket::is_abandoned) {
             abandoned.extend(queue.waiting.pop_front());
         }
         let ready = !queue.waiting.is_empty() || queue.closed;
@@ -227,7 +260,7 @@ impl Claim {
     }
 
     /// The next connection; `None`: there will be none.
-    pub(crate) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<Option<PortSocket>> {
+    pub(crate) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<Option<PipeSocket>> {
         std::task::ready!(self.poll_ready(cx));
         Poll::Ready(self.0.lock().waiting.pop_front())
     }
@@ -249,7 +282,11 @@ impl Drop for Claim {
         if *self.0.stage.borrow() == Stage::Accepting {
             self.0.stage.send_replace(Stage::Gone);
         }
-        drop(waiting);
+        for socket in waiting {
+            if socket.is_own() {
+                socket.refuse();
+            }
+        }
     }
 }
 
@@ -263,7 +300,7 @@ mod tests {
         Context::from_waker(Waker::noop())
     }
 
-    async fn accept(claim: &Claim) -> Option<PortSocket> {
+    async fn accept(claim: &Claim) -> Option<PipeSocket> {
         poll_fn(|cx| claim.poll_accept(cx)).await
     }
 

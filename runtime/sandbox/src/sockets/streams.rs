@@ -38,7 +38,10 @@ impl Reader {
     }
 
     pub(crate) fn shutdown(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let half = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(half) = half {
+            half.shut();
+        }
     }
 }
 
@@ -137,9 +140,9 @@ impl Writing {
             return Ok(0);
         }
         match self {
-            Self::Ready(_, permitted) => {
-                *permitted = CHUNK;
-                Ok(CHUNK)
+            Self::Ready(half, permitted) => {
+                *permitted = half.room().min(CHUNK);
+                Ok(*permitted)
             }
             Self::Busy(..) | Self::Closed => Err(StreamError::Closed),
             Self::Failed(_) => match std::mem::replace(self, Self::Closed) {

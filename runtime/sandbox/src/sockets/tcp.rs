@@ -1,132 +1,37 @@
 //! The TCP socket behind both resources: its state, its grant, its place under the limit.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
-use rustix::io::Errno;
 use rustix::net::sockopt;
 use tokio::net::TcpSocket as Fresh;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::NetGrant;
+use super::code::Code;
+use super::connecting::{self, Connecting};
+use super::family::Family;
 use super::link::{Link, ReadHalf, WriteHalf};
+use super::listener::{Listener, Place};
+use super::loopback::{self, Loopback};
 use super::options::Kept;
-use super::port::Claim;
-use crate::egress::{Attempt, Connection};
+use crate::egress::Attempt;
+use crate::limiter::MemoryLimiter;
 
-/// What can go wrong, in the words both versions of the WIT share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Code {
-    AccessDenied,
-    NotSupported,
-    InvalidArgument,
-    OutOfMemory,
-    Timeout,
-    InvalidState,
-    TooManySockets,
-    AddressNotBindable,
-    AddressInUse,
-    RemoteUnreachable,
-    ConnectionRefused,
-    ConnectionBroken,
-    ConnectionReset,
-    ConnectionAborted,
-    Unknown,
-}
-
-impl From<io::Error> for Code {
-    fn from(error: io::Error) -> Self {
-        use io::ErrorKind as Kind;
-        match Errno::from_io_error(&error) {
-            Some(Errno::NOBUFS) => return Self::OutOfMemory,
-            Some(Errno::MFILE | Errno::NFILE) => return Self::TooManySockets,
-            Some(
-                Errno::NOPROTOOPT | Errno::OPNOTSUPP | Errno::AFNOSUPPORT | Errno::PROTONOSUPPORT,
-            ) => {
-                return Self::NotSupported;
-            }
-            Some(Errno::ISCONN | Errno::DESTADDRREQ) => return Self::InvalidState,
-            _ => {}
-        }
-        match error.kind() {
-            Kind::PermissionDenied => Self::AccessDenied,
-            Kind::AddrInUse => Self::AddressInUse,
-            Kind::AddrNotAvailable => Self::AddressNotBindable,
-            Kind::TimedOut => Self::Timeout,
-            Kind::BrokenPipe => Self::ConnectionBroken,
-            Kind::ConnectionRefused => Self::ConnectionRefused,
-            Kind::ConnectionReset => Self::ConnectionReset,
-            Kind::ConnectionAborted => Self::ConnectionAborted,
-            Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown => {
-                Self::RemoteUnreachable
-            }
-            Kind::InvalidInput => Self::InvalidArgument,
-            Kind::NotConnected => Self::InvalidState,
-            Kind::OutOfMemory => Self::OutOfMemory,
-            Kind::Unsupported => Self::NotSupported,
-            _ => Self::Unknown,
-        }
-    }
-}
-
-impl From<Errno> for Code {
-    fn from(error: Errno) -> Self {
-        io::Error::from(error).into()
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Family {
-    V4,
-    V6,
-}
-
-impl Family {
-    fn unspecified(self) -> SocketAddr {
-        match self {
-            Self::V4 => (Ipv4Addr::UNSPECIFIED, 0).into(),
-            Self::V6 => (Ipv6Addr::UNSPECIFIED, 0).into(),
-        }
-    }
-
-    fn loopback(self) -> IpAddr {
-        match self {
-            Self::V4 => Ipv4Addr::LOCALHOST.into(),
-            Self::V6 => Ipv6Addr::LOCALHOST.into(),
-        }
-    }
-
-    /// IPv4-mapped and -compatible addresses have no place in an IPv6 socket (WIT).
-    fn has(self, ip: IpAddr) -> bool {
-        match (self, ip) {
-            (Self::V4, IpAddr::V4(_)) => true,
-            (Self::V6, IpAddr::V6(v6)) => {
-                let compatible =
-                    matches!(v6.segments(), [0, 0, 0, 0, 0, 0, high, low] if high != 0 || low > 1);
-                v6.to_ipv4_mapped().is_none() && !compatible
-            }
-            _ => false,
-        }
-    }
-}
-
-type Connecting = Pin<Box<dyn Future<Output = Result<Arc<Connection>, Code>> + Send>>;
-
-enum State {
+pub(super) enum State {
     /// New, perhaps bound to no port in particular.
     Fresh {
         socket: Fresh,
         slot: OwnedSemaphorePermit,
         bound: bool,
     },
-    /// Bound to `$PORT`: no socket of the kernel's any more.
+    /// Bound to `$PORT`, or on loopback, where the kernel has no part in it. It may still connect elsewhere.
     Bound {
-        claim: Claim,
+        socket: Fresh,
         slot: OwnedSemaphorePermit,
+        place: Place,
     },
     Connecting(Connecting),
     Connected {
@@ -134,25 +39,47 @@ enum State {
         receive_taken: bool,
         send_taken: bool,
     },
-    /// Its listener belongs to whoever accepts.
-    Listening,
+    /// Its listener belongs to whoever accepts; on loopback this is what waits for it.
+    Listening(Option<Arc<loopback::Queue>>),
     Closed(Code),
+}
+
+impl State {
+    pub(super) fn connected(link: Link) -> Self {
+        Self::Connected {
+            link,
+            receive_taken: false,
+            send_taken: false,
+        }
+    }
+
+    /// Leaves a state that ends everything, should nobody put another.
+    fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::Closed(Code::Unknown))
+    }
 }
 
 /// A TCP socket of a guest.
 #[expect(unreachable_pub, reason = "generated code re-exports it")]
 pub struct TcpSocket {
-    state: State,
-    family: Family,
-    grant: Arc<NetGrant>,
-    /// What the guest bound, as `$PORT`.
+    pub(super) state: State,
+    pub(super) family: Family,
+    pub(super) grant: Arc<NetGrant>,
+    pub(super) loopback: Arc<Loopback>,
+    /// What the guest bound, where the kernel does not know it.
     shown: Option<SocketAddr>,
     /// Its options, where it has no descriptor.
     pub(super) kept: Option<Arc<Mutex<Kept>>>,
+    /// How many may wait to be accepted on loopback.
+    backlog: usize,
 }
 
 impl TcpSocket {
-    pub(crate) fn new(grant: Arc<NetGrant>, family: Family) -> Result<Self, Code> {
+    pub(crate) fn new(
+        grant: Arc<NetGrant>,
+        loopback: Arc<Loopback>,
+        family: Family,
+    ) -> Result<Self, Code> {
         let slot = grant.slot().ok_or(Code::TooManySockets)?;
         let socket = new_socket(family)?;
         let state = State::Fresh {
@@ -164,23 +91,36 @@ impl TcpSocket {
             state,
             family,
             grant,
+            loopback,
             shown: None,
             kept: None,
+            backlog: loopback::BACKLOG,
         })
+    }
+
+    /// One that `listener` accepted.
+    pub(super) fn accepted(listener: &Listener, link: Link, kept: Kept) -> Self {
+        Self {
+            state: State::connected(link),
+            family: listener.family,
+            grant: listener.grant.clone(),
+            loopback: listener.loopback.clone(),
+            shown: None,
+            kept: Some(Arc::new(Mutex::new(kept))),
+            backlog: loopback::BACKLOG,
+        }
     }
 
     /// The descriptor to set options on; of what never leaves the process they are [kept](Self::kept).
     pub(super) fn descriptor(&self) -> Result<BorrowedFd<'_>, Code> {
         match &self.state {
-            State::Fresh { socket, .. } => Ok(socket.as_fd()),
+            State::Fresh { socket, .. } | State::Bound { socket, .. } => Ok(socket.as_fd()),
+            State::Connecting(connecting) => Ok(connecting.stream().as_fd()),
             State::Connected {
                 link: Link::Kernel(connection),
                 ..
             } => Ok(connection.stream().as_fd()),
-            State::Connected { .. }
-            | State::Bound { .. }
-            | State::Listening
-            | State::Connecting(_) => Err(Code::InvalidState),
+            State::Connected { .. } | State::Listening(_) => Err(Code::InvalidState),
             State::Closed(code) => Err(*code),
         }
     }
@@ -189,14 +129,16 @@ impl TcpSocket {
         self.family
     }
 
-    /// Only the unspecified address with port 0, and `$PORT` on all addresses or on loopback.
+    /// Only the unspecified address with port 0, `$PORT` on all addresses or on loopback, and loopback itself.
     pub(crate) fn bind(&mut self, addr: SocketAddr) -> Result<(), Code> {
-        let State::Fresh { socket, bound, .. } = &mut self.state else {
+        let State::Fresh {
+            socket,
+            bound: bound @ false,
+            ..
+        } = &mut self.state
+        else {
             return Err(Code::InvalidState);
         };
-        if *bound {
-            return Err(Code::InvalidState);
-        }
         if !self.family.has(addr.ip())
             || addr.ip().is_multicast()
             || addr.ip() == IpAddr::V4(Ipv4Addr::BROADCAST)
@@ -208,21 +150,47 @@ impl TcpSocket {
             *bound = true;
             return Ok(());
         }
-        let own = addr.ip().is_unspecified() || addr.ip().is_loopback();
+        let place = self.place(addr)?;
+        self.shown = Some(SocketAddr::new(addr.ip(), place.number()));
+        self.state = match self.state.take() {
+            State::Fresh { socket, slot, .. } => State::Bound {
+                socket,
+                slot,
+                place,
+            },
+            other => other,
+        };
+        Ok(())
+    }
+
+    /// Where the guest may listen by this address.
+    fn place(&self, addr: SocketAddr) -> Result<Place, Code> {
+        let everywhere = addr.ip().is_unspecified() || addr.ip().is_loopback();
         let port = self.grant.listen.as_ref();
-        let Some(port) = port.filter(|port| own && port.number() == addr.port()) else {
+        if let Some(port) = port.filter(|port| everywhere && port.number() == addr.port()) {
+            return port.claim().map(Place::Port).ok_or(Code::AddressInUse);
+        }
+        if addr.ip() != self.family.loopback() {
             self.refuse_listening(addr);
             return Err(Code::AccessDenied);
-        };
-        let claim = port.claim().ok_or(Code::AddressInUse)?;
-        let kept = Kept::of(self);
-        match std::mem::replace(&mut self.state, State::Closed(Code::Unknown)) {
-            State::Fresh { slot, .. } => self.state = State::Bound { claim, slot },
-            other => self.state = other,
         }
-        self.kept = Some(Arc::new(Mutex::new(kept)));
-        self.shown = Some(addr);
-        Ok(())
+        let claim = if addr.port() == 0 {
+            let free = |number| !self.is_granted(SocketAddr::new(addr.ip(), number));
+            self.loopback.claim_any(self.family, free)
+        } else if self.is_granted(addr) {
+            self.grant.remarks.write(&format!(
+                "listening on {addr} refused: an add-on or a `[network]` entry grants a server there; take another port"
+            ));
+            None
+        } else {
+            self.loopback.claim(self.family, addr.port())
+        };
+        claim.map(Place::Loopback).ok_or(Code::AddressInUse)
+    }
+
+    /// Whether a connection to this address leads out of the dyno: its own sockets must not hide what was granted to it.
+    fn is_granted(&self, addr: SocketAddr) -> bool {
+        self.grant.egress.judge(&Attempt::Connect(addr)).is_ok()
     }
 
     fn refuse_listening(&self, addr: SocketAddr) {
@@ -233,9 +201,14 @@ impl TcpSocket {
         !matches!(self.state, State::Fresh { bound: false, .. })
     }
 
-    /// Begins a connection, if it is granted.
-    pub(crate) fn start_connect(&mut self, addr: SocketAddr) -> Result<(), Code> {
-        if !matches!(self.state, State::Fresh { .. }) {
+    /// Begins a connection, if it is granted. One to a socket of the instance's own is complete at once, and charged to
+    /// `memory`.
+    pub(crate) fn start_connect(
+        &mut self,
+        addr: SocketAddr,
+        memory: &mut MemoryLimiter,
+    ) -> Result<(), Code> {
+        if !matches!(self.state, State::Fresh { .. } | State::Bound { .. }) {
             return Err(Code::InvalidState);
         }
         let ip = addr.ip();
@@ -244,39 +217,106 @@ impl TcpSocket {
         if !unicast || addr.port() == 0 || !self.family.has(ip) {
             return Err(Code::InvalidArgument);
         }
-        let granted = self
-            .grant
-            .permit(&Attempt::Connect(addr))
-            .ok_or(Code::AccessDenied)?;
-        let State::Fresh { socket, slot, .. } =
-            std::mem::replace(&mut self.state, State::Closed(Code::Unknown))
+        let inside = ip == self.family.loopback();
+        if inside && let Some(target) = self.loopback.listener(self.family, addr.port()) {
+            return self.connect_inside(&target, addr.port(), memory);
+        }
+        let granted = match self.grant.egress.judge(&Attempt::Connect(addr)) {
+            Ok(granted) => granted,
+            // Nobody listens there any more, or not yet: as on any machine, and nothing to remark on.
+            Err(_) if inside && self.loopback.is_known(self.family, addr.port()) => {
+                self.close(Code::ConnectionRefused);
+                return Ok(());
+            }
+            Err(denial) => {
+                self.grant.remarks.write(&denial.reason);
+                return Err(Code::AccessDenied);
+            }
+        };
+        let (State::Fresh { socket, slot, .. } | State::Bound { socket, slot, .. }) =
+            self.state.take()
         else {
             return Err(Code::InvalidState);
         };
-        let grant = self.grant.clone();
-        self.state = State::Connecting(Box::pin(async move {
-            let stream = socket.connect(addr).await?;
-            grant
-                .egress
-                .admit(stream, addr, granted, Some(slot))
-                .ok_or(Code::AccessDenied)
-        }));
+        self.shown = None;
+        self.state = match connecting::begin(&socket, addr) {
+            Ok(stream) => State::Connecting(Connecting::new(stream, addr, granted, slot)),
+            Err(error) => State::Closed(error.into()),
+        };
         Ok(())
+    }
+
+    fn connect_inside(
+        &mut self,
+        target: &loopback::Target,
+        number: u16,
+        memory: &mut MemoryLimiter,
+    ) -> Result<(), Code> {
+        let other = self.grant.slot().ok_or(Code::TooManySockets)?;
+        let Some(memory) = memory.charge(loopback::CONNECTION) else {
+            self.grant.remarks.write(&format!(
+                "connection inside the dyno refused: its buffers of {} KiB do not fit into `memory`; raise it in `[limits]`",
+                loopback::CONNECTION / 1024
+            ));
+            return Err(Code::OutOfMemory);
+        };
+        let own = match &self.state {
+            State::Fresh { socket, bound, .. } if *bound => Some(socket.local_addr()?.port()),
+            _ => None,
+        };
+        let kept = Kept::of(self);
+        let (slot, claimed) = match self.state.take() {
+            State::Bound {
+                slot,
+                place: Place::Loopback(claim),
+                ..
+            } => (slot, Some(claim)),
+            State::Fresh { slot, .. } | State::Bound { slot, .. } => (
+                slot,
+                own.and_then(|number| self.loopback.claim(self.family, number)),
+            ),
+            other => {
+                self.state = other;
+                return Err(Code::InvalidState);
+            }
+        };
+        self.shown = None;
+        let Some(name) = claimed.or_else(|| self.loopback.claim_any(self.family, |_| true)) else {
+            self.state = State::Closed(Code::AddressInUse);
+            return Ok(());
+        };
+        let local = SocketAddr::new(self.family.loopback(), name.number());
+        let (connected, refused) =
+            connecting::inside(target, (slot, name), (other, number), memory);
+        if refused {
+            self.grant.remarks.write(&format!(
+                "connection inside the dyno refused: nobody accepts those that wait on port {number}"
+            ));
+            self.state = State::Closed(Code::ConnectionRefused);
+            return Ok(());
+        }
+        self.state = State::connected(Link::Pipes(Arc::new(connected), local));
+        self.kept = Some(Arc::new(Mutex::new(kept)));
+        Ok(())
+    }
+
+    /// Ends it; the guest hears why from whatever it asks next.
+    fn close(&mut self, why: Code) {
+        self.state = State::Closed(why);
+        self.shown = None;
     }
 
     /// The outcome of [`TcpSocket::start_connect`].
     pub(crate) fn poll_connect(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Code>> {
         match &mut self.state {
             State::Connecting(connecting) => {
-                let (state, outcome) = match ready!(connecting.as_mut().poll(cx)) {
-                    Ok(connection) => (
-                        State::Connected {
-                            link: Link::Kernel(connection),
-                            receive_taken: false,
-                            send_taken: false,
-                        },
-                        Ok(()),
-                    ),
+                let outcome = ready!(connecting.poll(cx));
+                let State::Connecting(connecting) = self.state.take() else {
+                    return Poll::Ready(Err(Code::Unknown));
+                };
+                let connection = outcome.and_then(|()| connecting.admit(&self.grant));
+                let (state, outcome) = match connection {
+                    Ok(connection) => (State::connected(Link::Kernel(connection)), Ok(())),
                     Err(code) => (State::Closed(code), Err(code)),
                 };
                 self.state = state;
@@ -284,13 +324,13 @@ impl TcpSocket {
             }
             State::Connected { .. } => Poll::Ready(Ok(())),
             State::Closed(code) => Poll::Ready(Err(*code)),
-            State::Fresh { .. } | State::Bound { .. } | State::Listening => {
+            State::Fresh { .. } | State::Bound { .. } | State::Listening(_) => {
                 Poll::Ready(Err(Code::InvalidState))
             }
         }
     }
 
-    /// Listens on `$PORT`.
+    /// Listens on `$PORT`, or on loopback for the instance's own sockets.
     pub(crate) fn listen(&mut self) -> Result<Arc<Listener>, Code> {
         match &self.state {
             State::Bound { .. } => {}
@@ -307,25 +347,25 @@ impl TcpSocket {
             _ => return Err(Code::InvalidState),
         }
         let local = self.local_address()?;
-        let State::Bound { claim, slot } =
-            std::mem::replace(&mut self.state, State::Closed(Code::Unknown))
-        else {
+        let kept = Arc::new(Mutex::new(Kept::of(self)));
+        let State::Bound { slot, place, .. } = self.state.take() else {
             return Err(Code::InvalidState);
         };
-        let listener = Arc::new(Listener {
-            claim,
+        let listener = Arc::new(Listener::new(
+            self,
+            place,
             local,
-            family: self.family,
-            grant: self.grant.clone(),
-            kept: self.kept.clone().unwrap_or_default(),
-            _slot: slot,
-        });
-        self.state = State::Listening;
+            kept.clone(),
+            self.backlog,
+            slot,
+        ));
+        self.kept = Some(kept);
+        self.state = State::Listening(listener.queue());
         Ok(listener)
     }
 
     pub(crate) fn is_listening(&self) -> bool {
-        matches!(self.state, State::Listening)
+        matches!(self.state, State::Listening(_))
     }
 
     /// The reading half, once.
@@ -337,7 +377,7 @@ impl TcpSocket {
                 ..
             } if !*receive_taken => {
                 *receive_taken = true;
-                Ok(ReadHalf(link.clone()))
+                Ok(ReadHalf::new(link.clone()))
             }
             State::Closed(code) => Err(*code),
             _ => Err(Code::InvalidState),
@@ -368,8 +408,9 @@ impl TcpSocket {
                 bound: true,
                 ..
             } => Ok(socket.local_addr()?),
+            State::Connecting(connecting) => Ok(connecting.stream().local_addr()?),
             State::Connected { link, .. } => Ok(link.local_addr()?),
-            State::Fresh { .. } | State::Bound { .. } | State::Listening | State::Connecting(_) => {
+            State::Fresh { .. } | State::Bound { .. } | State::Listening(_) => {
                 Err(Code::InvalidState)
             }
             State::Closed(code) => Err(*code),
@@ -388,18 +429,26 @@ impl TcpSocket {
         self.family == Family::V6
     }
 
-    /// A hint of no use here: how many may wait is the host's to say, and the port's places bound it.
+    /// How many may wait on loopback, at most [`loopback::BACKLOG`]. A hint of no use on `$PORT`: there it is the host's to
+    /// say, and the port's places bound it.
     pub(crate) fn set_backlog(&mut self, value: u64) -> Result<(), Code> {
-        match &self.state {
-            _ if value == 0 => Err(Code::InvalidArgument),
-            State::Fresh { .. } | State::Bound { .. } | State::Listening => Ok(()),
-            State::Closed(code) => Err(*code),
-            State::Connecting(_) | State::Connected { .. } => Err(Code::InvalidState),
+        if value == 0 {
+            return Err(Code::InvalidArgument);
         }
+        let value =
+            usize::try_from(value).map_or(loopback::BACKLOG, |value| value.min(loopback::BACKLOG));
+        match &self.state {
+            State::Fresh { .. } | State::Bound { .. } => self.backlog = value,
+            State::Listening(Some(queue)) => queue.set_backlog(value),
+            State::Listening(None) => {}
+            State::Closed(code) => return Err(*code),
+            State::Connecting(_) | State::Connected { .. } => return Err(Code::InvalidState),
+        }
+        Ok(())
     }
 }
 
-fn new_socket(family: Family) -> io::Result<Fresh> {
+fn new_socket(family: Family) -> std::io::Result<Fresh> {
     let socket = match family {
         Family::V4 => Fresh::new_v4()?,
         Family::V6 => {
@@ -410,51 +459,4 @@ fn new_socket(family: Family) -> io::Result<Fresh> {
         }
     };
     Ok(socket)
-}
-
-/// A listening socket, shared by its resource and its stream of connections.
-pub(crate) struct Listener {
-    claim: Claim,
-    /// What the guest bound.
-    local: SocketAddr,
-    family: Family,
-    grant: Arc<NetGrant>,
-    kept: Arc<Mutex<Kept>>,
-    _slot: OwnedSemaphorePermit,
-}
-
-impl Listener {
-    pub(crate) fn is_closed(&self) -> bool {
-        self.claim.is_closed()
-    }
-
-    /// Ready when there is a connection, or an end.
-    pub(crate) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.claim.poll_ready(cx)
-    }
-
-    /// The next connection as a socket of its own. It takes no place of `sockets`: the port has its own bound.
-    pub(crate) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<Result<TcpSocket, Code>> {
-        // Guests end their loop on this, or pause. Not "invalid state": wasi-libc aborts on it.
-        let Some(socket) = ready!(self.claim.poll_accept(cx)) else {
-            return Poll::Ready(Err(Code::Unknown));
-        };
-        let local = if self.local.ip().is_unspecified() {
-            (self.family.loopback(), self.local.port()).into()
-        } else {
-            self.local
-        };
-        let kept = *self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        Poll::Ready(Ok(TcpSocket {
-            state: State::Connected {
-                link: Link::Port(Arc::new(socket), local),
-                receive_taken: false,
-                send_taken: false,
-            },
-            family: self.family,
-            grant: self.grant.clone(),
-            shown: None,
-            kept: Some(Arc::new(Mutex::new(kept))),
-        }))
-    }
 }

@@ -28,8 +28,14 @@ pub(crate) fn udp_check(
         let allowed = match what {
             // Before every first datagram; a fixed port would be listening.
             SocketAddrUse::UdpBind => {
-                (addr.ip().is_unspecified() && addr.port() == 0)
-                    || grant.permit(&Attempt::Listen(addr)).is_some()
+                let allowed = addr.ip().is_unspecified() && addr.port() == 0;
+                if !allowed {
+                    grant.remarks.write(&format!(
+                        "binding UDP to {addr} denied: UDP is bound to no address and port in particular (0.0.0.0:0 or \
+                         [::]:0); sockets of the dyno reach each other by TCP alone, on 127.0.0.1 and ::1"
+                    ));
+                }
+                allowed
             }
             SocketAddrUse::UdpSend => grant.permit(&Attempt::Udp(addr)).is_some(),
             // What a stranger sends is dropped without a word: the guest did nothing to report.
