@@ -3,6 +3,12 @@
 //! ```toml
 //! app_memory       = "2 GiB"              # all instances of one app together; default a quarter of the machine
 //! private_networks = ["10.1.2.0/24"]      # private ranges that manifests may name in `allow`
+//! trusted_proxies  = ["10.0.0.0/8"]       # whose X-Forwarded-For names the client
+//!
+//! [connections]                           # of one IPv4 address, or one IPv6 /64
+//! per_address            = 1_000          # at once; behind a trusted proxy, requests of the address that it names
+//! half_heads_per_address = 100            # on which a request's head has begun and not ended
+//! head_timeout           = "10s"          # for a head
 //!
 //! [defaults]                              # under the manifests' own limits; keys as in [limits.TYPE]
 //! idle = "15m"
@@ -20,6 +26,8 @@
 //! cpu_hour = 0.02
 //! ```
 
+mod connections;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -27,6 +35,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use toml::de::DeTable;
 use url::Url;
+
+pub use connections::Connections;
 
 use crate::limits::{LimitSet, in_units};
 use crate::mistakes::{FileErrors, Findings, Source, brief};
@@ -44,6 +54,10 @@ pub struct Policy {
     pub app_memory: Option<u64>,
     /// Private ranges that a literal IP or CIDR entry of a manifest may name.
     pub private_networks: Vec<IpNet>,
+    /// Proxies whose `X-Forwarded-For` names the client; their own connections have no bound per address.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Bounds on the connections of clients.
+    pub connections: Connections,
     /// Hard caps on limits: a manifest above one is refused, a default above one is lowered.
     pub caps: LimitSet,
     /// Defaults of limits for manifests that are silent.
@@ -78,9 +92,11 @@ impl fmt::Debug for AdminUrl {
     }
 }
 
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 9] = [
     "app_memory",
     "private_networks",
+    "trusted_proxies",
+    "connections",
     "caps",
     "defaults",
     "addons",
@@ -112,6 +128,15 @@ fn read_policy(document: &DeTable<'_>, findings: &mut Findings<'_>) -> Policy {
     }
     if let Some(entry) = keys.get("private_networks") {
         policy.private_networks = read_networks(entry, findings);
+    }
+    if let Some(entry) = keys.get("trusted_proxies") {
+        policy.trusted_proxies = read_networks(entry, findings);
+    }
+    if let Some(table) = keys
+        .get("connections")
+        .and_then(|entry| entry.table("[connections]", findings))
+    {
+        policy.connections = connections::read(table, findings);
     }
     if let Some(table) = keys
         .get("caps")

@@ -12,6 +12,7 @@ use oarlock_spec::policy::Policy;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::descriptors;
 use crate::output::{Failure, Outcome};
 use crate::print;
 use crate::signals::Signals;
@@ -55,8 +56,20 @@ pub(super) fn user_code_cache() -> Option<PathBuf> {
     Some(cache.join("oarlock").join("code"))
 }
 
+/// What is said at the start where there are few files.
+fn low_limits(connections: u32) -> String {
+    format!(
+        "{} open files at most, so {connections} connections of clients at once; a higher hard limit (`ulimit -Hn`) allows \
+         up to {}",
+        descriptors::limit(),
+        Host::MOST_CONNECTIONS
+    )
+}
+
 /// Runs a platform until a signal ends it.
 pub(super) fn until_stopped(config: PlatformConfig) -> Outcome {
+    // Before the host looks at it.
+    descriptors::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("oarlock-control")
@@ -153,7 +166,12 @@ impl Screen {
 
     fn show(&mut self, event: Event) {
         match event {
-            Event::Hosting(host) => self.host = Some(host),
+            Event::Hosting(host) => {
+                if host.connections() < Host::MOST_CONNECTIONS {
+                    print::note("Limits", &low_limits(host.connections()));
+                }
+                self.host = Some(host);
+            }
             Event::Opened { app } => {
                 let Some(host) = &self.host else { return };
                 let mut lines = host.log(&app).follow(0, LogFilter::default());

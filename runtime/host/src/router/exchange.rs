@@ -112,6 +112,7 @@ impl Exchange {
             | Failure::BadRequest(_)
             | Failure::HeadTooLarge
             | Failure::BodyTooLarge
+            | Failure::TooManyRequests
             | Failure::Connect => Outcome::Done,
         };
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub use keys::{LimitKey, LimitValue};
 pub use set::LimitSet;
-pub(crate) use set::in_units;
+pub(crate) use set::{in_units, read_time};
 
 /// How requests of a web process are kept apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

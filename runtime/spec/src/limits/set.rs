@@ -137,7 +137,7 @@ fn read_size(
     None
 }
 
-fn read_time(
+pub(crate) fn read_time(
     entry: &Entry<'_>,
     range: &RangeInclusive<u64>,
     findings: &mut Findings<'_>,
