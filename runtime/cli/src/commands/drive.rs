@@ -23,6 +23,9 @@ const LONG: Duration = Duration::from_secs(1);
 /// How often it is looked whether work takes long.
 const TURN: Duration = Duration::from_millis(200);
 
+/// Fewer connections of clients than these are said at the start: a busy site has more.
+const FEW_CONNECTIONS: u32 = 4_096;
+
 /// What the first signal means.
 const STOPPING: &str = "requests under way are finished; Ctrl-C again ends at once";
 
@@ -167,7 +170,7 @@ impl Screen {
     fn show(&mut self, event: Event) {
         match event {
             Event::Hosting(host) => {
-                if host.connections() < Host::MOST_CONNECTIONS {
+                if host.connections() < FEW_CONNECTIONS {
                     print::note("Limits", &low_limits(host.connections()));
                 }
                 self.host = Some(host);
