@@ -10,6 +10,7 @@
 
 mod bench;
 mod calls;
+mod clients;
 mod edges;
 mod embed;
 mod examples;

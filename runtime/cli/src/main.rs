@@ -4,6 +4,7 @@
 
 mod args;
 mod commands;
+mod descriptors;
 mod output;
 mod print;
 mod signals;

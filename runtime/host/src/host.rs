@@ -18,8 +18,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cap_std::ambient_authority;
-use cap_std::fs::Dir;
 use futures::future::join_all;
 use oarlock_sandbox::{Capacity, Engine, EngineConfig};
 use oarlock_spec::api::{DynoRow, Formation};
@@ -34,7 +32,7 @@ use crate::events::{Event, Events, Teller};
 use crate::formation::{App, Clock, Ending, Message, Shared, SystemClock, app_folder, open_app};
 use crate::logs::{AppLog, Logs};
 use crate::one_off::{self, OneOff, OneOffError, OneOffRequest};
-use crate::router::{Router, Unclaimed};
+use crate::router::{self, ClientLimits, Router, Unclaimed};
 use crate::usage::{METER_INTERVAL, Usage};
 
 /// Why a host could not start.
@@ -132,6 +130,12 @@ fn instances_of_machine() -> u32 {
         .clamp(64, 4_000)
 }
 
+/// Files that this process may have open at once.
+fn descriptors() -> u64 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current.unwrap_or(u64::MAX)
+}
+
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Host").finish_non_exhaustive()
@@ -139,6 +143,9 @@ impl fmt::Debug for Host {
 }
 
 impl Host {
+    /// Connections of clients at once, where the process may have files enough.
+    pub const MOST_CONNECTIONS: u32 = router::MAX_CONNECTIONS;
+
     /// Starts the threads and the engine. May be called on any thread; no runtime is needed.
     pub fn start(config: HostConfig) -> Result<Self, HostError> {
         Self::start_with_clock(config, Arc::new(SystemClock))
@@ -176,7 +183,12 @@ impl Host {
         } else {
             Unclaimed::OnlyAppsButOtherApps
         };
-        let router = Router::new(cores.clone(), config.domain.clone(), unclaimed);
+        let clients = ClientLimits {
+            connections: router::permits(descriptors()),
+            per_address: config.policy.connections,
+            trusted_proxies: config.policy.trusted_proxies.clone(),
+        };
+        let router = Router::new(cores.clone(), config.domain.clone(), unclaimed, clients);
         let compilers = tokio::sync::Semaphore::new(COMPILERS);
         let shared = Arc::new(Shared {
             config,
@@ -337,6 +349,13 @@ impl Host {
         self.inner.shared.engine.capacity()
     }
 
+    /// Connections of clients that it takes at once: half of the files that the process may have open
+    /// (`RLIMIT_NOFILE`, as it was when the host started), and at most [`Host::MOST_CONNECTIONS`]. When they are taken,
+    /// idle ones are closed for new clients.
+    pub fn connections(&self) -> u32 {
+        self.inner.shared.router.connections()
+    }
+
     /// What happens from now on, to all apps. The order is that of happening; see [`Events`].
     pub fn events(&self) -> Events {
         self.inner.shared.events.subscribe()
@@ -453,10 +472,8 @@ impl Inner {
         logs.entry(app.clone())
             .or_insert_with(|| {
                 let path = app_folder(&self.shared.config.data, app).join("logs");
-                let dir = std::fs::create_dir_all(&path)
-                    .and_then(|()| Dir::open_ambient_dir(&path, ambient_authority()));
-                match dir {
-                    Ok(dir) => self.logs.open(Some(dir)),
+                match std::fs::create_dir_all(&path) {
+                    Ok(()) => self.logs.open(Some(path)),
                     Err(error) => {
                         tracing::warn!(%app, %error, "the log of this app has no files");
                         self.logs.open(None)

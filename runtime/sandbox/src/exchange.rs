@@ -18,6 +18,7 @@ use http_body_util::BodyExt as _;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::frames::poll_content;
 use crate::instance::CallError;
 use crate::program::Wasi;
 use crate::sandbox::StartError;
@@ -331,7 +332,7 @@ impl<O: Owner> http_body::Body for ResponseBody<O> {
         if this.ended {
             return Poll::Ready(None);
         }
-        let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
+        let frame = std::task::ready!(poll_content(Pin::new(&mut this.body), cx));
         if let Some(Ok(frame)) = &frame {
             if let (Some(remaining), Some(data)) = (&mut this.remaining, frame.data_ref()) {
                 *remaining = remaining.saturating_sub(data.len() as u64);
@@ -393,7 +394,7 @@ impl http_body::Body for RequestBody {
         if self.exchange.is_abandoned() {
             return Poll::Ready(Some(Err(BodyError::ConnectionTerminated)));
         }
-        Pin::new(&mut self.body).poll_frame(cx)
+        poll_content(Pin::new(&mut self.body), cx)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -19,6 +19,7 @@ mod environment;
 mod exchange;
 mod fields;
 mod files;
+mod frames;
 mod functions;
 mod grant;
 mod instance;
@@ -64,6 +65,7 @@ pub use egress::{
     PortsTaken, PrivateNetworks,
 };
 pub use engine::{COMPILE_DEADLINE, Engine, EngineConfig, EngineError};
+pub use frames::poll_content;
 pub use functions::HostFunctions;
 pub use grant::{DynoLog, Folder, Grant, OutputStream};
 pub use instance::{CallError, Instance, InstanceEnd, LiveCallError};

@@ -222,6 +222,10 @@ impl Pollable for ChannelWriter {
 
 impl OutputStream for ChannelWriter {
     fn write(&mut self, bytes: Bytes) -> Result<(), StreamError> {
+        if bytes.is_empty() {
+            // Says nothing, and would take a place from what does.
+            return Ok(());
+        }
         match self.0.try_send(bytes) {
             Ok(()) => Ok(()),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(StreamError::Closed),
@@ -256,6 +260,9 @@ impl AsyncWrite for ChannelAsyncWriter {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
         let closed = |_| std::io::Error::from(std::io::ErrorKind::BrokenPipe);
         let sender = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
         ready!(sender.poll_reserve(cx)).map_err(closed)?;

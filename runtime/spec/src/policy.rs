@@ -4,6 +4,12 @@
 //! app_memory       = "2 GiB"              # all instances of one app together; default a quarter of the machine
 //! private_networks = ["10.1.2.0/24"]      # private ranges that manifests may name in `allow`
 //! wasm             = ["gc"]               # proposals that components may use; none unless named
+//! trusted_proxies  = ["10.0.0.0/8"]       # whose X-Forwarded-For names the client
+//!
+//! [connections]                           # of one IPv4 address, or one IPv6 /64
+//! per_address            = 1_000          # at once; behind a trusted proxy, requests of the address that it names
+//! half_heads_per_address = 100            # on which a request's head has begun and not ended
+//! head_timeout           = "10s"          # for a head
 //!
 //! [defaults]                              # under the manifests' own limits; keys as in [limits.TYPE]
 //! idle = "15m"
@@ -24,6 +30,8 @@
 //! cpu_hour = 0.02
 //! ```
 
+mod connections;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -32,6 +40,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use toml::de::DeTable;
 use url::Url;
+
+pub use connections::Connections;
 
 use crate::limits::{AppCaps, LimitKey, LimitSet, LimitValue, in_units};
 use crate::manifest::Manifest;
@@ -51,6 +61,10 @@ pub struct Policy {
     pub app_memory: Option<u64>,
     /// Private ranges that a literal IP or CIDR entry of a manifest may name.
     pub private_networks: Vec<IpNet>,
+    /// Proxies whose `X-Forwarded-For` names the client; their own connections have no bound per address.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Bounds on the connections of clients.
+    pub connections: Connections,
     /// Hard caps on limits: a manifest above one is refused, a default above one is lowered.
     pub caps: LimitSet,
     /// Hard caps on what one app has altogether.
@@ -145,10 +159,12 @@ impl fmt::Debug for AdminUrl {
     }
 }
 
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 10] = [
     "app_memory",
     "private_networks",
     "wasm",
+    "trusted_proxies",
+    "connections",
     "caps",
     "defaults",
     "addons",
@@ -183,6 +199,15 @@ fn read_policy(document: &DeTable<'_>, findings: &mut Findings<'_>) -> Policy {
     }
     if let Some(entry) = keys.get("wasm") {
         policy.wasm = read_proposals(entry, findings);
+    }
+    if let Some(entry) = keys.get("trusted_proxies") {
+        policy.trusted_proxies = read_networks(entry, findings);
+    }
+    if let Some(table) = keys
+        .get("connections")
+        .and_then(|entry| entry.table("[connections]", findings))
+    {
+        policy.connections = connections::read(table, findings);
     }
     if let Some(table) = keys
         .get("caps")

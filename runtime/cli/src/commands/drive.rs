@@ -13,6 +13,7 @@ use oarlock_spec::policy::Policy;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::descriptors;
 use crate::output::{Failure, Outcome};
 use crate::print;
 use crate::signals::Signals;
@@ -22,6 +23,9 @@ const LONG: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether work takes long.
 const TURN: Duration = Duration::from_millis(200);
+
+/// Fewer connections of clients than these are said at the start: a busy site has more.
+const FEW_CONNECTIONS: u32 = 4_096;
 
 /// What the first signal means.
 const STOPPING: &str = "requests under way are finished; Ctrl-C again ends at once";
@@ -56,8 +60,20 @@ pub(super) fn user_code_cache() -> Option<PathBuf> {
     Some(cache.join("oarlock").join("code"))
 }
 
+/// What is said at the start where there are few files.
+fn low_limits(connections: u32) -> String {
+    format!(
+        "{} open files at most, so {connections} connections of clients at once; a higher hard limit (`ulimit -Hn`) allows \
+         up to {}",
+        descriptors::limit(),
+        Host::MOST_CONNECTIONS
+    )
+}
+
 /// Runs a platform until a signal ends it.
 pub(super) fn until_stopped(config: PlatformConfig) -> Outcome {
+    // Before the host looks at it.
+    descriptors::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("oarlock-control")
@@ -123,7 +139,7 @@ async fn drive(config: PlatformConfig) -> Outcome {
 }
 
 /// What a host should have room for: below it, its operator is told.
-const AMPLE: u32 = 1_000;
+const &LE: u32 = 1_000;
 
 /// Says what there is little room for, and what raises it.
 fn print_capacity(capacity: &Capacity) {
@@ -132,12 +148,12 @@ fn print_capacity(capacity: &Capacity) {
         programs,
         ..
     } = capacity;
-    if instances.count < AMPLE && instances.bound != Bound::Configured {
+    if instances.count < &LE && instances.bound != Bound::Configured {
         let Most { count, bound } = instances;
         let text = format!("room for {count} instances at once; {bound} raises it");
         print::note("Limits", &text);
     }
-    if programs.count < AMPLE {
+    if programs.count < &LE {
         let Most { count, bound } = programs;
         let text = format!("room for the code of {count} components at once; {bound} raises it");
         print::note("Limits", &text);
@@ -178,6 +194,9 @@ impl Screen {
         match event {
             Event::Hosting(host) => {
                 print_capacity(&host.capacity());
+                if host.connections() < FEW_CONNECTIONS {
+                    print::note("Limits", &low_limits(host.connections()));
+                }
                 self.host = Some(host);
             }
             Event::Opened { app } => {

@@ -1,7 +1,12 @@
 //! The files of one log: `app.log`, and `app.log.1` with what came before it.
+//!
+//! Opened for the first line and let go of when nothing was written for [`IDLE`]: a silent app holds no descriptor.
 
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
+use cap_std::ambient_authority;
 use cap_std::fs::{Dir, File, OpenOptions};
 use jiff::Timestamp;
 use oarlock_spec::api::{LogLine, LogSource};
@@ -15,6 +20,9 @@ const OLDER: &str = "app.log.1";
 /// `2026-11-22T10:00:00.123456+00:00`
 const STAMP_BYTES: usize = 32;
 
+/// How long a file stays open without a line.
+pub(super) const IDLE: Duration = Duration::from_secs(10);
+
 /// What became of an [`Files::append`].
 pub(super) enum Appended {
     /// All lines are in the file.
@@ -26,10 +34,11 @@ pub(super) enum Appended {
 }
 
 pub(super) struct Files {
-    dir: Dir,
+    dir: PathBuf,
     /// Of one of the two.
     limit: u64,
     current: Option<(File, u64)>,
+    written: Instant,
     failing: bool,
     buffer: Vec<u8>,
     stamp: Stamp,
@@ -37,11 +46,12 @@ pub(super) struct Files {
 
 impl Files {
     /// Opens nothing yet.
-    pub(super) fn new(dir: Dir, limit: u64) -> Self {
+    pub(super) fn new(dir: PathBuf, limit: u64) -> Self {
         Self {
             dir,
             limit,
             current: None,
+            written: Instant::now(),
             failing: false,
             buffer: Vec::new(),
             stamp: Stamp::default(),
@@ -49,6 +59,7 @@ impl Files {
     }
 
     pub(super) fn append(&mut self, entries: &[Entry]) -> Appended {
+        self.written = Instant::now();
         match self.try_append(entries) {
             Ok(()) => {
                 self.failing = false;
@@ -102,8 +113,21 @@ impl Files {
         Ok(())
     }
 
+    fn dir(&self) -> std::io::Result<Dir> {
+        Dir::open_ambient_dir(&self.dir, ambient_authority())
+    }
+
+    /// Lets go of the file if it was not written for `idle`; whether it is still open.
+    pub(super) fn release(&mut self, idle: Duration) -> bool {
+        if self.current.is_some() && self.written.elapsed() >= idle {
+            self.sync();
+            self.current = None;
+        }
+        self.current.is_some()
+    }
+
     fn open_current(&mut self) -> std::io::Result<u64> {
-        let mut file = self.dir.open_with(
+        let mut file = self.dir()?.open_with(
             CURRENT,
             OpenOptions::new().read(true).append(true).create(true),
         )?;
@@ -124,7 +148,8 @@ impl Files {
 
     fn rotate(&mut self) -> std::io::Result<()> {
         self.current = None;
-        self.dir.rename(CURRENT, &self.dir, OLDER)?;
+        let dir = self.dir()?;
+        dir.rename(CURRENT, &dir, OLDER)?;
         self.open_current().map(drop)
     }
 
@@ -145,8 +170,8 @@ impl Files {
         for name in [CURRENT, OLDER] {
             let mut bytes = Vec::new();
             let read = self
-                .dir
-                .open(name)
+                .dir()
+                .and_then(|dir| dir.open(name))
                 .and_then(|file| file.take(2 * self.limit).read_to_end(&mut bytes));
             if read.is_err() || bytes.is_empty() {
                 continue;

@@ -14,10 +14,10 @@ mod ring;
 mod terminal;
 mod writer;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cap_std::fs::Dir;
 use oarlock_spec::api::{LogLine, LogSource};
 use oarlock_spec::codes::DynoCode;
 use tokio::sync::Notify;
@@ -80,7 +80,7 @@ impl Logs {
 
     /// A log whose files are in `dir`; without one it is in memory only. A folder that cannot be
     /// written is said in the log itself.
-    pub(crate) fn open(&self, dir: Option<Dir>) -> AppLog {
+    pub(crate) fn open(&self, dir: Option<PathBuf>) -> AppLog {
         let Some(dir) = dir else {
             return AppLog::in_memory();
         };
@@ -248,6 +248,13 @@ impl Inner {
                 )),
             }
         }
+    }
+
+    /// Lets go of a file that was not written for a while; whether it is still open.
+    fn release(&self) -> bool {
+        lock(&self.files)
+            .as_mut()
+            .is_some_and(|files| files.release(file::IDLE))
     }
 
     /// A line of the log about itself, from the writer's thread: it needs no signal.

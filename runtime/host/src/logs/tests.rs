@@ -1,12 +1,10 @@
 use std::time::Duration;
 
-use cap_std::ambient_authority;
-
 use super::*;
 
-fn folder() -> (tempfile::TempDir, Dir) {
+fn folder() -> (tempfile::TempDir, PathBuf) {
     let temp = tempfile::tempdir().unwrap();
-    let dir = Dir::open_ambient_dir(temp.path(), ambient_authority()).unwrap();
+    let dir = temp.path().to_owned();
     (temp, dir)
 }
 
@@ -14,7 +12,7 @@ fn messages(lines: &[LogLine]) -> Vec<&str> {
     lines.iter().map(|line| line.message.as_str()).collect()
 }
 
-fn small(dir: Dir, file_bytes: u64, ring_bytes: usize) -> AppLog {
+fn small(dir: PathBuf, file_bytes: u64, ring_bytes: usize) -> AppLog {
     AppLog::new(Some(Files::new(dir, file_bytes)), None, ring_bytes)
 }
 
@@ -51,14 +49,15 @@ fn lines_reach_the_ring_and_the_file_in_contract_form() {
 fn after_a_restart_older_lines_come_from_the_file() {
     let (_temp, dir) = folder();
     let logs = Logs::start().unwrap();
-    let log = logs.open(Some(dir.try_clone().unwrap()));
+    let log = logs.open(Some(dir.clone()));
     for n in 0..5 {
         log.write(LogSource::App, "web.1", &format!("old {n}"));
     }
     logs.close();
     // A host that was killed left half a line.
-    let mut half = dir
-        .open_with("app.log", cap_std::fs::OpenOptions::new().append(true))
+    let mut half = std::fs::OpenOptions::new()
+        .append(true)
+        .open(dir.join("app.log"))
         .unwrap();
     std::io::Write::write_all(&mut half, b"2026-11-22T10:00:00.1234").unwrap();
     drop(half);
@@ -238,4 +237,28 @@ fn times_never_go_back_and_no_line_is_lost_under_many_threads() {
     assert!(times.is_sorted());
     assert_eq!(times.len(), 8_000);
     assert_eq!(log.tail(100_000, &ALL).len(), 8_000);
+}
+
+#[test]
+fn a_silent_log_holds_no_file_and_goes_on_where_it_was() {
+    let (temp, dir) = folder();
+    let log = small(dir, 100_000, 100_000);
+    let release = |idle| lock(&log.inner.files).as_mut().unwrap().release(idle);
+    assert!(
+        !release(Duration::ZERO),
+        "nothing was written: nothing is open"
+    );
+    log.write(LogSource::App, "web.1", "one");
+    log.inner.save();
+    assert!(
+        release(Duration::from_secs(3_600)),
+        "it was written just now"
+    );
+    assert!(!release(Duration::ZERO));
+    log.write(LogSource::App, "web.1", "two");
+    log.inner.save();
+    let text = std::fs::read_to_string(temp.path().join("app.log")).unwrap();
+    let lines: Vec<_> = text.lines().map(|line| &line[line.len() - 3..]).collect();
+    assert_eq!(lines, ["one", "two"]);
+    assert_eq!(messages(&log.tail(10, &ALL)), ["one", "two"]);
 }

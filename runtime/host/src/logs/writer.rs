@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
+use super::file::IDLE;
 use super::{Inner, lock};
 
 /// How long lines are gathered before they are written, unless there are many.
@@ -83,12 +84,18 @@ impl Writer {
     }
 
     fn run(&self) {
+        // When files that nobody writes to are looked for; `None`: none is open.
+        let mut look: Option<Instant> = None;
         loop {
             while !self.dirty.load(Ordering::SeqCst) {
                 if self.stopping.load(Ordering::SeqCst) {
                     return;
                 }
-                thread::park();
+                match look {
+                    None => thread::park(),
+                    Some(at) => thread::park_timeout(at.saturating_duration_since(Instant::now())),
+                }
+                look = self.release(look);
             }
             // A line after a silence is shown at once; those that come with it, together.
             self.each(Inner::tell);
@@ -100,7 +107,19 @@ impl Writer {
                 log.save();
                 log.tell();
             });
+            look = self.release(look.or_else(|| Some(Instant::now() + IDLE)));
         }
+    }
+
+    /// Lets go of the files that were not written for a while, if it is time to; when it is time again.
+    fn release(&self, look: Option<Instant>) -> Option<Instant> {
+        let now = Instant::now();
+        if look? > now {
+            return look;
+        }
+        let logs = lock(&self.logs).clone();
+        let open = logs.iter().filter(|log| log.release()).count();
+        (open > 0).then(|| now + IDLE)
     }
 
     fn each(&self, what: impl Fn(&Inner)) {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::task::AtomicWaker;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
-use oarlock_sandbox::{Body, BodyError};
+use oarlock_sandbox::{Body, BodyError, poll_content};
 use oarlock_spec::codes::RouterCode;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -135,7 +135,7 @@ impl<I: Incomes> http_body::Body for RequestBody<I> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.incoming).poll_frame(context));
+        let frame = std::task::ready!(poll_content(Pin::new(&mut self.incoming), context));
         match frame {
             None => Poll::Ready(None),
             Some(Ok(frame)) => {
@@ -322,9 +322,10 @@ impl Streaming {
         if let Some((code, _)) = self.broken {
             return self.poll_cut(code, context);
         }
-        match Pin::new(&mut self.body).poll_frame(context) {
+        match poll_content(Pin::new(&mut self.body), context) {
             Poll::Ready(Some(Ok(frame))) => {
                 exchange.bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
+                // It has bytes, or is the trailers: only these are progress.
                 self.last = Instant::now();
                 self.trailed = frame.is_trailers();
                 let bytes = exchange.bytes;

@@ -1,8 +1,7 @@
-//! Connections: accepted on every core, each served where it was accepted, each told when to end.
+//! One connection: what its requests, its socket and whoever drives it know of each other.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -10,54 +9,26 @@ use std::time::Duration;
 
 use futures::task::AtomicWaker;
 use http::HeaderValue;
+use http::header::HeaderMap;
 use http::uri::Authority;
-use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
-use hyper::service::HttpService;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use oarlock_spec::codes::RouterCode;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
-use super::body::ResponseBody;
-use super::io::Io;
-use super::tunnel::TunnelSlot;
-use super::{Inner, lock, service};
+use super::bounds::{Counted, Key, Place};
+use super::rescue::Failure;
+use super::{Inner, lock};
 use crate::cores::CoreId;
 
-/// From the end of an answer, or the connection's begin, to the end of the next request's head.
+/// From the end of an answer to the first byte of the next request's head.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// No head may be larger, whatever an app's `header` says: it is read before the app is known.
 pub(super) const MAX_HEADER: usize = 256 * 1024;
 
-/// Connections at once, if there are files enough.
-const MAX_CONNECTIONS: u64 = 16_384;
-
-/// Requests at once on one HTTP/2 connection.
-const MAX_STREAMS: u32 = 200;
-
-/// HTTP/2: how often a silent client is asked whether it is there, and how long it has to answer.
-const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
-
-/// How long to wait when the system has no more files.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// How a connection of HTTP/2 begins (RFC 9113 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// Connections at once: at most half of the files that the process may open, for guests need some too.
-pub(super) fn permits() -> u32 {
-    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile)
-        .current
-        .unwrap_or(u64::MAX);
-    u32::try_from((files / 2).clamp(64, MAX_CONNECTIONS)).unwrap_or(u32::MAX)
-}
-
 /// What a connection is to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
+    #[default]
     Serve,
     /// Finish the requests under way, take no more.
     Drain,
@@ -75,55 +46,14 @@ impl Order {
     }
 }
 
-/// The open connections of one core. Its lock is taken when one comes or goes.
-#[derive(Default)]
-pub(super) struct Registry {
-    state: Mutex<RegistryState>,
-}
-
-#[derive(Default)]
-struct RegistryState {
-    open: HashMap<u64, Arc<Connection>>,
-    next: u64,
-    order: u8,
-}
-
-impl Registry {
-    /// To all, and to those still to come.
-    pub(super) fn order(&self, order: Order) {
-        let mut state = lock(&self.state);
-        state.order = order as u8;
-        for connection in state.open.values() {
-            connection.order.store(order as u8, Ordering::SeqCst);
-            connection.waker.wake();
-        }
-    }
-
-    pub(super) fn enter(self: &Arc<Self>, connection: &Arc<Connection>) -> Registered {
-        let mut state = lock(&self.state);
-        let id = state.next;
-        state.next += 1;
-        connection.order.store(state.order, Ordering::SeqCst);
-        state.open.insert(id, connection.clone());
-        Registered {
-            registry: self.clone(),
-            id,
-        }
-    }
-}
-
-/// Leaves on drop.
-pub(super) struct Registered {
-    registry: Arc<Registry>,
-    id: u64,
-}
-
-impl Drop for Registered {
-    fn drop(&mut self) {
-        let gone = lock(&self.registry.state).open.remove(&self.id);
-        drop(gone);
-    }
-}
+/// Where a connection is with its next request's head: it was accepted, and nothing came.
+const OPENED: u8 = 0;
+/// Its first head has begun.
+const IN_FIRST_HEAD: u8 = 1;
+/// The last head was whole; of HTTP/2 the preface.
+const AFTER_HEAD: u8 = 2;
+/// HTTP/1: another head has begun.
+const IN_HEAD: u8 = 3;
 
 /// Who sends a connection's requests, and to what address.
 pub(super) struct From {
@@ -144,6 +74,10 @@ pub(super) struct Connection {
     pub(super) router: Arc<Inner>,
     pub(super) core: CoreId,
     client: HeaderValue,
+    /// Whom its half heads count for; `None`: nobody bounds them.
+    key: Option<Key>,
+    /// It comes from a trusted proxy, which names the clients of its requests.
+    is_proxy: bool,
     pub(super) proto: HeaderValue,
     pub(super) port: HeaderValue,
     /// The address it connected to, for requests that name no host.
@@ -157,6 +91,14 @@ pub(super) struct Connection {
     idle_since: AtomicU64,
     /// Milliseconds, of the last request's app.
     idle_timeout: AtomicU64,
+    /// [`OPENED`] and so on.
+    head: AtomicU8,
+    /// Of HTTP/2: the head of a request has begun and not ended.
+    in_block: AtomicBool,
+    /// A new client wants its place.
+    unwanted: AtomicBool,
+    /// Its client does not take what is written.
+    stuck: AtomicBool,
     stalled: AtomicBool,
     reset: AtomicBool,
     /// Something was given to its socket that waits for its turn to be written.
@@ -168,7 +110,12 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    fn new(router: Arc<Inner>, core: CoreId, client: SocketAddr, local: SocketAddr) -> Self {
+    pub(super) fn new(
+        router: Arc<Inner>,
+        core: CoreId,
+        (client, key): (SocketAddr, Option<Key>),
+        local: SocketAddr,
+    ) -> Self {
         let from = From {
             client: address(client.ip()),
             proto: HeaderValue::from_static("http"),
@@ -176,7 +123,11 @@ impl Connection {
             local: Authority::try_from(local.to_string())
                 .unwrap_or_else(|_| Authority::from_static("localhost")),
         };
-        Self::of(router, core, from)
+        Self {
+            is_proxy: key.is_none(),
+            key,
+            ..Self::of(router, core, from)
+        }
     }
 
     /// One that was not accepted here: an embedder's request.
@@ -185,6 +136,8 @@ impl Connection {
             router,
             core,
             client: from.client,
+            key: None,
+            is_proxy: false,
             proto: from.proto,
             port: from.port,
             local: from.local,
@@ -194,6 +147,10 @@ impl Connection {
             busy: AtomicU32::new(0),
             idle_since: AtomicU64::new(0),
             idle_timeout: AtomicU64::new(millis(KEEP_ALIVE)),
+            head: AtomicU8::new(OPENED),
+            in_block: AtomicBool::new(false),
+            unwanted: AtomicBool::new(false),
+            stuck: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
             reset: AtomicBool::new(false),
             unwritten: AtomicBool::new(false),
@@ -285,219 +242,185 @@ impl Connection {
         }
     }
 
+    /// Tells it what to do.
+    pub(super) fn give(&self, order: Order) {
+        self.order.store(order as u8, Ordering::SeqCst);
+        self.waker.wake();
+    }
+
+    /// HTTP/1: something came.
+    pub(super) fn heard(&self) {
+        if self.busy.load(Ordering::Relaxed) == 0 {
+            let head = if self.has_asked() {
+                IN_HEAD
+            } else {
+                IN_FIRST_HEAD
+            };
+            self.head.store(head, Ordering::Relaxed);
+        }
+    }
+
+    /// HTTP/2: what came last is within a head, or not.
+    pub(super) fn set_in_head(&self, in_head: bool) {
+        self.in_block.store(in_head, Ordering::Relaxed);
+    }
+
+    /// HTTP/2: its preface is the first thing that is waited for, and has come.
+    pub(super) fn is_greeted(&self) {
+        self.head.store(AFTER_HEAD, Ordering::Relaxed);
+    }
+
+    /// Whether its first head, or its preface, was whole.
+    fn has_asked(&self) -> bool {
+        self.head.load(Ordering::Relaxed) >= AFTER_HEAD
+    }
+
+    /// Whether the head of a request has begun and not ended.
+    pub(super) fn is_in_head(&self) -> bool {
+        let head = self.head.load(Ordering::Relaxed);
+        self.in_block.load(Ordering::Relaxed) || matches!(head, IN_FIRST_HEAD | IN_HEAD)
+    }
+
+    /// When a head that begins now is to be whole; the first one counts from when the connection was accepted.
+    pub(super) fn head_due(&self) -> Instant {
+        let since = if self.has_asked() {
+            Instant::now()
+        } else {
+            self.opened
+        };
+        since + self.router.head_timeout
+    }
+
+    /// The operator is told that its client has as many half heads as it may.
+    pub(super) fn remark_half_heads(&self) {
+        let client = self.client.to_str().unwrap_or_default();
+        self.router.remarks.refused(client, Counted::HalfHead);
+    }
+
+    /// Counts a half head for its client; an error: that has as many as it may.
+    pub(super) fn count_half_head(&self) -> Result<Option<Place>, TooMany> {
+        match self.key {
+            None => Ok(None),
+            Some(key) => match self.router.bounds.enter(key, Counted::HalfHead) {
+                Some(place) => Ok(Some(place)),
+                None => Err(TooMany),
+            },
+        }
+    }
+
+    /// Counts a request for the client that a trusted proxy names.
+    pub(super) fn count_request(&self, headers: &HeaderMap) -> Result<Option<Place>, Failure> {
+        if !self.is_proxy {
+            return Ok(None);
+        }
+        let Some(client) = self.router.proxies.named(headers) else {
+            return Ok(None);
+        };
+        let place = self.router.bounds.enter(Key::of(client), Counted::Whole);
+        if place.is_none() {
+            self.router
+                .remarks
+                .refused(&client.to_string(), Counted::Whole);
+        }
+        place.map(Some).ok_or(Failure::TooManyRequests)
+    }
+
+    /// Its client does not take what is written, or does again.
+    pub(super) fn set_stuck(&self, stuck: bool) {
+        self.stuck.store(stuck, Ordering::Relaxed);
+    }
+
+    fn is_writing(&self) -> bool {
+        self.stuck.load(Ordering::Relaxed) || self.is_unwritten()
+    }
+
+    /// Since when no request is under way; `None`: one is, or an answer is still to be written, or its place was asked
+    /// for already.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let is_busy = self.busy.load(Ordering::SeqCst) > 0
+            || self.is_writing()
+            || self.unwanted.load(Ordering::Relaxed);
+        (!is_busy).then(|| self.since())
+    }
+
+    fn since(&self) -> Instant {
+        self.opened + Duration::from_millis(self.idle_since.load(Ordering::SeqCst))
+    }
+
+    /// Asks for its place; it ends if no request comes first.
+    pub(super) fn ask_for_place(&self) {
+        self.unwanted.store(true, Ordering::SeqCst);
+        self.waker.wake();
+    }
+
+    /// Whether it is to end for a new client. Asked by whoever drives it.
+    pub(super) fn gives_way(&self) -> bool {
+        if !self.unwanted.load(Ordering::SeqCst) {
+            return false;
+        }
+        if self.busy.load(Ordering::SeqCst) > 0 {
+            self.unwanted.store(false, Ordering::SeqCst);
+            return false;
+        }
+        // The end of an answer is still on its way.
+        !self.is_writing()
+    }
+
     /// When it has been idle for too long; `None`: it is not idle.
-    fn idle_until(&self) -> Option<Instant> {
-        let since = self.opened + Duration::from_millis(self.idle_since.load(Ordering::SeqCst));
-        (self.busy.load(Ordering::SeqCst) == 0).then_some(since + KEEP_ALIVE)
+    pub(super) fn idle_until(&self) -> Option<Instant> {
+        if self.busy.load(Ordering::SeqCst) > 0 || self.stuck.load(Ordering::Relaxed) {
+            return None;
+        }
+        if !self.has_asked() {
+            return Some(self.opened + self.router.head_timeout);
+        }
+        Some(self.since() + KEEP_ALIVE)
     }
 }
+
+/// Its client has as many half heads as it may.
+#[derive(Debug)]
+pub(super) struct TooMany;
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A request under way on a connection.
-pub(super) struct Busy(Arc<Connection>);
+pub(super) struct Busy {
+    connection: Arc<Connection>,
+    /// Where a trusted proxy named the client.
+    place: Option<Place>,
+}
 
 impl Busy {
     pub(super) fn new(connection: Arc<Connection>) -> Self {
         connection.busy.fetch_add(1, Ordering::SeqCst);
-        Self(connection)
+        connection.head.store(AFTER_HEAD, Ordering::Relaxed);
+        Self {
+            connection,
+            place: None,
+        }
     }
 
     pub(super) fn connection(&self) -> &Arc<Connection> {
-        &self.0
+        &self.connection
+    }
+
+    /// Counts it for the client that a trusted proxy names.
+    pub(super) fn count(&mut self, headers: &HeaderMap) -> Result<(), Failure> {
+        self.place = self.connection.count_request(headers)?;
+        Ok(())
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0
+        let Self { connection, place } = self;
+        drop(place.take());
+        connection
             .idle_since
-            .store(millis(self.0.opened.elapsed()), Ordering::SeqCst);
-        self.0.busy.fetch_sub(1, Ordering::SeqCst);
+            .store(millis(connection.opened.elapsed()), Ordering::SeqCst);
+        connection.busy.fetch_sub(1, Ordering::SeqCst);
     }
-}
-
-/// Accepts on one core until the router stops.
-pub(super) async fn accept(
-    router: Arc<Inner>,
-    core: CoreId,
-    registry: Arc<Registry>,
-    listener: std::net::TcpListener,
-) {
-    let listener = match TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::error!(%error, "a listener cannot be used");
-            return;
-        }
-    };
-    let stop = router.stop.clone();
-    let accepting = async {
-        loop {
-            // Never closed while the router lives.
-            let Ok(permit) = router.permits.clone().acquire_owned().await else {
-                return;
-            };
-            match listener.accept().await {
-                Ok((stream, client)) => {
-                    let local = stream.local_addr().unwrap_or(client);
-                    let connection = Arc::new(Connection::new(router.clone(), core, client, local));
-                    let registered = registry.enter(&connection);
-                    tokio::spawn(serve(connection, stream, registered, permit));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    };
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => {}
-        () = accepting => {}
-    }
-}
-
-async fn serve(
-    connection: Arc<Connection>,
-    stream: TcpStream,
-    registered: Registered,
-    permit: OwnedSemaphorePermit,
-) {
-    // Without it, answers wait for the client's delayed acknowledgements. If it fails, they only do that.
-    let _ = stream.set_nodelay(true);
-    if let Some(is_http2) = begin(&connection, &stream).await {
-        let io = TokioIo::new(Io::new(stream, connection.clone()));
-        let tunnel = TunnelSlot::default();
-        let handler = (connection.clone(), tunnel.clone());
-        let service = hyper::service::service_fn(move |request| {
-            let (connection, tunnel) = handler.clone();
-            service::handle(connection, tunnel, request)
-        });
-        if is_http2 {
-            let served = http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .max_concurrent_streams(MAX_STREAMS)
-                .max_header_list_size(u32::try_from(MAX_HEADER).unwrap_or(u32::MAX))
-                .keep_alive_interval(PING.0)
-                .keep_alive_timeout(PING.1)
-                // What asks for it gets an answer, instead of a reset stream.
-                .enable_connect_protocol()
-                .serve_connection(io, service);
-            drive(&connection, pin!(served)).await;
-        } else {
-            let served = http1::Builder::new()
-                .max_header_size(MAX_HEADER)
-                // Ours covers the whole wait, and costs no timer per request.
-                .header_read_timeout(None)
-                .serve_connection(io, service)
-                .with_upgrades();
-            drive(&connection, pin!(served)).await;
-        }
-        let tunnel = lock(&tunnel).take();
-        if let Some(tunnel) = tunnel {
-            tunnel.run(&connection).await;
-        }
-    }
-    drop((registered, permit));
-}
-
-/// Waits for the first bytes; whether they are those of HTTP/2. `None`: there will be none.
-async fn begin(connection: &Connection, stream: &TcpStream) -> Option<bool> {
-    let mut bytes = [0; PREFACE.len()];
-    let detect = async {
-        loop {
-            let length = stream
-                .peek(&mut bytes)
-                .await
-                .ok()
-                .filter(|length| *length > 0)?;
-            let seen = bytes.get(..length).unwrap_or_default();
-            // No method of HTTP/1 starts so: three bytes are enough, and fewer are rare.
-            if seen.len() >= 3 || !PREFACE.starts_with(seen) {
-                return Some(PREFACE.starts_with(seen));
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let ordered = std::future::poll_fn(|context| {
-        if connection.poll_order(context) == Order::Serve {
-            Poll::Pending
-        } else {
-            Poll::Ready(())
-        }
-    });
-    tokio::select! {
-        found = detect => found,
-        () = ordered => None,
-        () = tokio::time::sleep(KEEP_ALIVE) => None,
-    }
-}
-
-/// A connection of either version.
-trait Served: Future {
-    fn finish(self: Pin<&mut Self>);
-}
-
-impl<S> Served for http1::UpgradeableConnection<TokioIo<Io>, S>
-where
-    S: HttpService<Incoming, ResBody = ResponseBody>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    fn finish(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
-    }
-}
-
-impl<S> Served for http2::Connection<TokioIo<Io>, S, TokioExecutor>
-where
-    S: HttpService<Incoming, ResBody = ResponseBody>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    S::Future: Send + 'static,
-{
-    fn finish(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
-    }
-}
-
-/// Serves until the client is done, an order ends it, or it was idle for too long. An error of the
-/// connection's is its client's; what it did to requests is in their log lines.
-async fn drive<S: Served>(connection: &Connection, mut served: Pin<&mut S>) {
-    let mut idle = pin!(tokio::time::sleep(KEEP_ALIVE));
-    let mut finishing = false;
-    std::future::poll_fn(|context: &mut Context<'_>| {
-        match connection.poll_order(context) {
-            Order::Serve => {}
-            Order::Drain if finishing => {}
-            Order::Drain => {
-                finishing = true;
-                served.as_mut().finish();
-            }
-            Order::Abort => {
-                if connection.is_unwritten() {
-                    // An answer that is finished was only waiting for its turn.
-                    connection.write_at_once();
-                    let _last = served.as_mut().poll(context);
-                }
-                connection.reset_at_end();
-                return Poll::Ready(());
-            }
-        }
-        if served.as_mut().poll(context).is_ready() {
-            return Poll::Ready(());
-        }
-        while idle.as_mut().poll(context).is_ready() {
-            let now = Instant::now();
-            match connection.idle_until() {
-                Some(until) if until <= now => return Poll::Ready(()),
-                Some(until) => idle.as_mut().reset(until),
-                None => idle.as_mut().reset(now + KEEP_ALIVE),
-            }
-        }
-        Poll::Pending
-    })
-    .await;
 }

@@ -29,7 +29,7 @@ use super::exchange::Exchange;
 use super::headers;
 use super::rescue::{Failure, rescue};
 use super::service::{self, Answered, Payload};
-use super::{Inner, Router, lock};
+use super::{Inner, Router, accept, lock};
 use crate::cores::CoreId;
 use crate::service::{BoxError, Client};
 use crate::web::WebPool;
@@ -77,11 +77,11 @@ async fn serve(
     (app, request): (AppName, Request<EmbedderBody>),
     head: oneshot::Sender<Response<PipedBody>>,
 ) {
-    let refused = match router.permits.clone().try_acquire_owned() {
+    let refused = match accept::permit_soon(&router).await {
         // Who drains waits for all permits: it has those that are free, and gets those of the calls that came before.
         _ if router.stop.is_cancelled() => RouterCode::H18,
-        Err(_none) => RouterCode::H11,
-        Ok(permit) => {
+        None => RouterCode::H11,
+        Some(permit) => {
             let pool = lock(&router.apps).get(&app).cloned();
             match (pool, router.registries.get(core.0).cloned()) {
                 (Some(pool), Some(registry)) => {

@@ -117,6 +117,7 @@ impl Exchange {
             | Failure::BadRequest(_)
             | Failure::HeadTooLarge
             | Failure::BodyTooLarge
+            | Failure::TooManyRequests
             | Failure::Connect => Outcome::Done,
         };
     }

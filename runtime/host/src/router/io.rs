@@ -11,13 +11,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::connection::Connection;
+use super::frames::FrameMeter;
+use super::transport::{PREFACE, Prefix, Transport, Version};
 
-pub(super) struct Io {
-    stream: TcpStream,
+pub(super) struct Io<T: Transport> {
+    stream: T,
+    /// What was read of it already.
+    prefix: Prefix,
+    /// Of HTTP/2.
+    frames: Option<FrameMeter>,
     connection: Arc<Connection>,
     /// Made when the client first makes us wait.
     sleep: Option<Pin<Box<Sleep>>>,
@@ -59,10 +64,16 @@ fn is_computing() -> bool {
     oarlock_sandbox::last_used_up_tick().is_some_and(|at| at.elapsed() < HURRY)
 }
 
-impl Io {
-    pub(super) fn new(stream: TcpStream, connection: Arc<Connection>) -> Self {
+impl<T: Transport> Io<T> {
+    pub(super) fn new(
+        (prefix, stream): (Prefix, T),
+        version: Version,
+        connection: Arc<Connection>,
+    ) -> Self {
         Self {
             stream,
+            prefix,
+            frames: (version == Version::Http2).then(|| FrameMeter::new(PREFACE.len())),
             connection,
             sleep: None,
             waiting: false,
@@ -84,13 +95,19 @@ impl Io {
         context: &mut Context<'_>,
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        if written.is_ready() {
-            self.waiting = false;
+        if let Poll::Ready(result) = &written {
+            if std::mem::replace(&mut self.waiting, false) {
+                self.connection.set_stuck(false);
+            }
             self.turn.written();
             self.connection.set_unwritten(false);
+            if let (Some(frames), Ok(bytes)) = (&mut self.frames, result) {
+                frames.wrote(*bytes);
+            }
             return written;
         }
         if !std::mem::replace(&mut self.waiting, true) {
+            self.connection.set_stuck(true);
             let due = Instant::now() + self.connection.idle_timeout();
             match &mut self.sleep {
                 Some(sleep) => sleep.as_mut().reset(due),
@@ -109,17 +126,32 @@ impl Io {
     }
 }
 
-impl AsyncRead for Io {
+impl<T: Transport> AsyncRead for Io<T> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(context, into)
+        let this = self.get_mut();
+        let before = into.filled().len();
+        std::task::ready!(this.prefix.poll_read(&mut this.stream, context, into))?;
+        let bytes = into.filled().get(before..).unwrap_or_default();
+        match &mut this.frames {
+            None if bytes.is_empty() => {}
+            None => this.connection.heard(),
+            Some(frames) => {
+                if let Err(flood) = frames.read(bytes) {
+                    this.connection.reset_at_end();
+                    return Poll::Ready(Err(io::Error::other(flood)));
+                }
+                this.connection.set_in_head(frames.is_in_head());
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Io {
+impl<T: Transport> AsyncWrite for Io<T> {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -156,11 +188,10 @@ impl AsyncWrite for Io {
     }
 }
 
-impl Drop for Io {
+impl<T: Transport> Drop for Io<T> {
     fn drop(&mut self) {
         if self.connection.is_to_be_reset() {
-            // A lingering time of zero makes the close a reset. If it fails, the close is only less clear.
-            let _ = self.stream.set_zero_linger();
+            self.stream.reset_at_close();
         }
     }
 }

@@ -1,23 +1,30 @@
 //! HTTP in: accept, route, lease, call, stream or tunnel, rescue.
 //!
 //! Connections are accepted on every core and stay there. Bounds: connections by a permit each
-//! ([`connection::permits`]), heads by [`connection::MAX_HEADER`] and the app's `header`, bodies by
-//! `request_body`, waiting requests by the pool's queue, idle connections by
-//! [`connection::KEEP_ALIVE`], idle requests by `idle_timeout`. Not here: TLS, domains of apps'
-//! own, maintenance mode.
+//! ([`accept::permits`]; idle ones give way to new clients) and per address by the policy's `[connections]`, heads by
+//! [`connection::MAX_HEADER`], the app's `header` and `head_timeout`, bodies by `request_body`, waiting requests by the
+//! pool's queue, idle connections by [`connection::KEEP_ALIVE`], idle requests by `idle_timeout`, HTTP/2 frames that
+//! carry nothing by [`frames`]. Not here: TLS, domains of apps' own, maintenance mode.
 
+mod accept;
 mod body;
+mod bounds;
 mod connection;
+mod drive;
 pub(crate) mod embed;
 mod exchange;
+mod frames;
 mod headers;
 mod held;
 mod io;
 mod listen;
+mod proxies;
+mod registry;
 mod rescue;
 mod service;
 mod table;
 mod timer;
+mod transport;
 mod tunnel;
 mod upstream;
 
@@ -32,21 +39,37 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use oarlock_sandbox::HostListeners;
 use oarlock_spec::names::AppName;
+use oarlock_spec::policy::Connections;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::cores::{CoreId, Cores};
 use crate::host::ListenError;
 use crate::web::WebPool;
-use connection::Registry;
+use accept::Remarks;
+pub(crate) use accept::{MAX_CONNECTIONS, permits};
+use bounds::Bounds;
+use proxies::TrustedProxies;
+use registry::Registry;
 use table::Table;
 pub(crate) use table::Unclaimed;
 pub(crate) use upstream::Upstream;
 
 /// How long connections that are aborted get to notice it.
 const ABORT_GRACE: Duration = Duration::from_secs(2);
+
+/// What clients may have open.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ClientLimits {
+    /// Connections at once, of all clients together.
+    pub(crate) connections: u32,
+    /// Of one address.
+    pub(crate) per_address: Connections,
+    pub(crate) trusted_proxies: Vec<IpNet>,
+}
 
 /// The router of a host. Cheap to clone.
 #[derive(Clone)]
@@ -63,6 +86,11 @@ struct Inner {
     addresses: HostListeners,
     permits: Arc<Semaphore>,
     permit_count: u32,
+    /// Per client address.
+    bounds: Arc<Bounds>,
+    proxies: TrustedProxies,
+    head_timeout: Duration,
+    remarks: Remarks,
     /// Ends the accepting.
     stop: CancellationToken,
     /// The open connections, by core.
@@ -75,8 +103,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Router {
-    pub(crate) fn new(cores: Cores, domain: String, unclaimed: Unclaimed) -> Self {
-        let permit_count = connection::permits();
+    pub(crate) fn new(
+        cores: Cores,
+        domain: String,
+        unclaimed: Unclaimed,
+        limits: ClientLimits,
+    ) -> Self {
+        let ClientLimits {
+            connections,
+            per_address,
+            trusted_proxies,
+        } = limits;
         let registries = (0..cores.count()).map(|_| Arc::default()).collect();
         Self {
             inner: Arc::new(Inner {
@@ -86,12 +123,21 @@ impl Router {
                 apps: Mutex::default(),
                 table: ArcSwap::from_pointee(Table::default()),
                 addresses: HostListeners::default(),
-                permits: Arc::new(Semaphore::new(permit_count as usize)),
-                permit_count,
+                permits: Arc::new(Semaphore::new(connections as usize)),
+                permit_count: connections,
+                bounds: Bounds::new(per_address.per_address, per_address.half_heads_per_address),
+                proxies: TrustedProxies::new(trusted_proxies),
+                head_timeout: per_address.head_timeout,
+                remarks: Remarks::new(),
                 stop: CancellationToken::new(),
                 registries,
             }),
         }
+    }
+
+    /// Connections at once, of all clients together.
+    pub(crate) fn connections(&self) -> u32 {
+        self.inner.permit_count
     }
 
     /// One listener per core (SO_REUSEPORT, after a probe without it).
@@ -102,7 +148,7 @@ impl Router {
             .zip(&self.inner.registries)
             .enumerate()
         {
-            let accept = connection::accept(
+            let accept = accept::accept(
                 self.inner.clone(),
                 CoreId(index),
                 registry.clone(),
@@ -169,7 +215,7 @@ impl Router {
         }
     }
 
-    /// Every connection, and everyone who accepts, holds a permit.
+    /// Every connection holds a permit, and whoever accepts takes one only before the stop.
     async fn all_closed(&self) {
         let _all = self
             .inner

@@ -20,6 +20,8 @@ pub(super) enum Failure {
     HeadTooLarge,
     /// The request's body is larger than `request_body`.
     BodyTooLarge,
+    /// The client, as a trusted proxy names it, has as many requests under way as one address may.
+    TooManyRequests,
     /// CONNECT, or what HTTP/2 has instead of an upgrade: not done here.
     Connect,
 }
@@ -63,6 +65,11 @@ impl Failure {
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body-too-large",
                 "The request's body is larger than this app accepts (`request_body` in its limits).\n",
+            ),
+            Self::TooManyRequests => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too-many-requests",
+                "Your address has too many requests under way. Try again when some are done.\n",
             ),
             Self::Connect => (
                 StatusCode::NOT_IMPLEMENTED,
@@ -184,6 +191,7 @@ mod tests {
             (Failure::BadRequest("x"), 400),
             (Failure::HeadTooLarge, 431),
             (Failure::BodyTooLarge, 413),
+            (Failure::TooManyRequests, 429),
             (Failure::Connect, 501),
         ];
         for (failure, status) in others {

@@ -29,11 +29,10 @@ use crate::web::{Backend, Lease, RequestLimits, WebPool};
 
 /// Never fails: what goes wrong is answered by [`rescue`].
 pub(super) async fn handle(
-    connection: Arc<Connection>,
+    mut busy: Busy,
     tunnel: TunnelSlot,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
-    let busy = Busy::new(connection);
     let (mut parts, incoming) = request.into_parts();
     let upgrade = Upgrade::of(&mut parts);
     let (authority, pool) = match route(busy.connection(), &parts) {
@@ -41,9 +40,13 @@ pub(super) async fn handle(
         // Nobody's log is theirs.
         Err(failure) => return Ok(rescue(failure).0),
     };
+    let counted = busy.count(&parts.headers);
     let mut exchange = Exchange::new(busy, pool, &parts, authority.clone());
     let asked = upgrade.as_ref().map(|upgrade| &upgrade.protocol);
-    let answered = answer(&mut exchange, (parts, incoming), authority, asked).await;
+    let answered = match counted {
+        Ok(()) => answer(&mut exchange, (parts, incoming), authority, asked).await,
+        Err(failure) => Err(failure),
+    };
     let failure = match (answered, upgrade) {
         (Ok(Answered::Whole(answer)), _) => return Ok(respond(exchange, answer)),
         (Ok(Answered::Switched(switched)), Some(upgrade)) => {

@@ -1,6 +1,7 @@
 //! The router over real sockets, with functions in the place of guests.
 
 mod bodies;
+mod clients;
 mod failures;
 mod heads;
 mod http2;
@@ -40,8 +41,25 @@ impl Drop for Bench {
 
 impl Bench {
     async fn with(limits: RequestLimits, dynos: Vec<Arc<WebDyno>>) -> Self {
+        let clients = ClientLimits {
+            connections: 4_096,
+            ..ClientLimits::default()
+        };
+        Self::for_clients(clients, limits, dynos).await
+    }
+
+    async fn for_clients(
+        clients: ClientLimits,
+        limits: RequestLimits,
+        dynos: Vec<Arc<WebDyno>>,
+    ) -> Self {
         let cores = Cores::start(2).unwrap();
-        let router = Router::new(cores.clone(), "localhost".to_owned(), Unclaimed::OnlyApps);
+        let router = Router::new(
+            cores.clone(),
+            "localhost".to_owned(),
+            Unclaimed::OnlyApps,
+            clients,
+        );
         let pool = WebPool::new(AppLog::in_memory());
         pool.publish(dynos, PoolState::Serving, limits);
         router.add("app".parse().unwrap(), pool.clone());

@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use oarlock_sandbox::{Body, BodyError, Port, Progress};
+use oarlock_sandbox::{Body, BodyError, Port, Progress, poll_content};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -290,7 +290,8 @@ impl http_body::Body for Answering {
         mut self: std::pin::Pin<&mut Self>,
         context: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
-        let frame = std::task::ready!(std::pin::Pin::new(&mut self.incoming).poll_frame(context));
+        let incoming = std::pin::Pin::new(&mut self.incoming);
+        let frame = std::task::ready!(poll_content(incoming, context));
         if frame.is_none() || self.incoming.is_end_stream() {
             self.ended();
         }

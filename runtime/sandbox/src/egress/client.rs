@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 use super::connections::Connection;
 use super::rules::Host;
 use super::{Attempt, Egress, LookupError};
-use crate::Body;
+use crate::frames::Content;
 
 /// Connections of one app, idle ones included; above it a request fails.
 const MAX_CONNECTIONS: usize = 256;
@@ -38,7 +38,7 @@ const PER_ADDRESS: Duration = Duration::from_secs(5);
 /// To a connection, if the guest sets no timeout.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
-pub(crate) type Pool = Client<HttpsConnector<Connector>, Body>;
+pub(crate) type Pool = Client<HttpsConnector<Connector>, Content>;
 
 tokio::task_local! {
     /// The connect timeout of the request that a connection is opened for.

@@ -21,6 +21,7 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiHttpHooks};
 use super::client::{CONNECT_TIMEOUT, CONNECT_WITHIN, ConnectError};
 use super::{Attempt, LookupError};
 use crate::Body;
+use crate::frames::{Content, poll_content};
 use crate::sockets::NetGrant;
 
 /// From the connection to the response's head, if the guest sets no timeout.
@@ -139,7 +140,7 @@ async fn send(
         .unwrap_or(BETWEEN_BYTES_TIMEOUT)
         .min(LONGEST);
     let pool = grant.http.pool(&grant.egress);
-    let sending = CONNECT_WITHIN.scope(connect, pool.request(request));
+    let sending = CONNECT_WITHIN.scope(connect, pool.request(request.map(Content)));
     let response = match tokio::time::timeout(connect.saturating_add(first_byte), sending).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => return Err(explain(grant, &error)),
@@ -267,7 +268,7 @@ impl http_body::Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        match Pin::new(&mut self.body).poll_frame(cx) {
+        match poll_content(Pin::new(&mut self.body), cx) {
             Poll::Ready(frame) => {
                 self.waiting = false;
                 Poll::Ready(frame.map(|frame| frame.map_err(|error| of_hyper(&error))))

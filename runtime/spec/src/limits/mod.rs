@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub use caps::{AppCaps, DEFAULT_KV_SIZE, TooManyDynos};
 pub use keys::{LimitKey, LimitValue};
 pub use set::LimitSet;
-pub(crate) use set::in_units;
+pub(crate) use set::{in_units, read_time};
 
 /// How requests of a web process are kept apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -170,7 +170,7 @@ pub(super) fn in_range(
 }
 
 /// A duration within a range of milliseconds.
-pub(super) fn read_time(
+pub(crate) fn read_time(
     entry: &Entry<'_>,
     range: &RangeInclusive<u64>,
     findings: &mut Findings<'_>,

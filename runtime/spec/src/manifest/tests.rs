@@ -400,6 +400,18 @@ fn policies_are_read() {
         .map(ToString::to_string)
         .collect();
     assert_eq!(networks, ["10.1.2.0/24", "fd00::/8", "192.168.7.7/32"]);
+    let proxies: Vec<String> = policy
+        .trusted_proxies
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(proxies, ["10.0.0.0/8", "::1/128"]);
+    let connections = policy::Connections {
+        per_address: 50,
+        half_heads_per_address: 100,
+        head_timeout: Duration::from_secs(5),
+    };
+    assert_eq!(policy.connections, connections);
     assert_eq!(
         policy.caps.get(LimitKey::Memory),
         Some(LimitValue::Size(512 << 20))

@@ -1,7 +1,8 @@
 //! The `kv` add-on: an embedded, durable key-value database per app and add-on name, for
 //! `wasi:keyvalue`. It needs no server and sets no variable: the interface is how a guest reaches it.
 //!
-//! Opened on first use, in `<data>/<addon>/kv.redb`, and kept open across releases. Reads run on
+//! Opened on first use, in `<data>/<addon>/kv.redb`, kept open across releases, and closed when nothing was asked of it
+//! for [`IDLE`]: an add-on that is open is a descriptor, a thread and up to 16 MiB of pages. Reads run on
 //! blocking threads from snapshots, at most [`READS`] at once; writes go to one thread per add-on.
 //! Limits: keys of 1 KiB, values of 8 MiB, 10,000 keys and 12 MiB a call (32 MiB out), and `size` (1 GiB) for
 //! keys and values together, each entry counted with 64 bytes more. The file itself can grow to
@@ -17,12 +18,14 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use oarlock_sandbox::{KvBucket, KvError, KvKeys, KvSwap};
 use oarlock_spec::names::AddonName;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use self::database::{Database, DbError, Place, guarded};
 use self::tables::{Done, Op};
@@ -42,6 +45,10 @@ pub(super) const INFO: ProviderInfo = ProviderInfo {
 
 /// `size` of an add-on whose manifest names none.
 const DEFAULT_SIZE: u64 = oarlock_spec::limits::DEFAULT_KV_SIZE;
+/// How long a database stays open without a call.
+const IDLE: Duration = Duration::from_secs(60);
+/// How often it is looked whether the last calls of a database that is to be closed have ended.
+const LAST_CALLS: Duration = Duration::from_millis(10);
 /// Reads under way at once, per add-on.
 const READS: usize = 8;
 /// The largest key.
@@ -72,7 +79,7 @@ impl Kv {
         let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
         let store = stores
             .entry(name.clone())
-            .or_insert_with(|| Arc::new(Store::new(&self.data, name.as_str())));
+            .or_insert_with(|| Store::new(&self.data, name.as_str(), IDLE));
         store.limit.store(size, Ordering::Relaxed);
         Arc::clone(store)
     }
@@ -100,7 +107,13 @@ impl Provider for Kv {
 
 /// One add-on's database, open or not.
 pub(super) struct Store {
+    me: Weak<Self>,
     place: Place,
+    /// How long it stays open without a call.
+    idle: Duration,
+    made: Instant,
+    /// Milliseconds from `made` to the last call.
+    called: AtomicU64,
     limit: Arc<AtomicU64>,
     open: ArcSwapOption<Open>,
     /// Held while it is opened or closed; `true`: closed for good.
@@ -116,23 +129,29 @@ struct Open {
 }
 
 impl Store {
-    pub(super) fn new(data: &Path, addon: &str) -> Self {
-        Self {
+    pub(super) fn new(data: &Path, addon: &str, idle: Duration) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
             place: Place {
                 data: data.to_owned(),
                 addon: addon.to_owned(),
             },
+            idle,
+            made: Instant::now(),
+            called: AtomicU64::new(0),
             limit: Arc::new(AtomicU64::new(DEFAULT_SIZE)),
             open: ArcSwapOption::empty(),
             gate: tokio::sync::Mutex::new(false),
             reads: Arc::new(Semaphore::new(READS)),
             told: AtomicBool::new(false),
-        }
+        })
     }
 
     /// The open database. Opens it first if need be, again after a failed commit, and again if that
     /// failed the last time.
     async fn open(&self) -> Result<Arc<Open>, KvError> {
+        let now = u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.called.store(now, Ordering::Relaxed);
         let whole = |open: &Arc<Open>| !open.shared.broken.load(Ordering::Acquire);
         if let Some(open) = self.open.load_full().filter(whole) {
             return Ok(open);
@@ -168,7 +187,38 @@ impl Store {
         self.told.store(false, Ordering::Relaxed);
         let open = Arc::new(open);
         self.open.store(Some(Arc::clone(&open)));
+        tokio::spawn(close_when_idle(
+            Weak::clone(&self.me),
+            Arc::downgrade(&open),
+        ));
         Ok(open)
+    }
+
+    /// Closes the file if nothing was asked for long enough. `Some`: until when it is to be left.
+    async fn close_if_idle(&self, opened: &Weak<Open>) -> Option<Instant> {
+        // Whoever wants it meanwhile waits, and opens it anew.
+        let _gate = self.gate.lock().await;
+        let is_it = |open: &Arc<Open>| Weak::ptr_eq(&Arc::downgrade(open), opened);
+        if !self.open.load_full().as_ref().is_some_and(is_it) {
+            return None;
+        }
+        let called = Duration::from_millis(self.called.load(Ordering::Relaxed));
+        let until = self.made + called + self.idle;
+        if until > Instant::now() {
+            return Some(until);
+        }
+        let open = self.open.swap(None)?;
+        // Those who took it just before may still use it.
+        while Arc::strong_count(&open) > 1 {
+            tokio::time::sleep(LAST_CALLS).await;
+        }
+        let closing = tokio::task::spawn_blocking(move || {
+            open.writer.close();
+            drop(open);
+        });
+        // Fails only if the runtime is shutting down, and then the thread ends with its senders.
+        let _ = closing.await;
+        None
     }
 
     async fn read<T: Send + 'static>(
@@ -218,6 +268,22 @@ impl Store {
             .shared
             .commits
             .load(Ordering::Relaxed)
+    }
+}
+
+/// Waits until an open database was not used for long enough, and closes it. Ends with it.
+async fn close_when_idle(store: Weak<Store>, opened: Weak<Open>) {
+    let Some(idle) = store.upgrade().map(|store| store.idle) else {
+        return;
+    };
+    let mut until = Instant::now() + idle;
+    loop {
+        tokio::time::sleep_until(until).await;
+        let Some(store) = store.upgrade() else { return };
+        match store.close_if_idle(&opened).await {
+            Some(later) => until = later,
+            None => return,
+        }
     }
 }
 

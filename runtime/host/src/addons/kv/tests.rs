@@ -9,7 +9,7 @@ const CHILD: &str = "OARLOCK_TEST_KV_CHILD";
 
 fn store() -> (tempfile::TempDir, Arc<Store>) {
     let data = tempfile::tempdir().unwrap();
-    let store = Arc::new(Store::new(data.path(), "store"));
+    let store = Store::new(data.path(), "store", IDLE);
     (data, store)
 }
 
@@ -50,7 +50,7 @@ async fn sets_gets_and_deletes() {
         Err(KvError::Failed(_))
     ));
     // Another handle finds it all.
-    let again = Store::new(data.path(), "store");
+    let again = Store::new(data.path(), "store", IDLE);
     assert_eq!(get(&again, "b").await, Some(b"2".to_vec()));
     assert_eq!(get(&again, "a").await, None);
 }
@@ -289,7 +289,7 @@ async fn a_damaged_file_is_named_and_a_repaired_one_is_opened_without_a_restart(
 async fn a_file_in_use_by_another_handle_is_an_error() {
     let (data, store) = store();
     store.set(vec![pair("a", "1")]).await.unwrap();
-    let second = Store::new(data.path(), "store");
+    let second = Store::new(data.path(), "store", IDLE);
     let error = second
         .version("a".to_owned())
         .await
@@ -352,7 +352,7 @@ fn acknowledged_writes_survive_kill_9() {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let store = Store::new(data.path(), "store");
+        let store = Store::new(data.path(), "store", IDLE);
         for keys in acknowledged.chunks(1_000) {
             for (key, value) in keys.iter().zip(store.get(keys.to_vec()).await.unwrap()) {
                 assert_eq!(
@@ -373,10 +373,7 @@ fn child_that_writes_until_it_is_killed() {
         return;
     };
     let (round, data) = argument.split_once('=').unwrap();
-    let (round, store) = (
-        round.to_owned(),
-        Arc::new(Store::new(Path::new(data), "store")),
-    );
+    let (round, store) = (round.to_owned(), Store::new(Path::new(data), "store", IDLE));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -414,11 +411,55 @@ async fn after_a_failed_commit_the_database_is_opened_anew() {
     failed.shared.broken.store(true, Ordering::Release);
     // The old handle's lock is waited for: someone may still be reading by it.
     let reader = tokio::spawn(async move {
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
         drop(failed);
     });
     store.set(vec![pair("b", "2")]).await.unwrap();
     reader.await.unwrap();
     assert_eq!(get(&store, "a").await, Some(b"1".to_vec()));
     assert_eq!(store.commits().await, 1);
+}
+
+#[tokio::test]
+async fn a_database_that_nobody_uses_is_closed_and_opened_again() {
+    let data = tempfile::tempdir().unwrap();
+    let store = Store::new(data.path(), "store", Duration::from_millis(50));
+    for round in 0..3 {
+        let value = round.to_string();
+        store.set(vec![pair("a", &value)]).await.unwrap();
+        assert_eq!(get(&store, "a").await, Some(value.into_bytes()));
+        for turn in 0.. {
+            if store.open.load().is_none() {
+                break;
+            }
+            assert!(turn < 1_000, "it stays open");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    // Its file is nobody's: another handle gets it, without waiting for a lock.
+    drop(store.gate.lock().await);
+    let other = Store::new(data.path(), "store", IDLE);
+    assert_eq!(get(&other, "a").await, Some(b"2".to_vec()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn calls_that_meet_the_close_lose_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    let store = Store::new(data.path(), "store", Duration::ZERO);
+    let tasks: Vec<_> = (0..4)
+        .map(|task| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                for round in 0..50 {
+                    let key = format!("{task}-{round}");
+                    store.set(vec![pair(&key, "v")]).await.unwrap();
+                    assert_eq!(get(&store, &key).await, Some(b"v".to_vec()));
+                    tokio::time::sleep(Duration::from_millis(round % 3)).await;
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
 }

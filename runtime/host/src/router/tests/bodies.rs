@@ -302,3 +302,79 @@ async fn a_client_that_breaks_off_its_upload_is_the_one_that_went_away() {
     let line = bench.line().await;
     assert!(line.starts_with("at=error code=H27 "), "{line}");
 }
+
+/// A byte, and then empty frames for ever.
+async fn empty_frames() -> Result<Response<Body>, CallError> {
+    let first = std::iter::once(Frame::data(Bytes::from_static(b"x")));
+    let frames = first.chain(std::iter::repeat_with(|| Frame::data(Bytes::new())));
+    let frames = futures::stream::iter(frames.map(Ok));
+    Ok(Response::new(Body::new(StreamBody::new(frames))))
+}
+
+#[tokio::test]
+async fn empty_frames_are_no_progress_and_hold_nobody_up() {
+    let limits = RequestLimits {
+        idle_timeout: Duration::from_millis(300),
+        ..limits()
+    };
+    let dyno = fake::dyno("web.1", 10, None, |request: Request<Body>| async move {
+        let is_empty = request.uri().path() == "/empty";
+        if is_empty {
+            empty_frames().await
+        } else {
+            hello()
+        }
+    });
+    let bench = Bench::with(limits, vec![dyno]).await;
+    // One on each core, probably; in any case they outnumber the cores.
+    let mut empty = Vec::new();
+    for _ in 0..4 {
+        let mut stream = bench.connect().await;
+        let head = b"GET /empty HTTP/1.1\r\nHost: a\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        read_until(&mut stream, "1\r\nx\r\n").await;
+        empty.push(stream);
+    }
+    let (text, _) = bench.raw("GET / HTTP/1.0\r\n\r\n").await;
+    assert!(text.ends_with("hello"), "{text}");
+    for stream in &mut empty {
+        assert_eq!(read_to_end(stream).await.0, "", "nothing more, and no end");
+    }
+    let lines = bench.lines(5).await;
+    let cut = lines
+        .iter()
+        .filter(|line| line.contains("code=H15") && line.contains(" bytes=1 "));
+    assert_eq!(cut.count(), 4, "{lines:?}");
+}
+
+#[tokio::test]
+async fn empty_frames_of_a_requests_body_are_not_passed_on() {
+    let (mut frames, body) = mpsc::channel::<Result<Frame<Bytes>, crate::service::BoxError>>(0);
+    let body = StreamBody::new(body).boxed_unsync();
+    let (mut body, upload) = body::request(body, 10);
+    let upload = upload.unwrap();
+    let began = upload.last();
+    let sending = tokio::spawn(async move {
+        for text in ["", "", "", "a", "", "b", ""] {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            frames
+                .send(Ok(Frame::data(Bytes::from(text))))
+                .await
+                .unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    });
+    let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    let progress = upload.last();
+    assert!(first == "a" && progress > began);
+    let second = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    let progress = upload.last();
+    assert_eq!(second, "b");
+    assert!(body.frame().await.is_none());
+    assert_eq!(
+        upload.last(),
+        progress,
+        "an empty frame and the end are no bytes"
+    );
+    sending.await.unwrap();
+}

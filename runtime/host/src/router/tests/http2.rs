@@ -198,3 +198,29 @@ async fn an_extended_connect_is_answered_and_not_reset() {
     let response = client.send_request(get("/")).await.unwrap();
     assert_eq!(response.status(), 200);
 }
+
+#[tokio::test]
+async fn empty_frames_are_no_progress_on_a_stream() {
+    let limits = RequestLimits {
+        idle_timeout: Duration::from_millis(300),
+        ..limits()
+    };
+    let polled = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counting = polled.clone();
+    let dynos = vec![fake::dyno("web.1", 10, None, move |_: Request<Body>| {
+        let polled = counting.clone();
+        let frames = std::iter::repeat_with(move || {
+            polled.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Ok(Frame::data(Bytes::new()))
+        });
+        let body = Body::new(StreamBody::new(futures::stream::iter(frames)));
+        async { Ok(Response::new(body)) }
+    })];
+    let bench = Bench::with(limits, dynos).await;
+    let mut client = client(&bench).await;
+    let answer = client.send_request(get("/")).await.unwrap();
+    let cut = tokio::time::timeout(SOON, answer.collect()).await.unwrap();
+    cut.unwrap_err();
+    assert!(bench.line().await.contains("code=H15"));
+    assert!(polled.load(std::sync::atomic::Ordering::Relaxed) > 0);
+}

@@ -143,6 +143,20 @@ impl wasip3::exports::http::handler::Guest for Handler {
                 0 => Turn::Chunk("chunk\n".to_owned()),
                 _ => Turn::Stall,
             }),
+            // A byte, and then writes of nothing until nobody reads.
+            "/empty" => {
+                let (mut chunks, body) = wit_stream::new();
+                let (trailers_tx, trailers) = wit_future::new(|| Ok(None));
+                let (response, _sent) = Response::new(Fields::new(), Some(body), trailers);
+                wit_bindgen::spawn_local(async move {
+                    let _trailers = trailers_tx;
+                    chunks.write_all(b"x".to_vec()).await;
+                    while let (wit_bindgen::StreamResult::Complete(_), _) =
+                        chunks.write(Vec::new()).await
+                    {}
+                });
+                Ok(response)
+            }
             _ => text("not found"),
         }
     }
