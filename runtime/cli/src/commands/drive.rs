@@ -139,7 +139,7 @@ async fn drive(config: PlatformConfig) -> Outcome {
 }
 
 /// What a host should have room for: below it, its operator is told.
-const &LE: u32 = 1_000;
+const AMPLE: u32 = 1_000;
 
 /// Says what there is little room for, and what raises it.
 fn print_capacity(capacity: &Capacity) {
@@ -148,12 +148,12 @@ fn print_capacity(capacity: &Capacity) {
         programs,
         ..
     } = capacity;
-    if instances.count < &LE && instances.bound != Bound::Configured {
+    if instances.count < AMPLE && instances.bound != Bound::Configured {
         let Most { count, bound } = instances;
         let text = format!("room for {count} instances at once; {bound} raises it");
         print::note("Limits", &text);
     }
-    if programs.count < &LE {
+    if programs.count < AMPLE {
         let Most { count, bound } = programs;
         let text = format!("room for the code of {count} components at once; {bound} raises it");
         print::note("Limits", &text);
