@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oarlock_spec::names::AppName;
+use oarlock_spec::policy::CompileLimits;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::Linker;
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::cache::CodeCache;
-use crate::compiler::{Compile, Compiler};
+use crate::compiler::{Compile, Compiler, Limits};
 use crate::functions::HostFunctions;
 use crate::machine;
 use crate::program::{LoadError, Program};
@@ -62,6 +63,10 @@ pub struct EngineConfig {
     pub compiler: Compiler,
     /// How long a [`Compiler::Child`] may take for one component.
     pub compile_deadline: Duration,
+    /// Bytes of address space that a [`Compiler::Child`] may use beyond what it starts with.
+    pub compile_memory: u64,
+    /// CPU time that a [`Compiler::Child`] may use, in whole seconds.
+    pub compile_cpu: Duration,
     /// What components may import beside WASI.
     pub functions: HostFunctions,
 }
@@ -76,6 +81,8 @@ impl Default for EngineConfig {
             code_cache: None,
             compiler: Compiler::InProcess,
             compile_deadline: COMPILE_DEADLINE,
+            compile_memory: CompileLimits::default().memory,
+            compile_cpu: CompileLimits::default().cpu,
             functions: HostFunctions::new(),
         }
     }
@@ -165,7 +172,12 @@ impl Engine {
             .functions
             .check(&concurrent.linker)
             .map_err(|error| EngineError::Functions(crate::trap::describe(&error)))?;
-        let compile = Compile::new(config.compiler, config.compile_deadline)
+        let limits = Limits {
+            memory: config.compile_memory,
+            cpu: config.compile_cpu,
+            deadline: config.compile_deadline,
+        };
+        let compile = Compile::new(config.compiler, limits)
             .map_err(|error| EngineError::Setup(format!("the compiler's path: {error}")))?;
         let engines = [&serial.wasm, &concurrent.wasm];
         let cache = CodeCache::open(config.code_cache, compile, engines)?;

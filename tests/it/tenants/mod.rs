@@ -2,7 +2,9 @@
 //! over the real binary.
 
 mod apart;
+mod builds;
 mod endpoints;
+mod folders;
 mod foreign;
 mod guestbook;
 mod kv;

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use oarlock_host::Host;
 use oarlock_host::logs::LogFilter;
+use oarlock_host::{Compiler, Host};
 use oarlock_platform::{Event, Platform, PlatformConfig};
 use oarlock_spec::codes::exit;
 use oarlock_spec::policy::Policy;
@@ -53,6 +53,16 @@ pub(super) fn user_code_cache() -> Option<PathBuf> {
     let cache =
         absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
     Some(cache.join("oarlock").join("code"))
+}
+
+/// This program, which compiles in a process of its own. By the kernel's name for it, so that a newer version on the disk
+/// does not take the place of the one that runs.
+pub(super) fn compiler() -> Compiler {
+    let own = Path::new("/proc/self/exe");
+    if own.exists() {
+        return Compiler::Child(own.to_owned());
+    }
+    std::env::current_exe().map_or(Compiler::InProcess, Compiler::Child)
 }
 
 /// Runs a platform until a signal ends it.
@@ -202,6 +212,9 @@ impl Screen {
                         None => format!("{app} {release}"),
                     },
                 );
+            }
+            Event::Refused { folder, message } => {
+                print::error(&format!("{}: {message}", folder.display()));
             }
             Event::Failed { app, message } => {
                 self.ended();

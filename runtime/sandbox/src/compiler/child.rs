@@ -6,7 +6,7 @@ use rustix::process::{Resource, Rlimit, Signal};
 
 use crate::engine::{Variant, compile_config};
 
-use super::{MAX_MESSAGE, MAX_WASM, MEMORY, Status, compatibility, expect_magic, read_bytes};
+use super::{MAX_MESSAGE, MAX_WASM, Status, compatibility, expect_magic, read_bytes};
 
 /// Compiles the one component that a host sends on `input`, and answers on `output`: what a program does that
 /// [`Compiler::Child`](super::Compiler::Child) names. It is for a process of its own, whose memory it
@@ -19,6 +19,11 @@ pub fn compile_component(mut input: impl Read, mut output: impl Write) -> io::Re
     confine();
     expect_magic(&mut input)?;
     let wanted = super::read_array::<{ blake3::OUT_LEN }>(&mut input)?;
+    let [memory, cpu] = [
+        super::read_array(&mut input)?,
+        super::read_array(&mut input)?,
+    ];
+    limit(u64::from_le_bytes(memory), u64::from_le_bytes(cpu));
     let wasm = read_bytes(&mut input, MAX_WASM)?;
     let (status, payload) = answer(blake3::Hash::from_bytes(wanted), &wasm);
     output.write_all(super::MAGIC)?;
@@ -52,9 +57,24 @@ fn message(error: &wasmtime::Error) -> Vec<u8> {
     text.into_bytes()
 }
 
+/// What the host grants for this component.
+fn limit(memory: u64, cpu_seconds: u64) {
+    lower(Resource::As, address_space().saturating_add(memory));
+    lower(Resource::Cpu, cpu_seconds);
+}
+
+/// Bytes of address space that this process has by now: the program itself, and its allocator's first steps.
+fn address_space() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
+    let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
+    // Without /proc: what a program like this one has.
+    pages.map_or(1 << 30, |pages| pages.saturating_mul(page))
+}
+
 /// A limit that cannot be set is one that the system sets otherwise: the host's deadline is left.
 fn confine() {
-    lower(Resource::As, MEMORY);
     lower(Resource::Core, 0);
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
 }
