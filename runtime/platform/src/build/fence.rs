@@ -126,11 +126,16 @@ impl Fence {
         let cargo = below_home("CARGO_HOME", ".cargo").map(|home| home.join("bin"));
         let rustup_home = below_home("RUSTUP_HOME", ".rustup");
         make_private(caches)?;
+        // bubblewrap is not started in this folder.
+        let caches = caches.canonicalize().map_err(|source| FenceError::Caches {
+            path: caches.to_owned(),
+            source,
+        })?;
         let fence = Self {
             bwrap,
             programs: cargo.into_iter().filter(|folder| folder.is_dir()).collect(),
             rustup_home,
-            caches: caches.to_owned(),
+            caches,
             limits,
             fetch: None,
         };

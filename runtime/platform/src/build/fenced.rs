@@ -7,6 +7,7 @@
 //!
 //! **Build** runs the app's code, and has no network at all.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use oarlock_host::Tunnels;
@@ -64,16 +65,34 @@ async fn fetch(
     let (Some(fetch), Ok(())) = (&fence.fetch, app.check("Cargo.toml")) else {
         return Ok(());
     };
+    // As above, and a socket's path is short.
+    let sockets = fetch
+        .sockets
+        .canonicalize()
+        .map_err(|error| failed(&fetch.sockets, &error))?;
     let place = tempfile::Builder::new()
         .prefix("fetch-")
-        .tempdir_in(&fetch.sockets)
+        .tempdir_in(&sockets)
         .map_err(|error| failed(&fetch.sockets, &error))?;
     let socket = place.path().join("socket");
-    let mut proxy =
-        Proxy::start(&socket, fetch.tunnels.clone()).map_err(|error| failed(&socket, &error))?;
+    let mut proxy = match Proxy::start(&socket, fetch.tunnels.clone()) {
+        Ok(proxy) => proxy,
+        Err(error) => {
+            let text = format!(
+                "nothing is fetched, because the socket {} cannot be made: {error}; choose a shorter `--data`",
+                socket.display()
+            );
+            progress(Progress::Output(text));
+            return Ok(());
+        }
+    };
     let args = fence.fetch_command(root, cache, &fetch.relay, &socket, FETCH);
     let fetched = run(fence, root, cache, (FETCH, args), progress).await;
+    let mut refusals = BTreeSet::new();
     while let Ok(refusal) = proxy.refusals.try_recv() {
+        refusals.insert(refusal);
+    }
+    for refusal in refusals {
         progress(Progress::Output(refusal));
     }
     match fetched {

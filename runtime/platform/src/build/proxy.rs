@@ -78,6 +78,8 @@ async fn serve(mut client: UnixStream, tunnels: &Tunnels) -> Result<(), String> 
         Ok(server) => server,
         Err(reason) => {
             refuse(&mut client, "403 Forbidden").await;
+            // The rest would be for a manifest, which does not decide here.
+            let reason = reason.split("; to allow it").next().unwrap_or_default();
             return Err(format!(
                 "{host}:{port}: {reason}; the policy's `[build] fetch` lists what a fetch may connect to"
             ));

@@ -59,8 +59,10 @@ fn message(error: &wasmtime::Error) -> Vec<u8> {
 
 /// What the host grants for this component.
 fn limit(memory: u64, cpu_seconds: u64) {
-    lower(Resource::As, address_space().saturating_add(memory));
-    lower(Resource::Cpu, cpu_seconds);
+    let memory = address_space().saturating_add(memory);
+    lower(Resource::As, memory, memory);
+    // The kernel kills at the harder of the two, without a word; at the softer its signal says why.
+    lower(Resource::Cpu, cpu_seconds, cpu_seconds.saturating_add(1));
 }
 
 /// Bytes of address space that this process has by now: the program itself, and its allocator's first steps.
@@ -75,21 +77,20 @@ fn address_space() -> u64 {
 
 /// A limit that cannot be set is one that the system sets otherwise: the host's deadline is left.
 fn confine() {
-    lower(Resource::Core, 0);
+    lower(Resource::Core, 0, 0);
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
 }
 
 /// What it is limited to already stays: root may raise limits.
-fn lower(resource: Resource, most: u64) {
+fn lower(resource: Resource, soft: u64, hard: u64) {
     let now = rustix::process::getrlimit(resource);
-    let limit = now
-        .current
-        .into_iter()
-        .chain(now.maximum)
-        .fold(most, u64::min);
+    let least = |most: u64| {
+        let now = now.current.into_iter().chain(now.maximum);
+        Some(now.fold(most, u64::min))
+    };
     let limit = Rlimit {
-        current: Some(limit),
-        maximum: Some(limit),
+        current: least(soft),
+        maximum: least(hard),
     };
     let _ = rustix::process::setrlimit(resource, limit);
 }
