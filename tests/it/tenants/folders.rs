@@ -116,8 +116,8 @@ async fn an_app_is_named_as_its_folder_and_takes_no_other_ones_place() {
     host.output
         .wait_for("No_Name: `No_Name` is not an app name")
         .await;
-    assert_eq!(get(&host, "neighbour", "/").await.text(), "hello");
-    assert_eq!(get(&host, "linked", "/").await.text(), "hello");
+    assert_eq!(get(&host, "neighbour", "/").await.text(), "Hello, Oarlock");
+    assert_eq!(get(&host, "linked", "/").await.text(), "Hello, Oarlock");
     assert_eq!(get(&host, "aaa", "/").await.status, 404);
     assert_eq!(host.interrupt().await, Some(0));
 
