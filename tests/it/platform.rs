@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
+use oarlock_host::Compiler;
 use oarlock_platform::control::Client;
-use oarlock_platform::{Event, Platform, PlatformConfig, Source, StartError};
+use oarlock_platform::{Builds, Event, Platform, PlatformConfig, Source, StartError};
 use oarlock_spec::api::Formation;
 use oarlock_spec::codes::exit;
 use oarlock_spec::policy::Policy;
@@ -21,9 +22,11 @@ fn config(dir: &std::path::Path) -> PlatformConfig {
         },
         listen: "127.0.0.1:0".parse().unwrap(),
         domain: "localhost".to_owned(),
-        build: false,
+        build: Builds::No,
         policy: Policy::default(),
         code_cache: None,
+        compiler: Compiler::InProcess,
+        relay: None,
         build_env: BTreeMap::new(),
     }
 }

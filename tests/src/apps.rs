@@ -77,7 +77,7 @@ impl Apps {
         let mut launch = Launch::new(binary, self.folder.path());
         launch
             .command
-            .args(["serve", "--no-build", "--listen", listen, "--apps"])
+            .args(["serve", "--listen", listen, "--apps"])
             .arg(self.folder.path());
         launch
     }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    build, check, compile_component, completions, config, logs, new, ps, releases, restart,
-    rollback, run, scale, serve, up,
+    build, check, compile_component, completions, config, fetch_relay, logs, new, ps, releases,
+    restart, rollback, run, scale, serve, up,
 };
 
 /// Run, scale and release apps of sandboxed WebAssembly components.
@@ -78,6 +78,8 @@ pub(crate) enum Command {
     Completions(completions::Completions),
     #[command(hide = true)]
     CompileComponent(compile_component::CompileComponent),
+    #[command(hide = true)]
+    FetchRelay(fetch_relay::FetchRelay),
 }
 
 /// How a running app is found.

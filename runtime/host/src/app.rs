@@ -6,29 +6,25 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use oarlock_spec::api::Formation;
 use oarlock_spec::manifest::{
     self, MANIFEST_FILE, MAX_SCALE, Manifest, ManifestErrors, Options, PROCFILE,
     config_name_mistake,
 };
-use oarlock_spec::mistakes::MAX_FILE_BYTES;
 use oarlock_spec::names::{AppName, NameError, ReleaseId, SlugId};
 use oarlock_spec::policy::Policy;
 use sha2::{Digest as _, Sha256};
 
 use crate::Host;
 use crate::apply::{Applied, ApplyError, Component, Desired, ReleasePhase, Slug};
+use crate::folder::{AppFolder, FileError, MAX_COMPONENT};
 use crate::host::lock;
-
-/// Bytes of one component (256 MiB).
-const MAX_COMPONENT: u64 = 256 << 20;
 
 /// An app to be run: [`Host::add`] takes it.
 ///
@@ -98,7 +94,7 @@ impl App {
     }
 
     /// The app in a folder: its `oarlock.toml` or `Procfile`, and the components that this names, all read now.
-    /// Nothing is built. Blocks on the disk.
+    /// Nothing is built. The folder is read as hostile input, see [`folder`](crate::folder). Blocks on the disk.
     ///
     /// # Errors
     /// If the manifest has mistakes, or a file is missing or too large.
@@ -108,13 +104,14 @@ impl App {
             let path = path.join(file);
             move |source| AddError::Read { path, source }
         };
-        let dir = Dir::open_ambient_dir(path, ambient_authority()).map_err(failed(""))?;
+        let folder = AppFolder::open(path).map_err(failed(""))?;
         let text = |file: &str| {
-            read(&dir, file, MAX_FILE_BYTES as u64)
-                .and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other))
-                .map_err(failed(file))
+            let found = folder
+                .read_text(file)
+                .and_then(|text| text.ok_or(FileError::Missing));
+            found.map_err(|error| failed(file)(error.into()))
         };
-        let source = if !dir.exists(MANIFEST_FILE) && dir.exists(PROCFILE) {
+        let source = if !folder.has(MANIFEST_FILE) && folder.has(PROCFILE) {
             let absolute = path.canonicalize().map_err(failed(""))?;
             let name = absolute.file_name().unwrap_or_default().to_string_lossy();
             Source::Procfile(text(PROCFILE)?, name.parse()?)
@@ -126,7 +123,9 @@ impl App {
             let file = process.component;
             if let Entry::Vacant(place) = app.components.entry(file) {
                 let file = place.key();
-                let bytes = read(&dir, file, MAX_COMPONENT).map_err(failed(file))?;
+                let bytes = folder
+                    .read(file, MAX_COMPONENT)
+                    .map_err(|error| failed(file)(error.into()))?;
                 place.insert(bytes.into());
             }
         }
@@ -279,18 +278,6 @@ impl App {
         let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         hex.parse().map_err(|error: NameError| platform(&error))
     }
-}
-
-/// A file of at most so many bytes.
-fn read(dir: &Dir, path: &str, most: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let file = dir.open(path)?;
-    file.take(most + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most {
-        let message = format!("it has more than {most} bytes");
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
-    }
-    Ok(bytes)
 }
 
 impl Host {

@@ -165,6 +165,8 @@ impl Host {
             code_cache: config.code_cache.clone(),
             compiler: config.compiler.clone(),
             compile_deadline: config.compile_deadline,
+            compile_memory: config.policy.compile.memory,
+            compile_cpu: config.policy.compile.cpu,
             functions: config.functions.clone(),
             proposals: config.policy.wasm.clone(),
         })?;

@@ -45,6 +45,7 @@
 //!
 //! | module | what is in it |
 //! |---|---|
+//! | [`folder`] | reading an app's folder, which is hostile input |
 //! | [`events`] | what happens to apps and dynos, as a subscription |
 //! | [`logs`] | the log of an app |
 //! | [`usage`] | what apps used, and meters of one's own |
@@ -63,12 +64,14 @@ pub mod apply;
 mod config;
 mod cores;
 pub mod events;
+pub mod folder;
 mod formation;
 mod host;
 pub mod logs;
 mod one_off;
 mod router;
 pub mod service;
+mod tunnels;
 pub mod usage;
 mod web;
 
@@ -123,6 +126,7 @@ pub use oarlock_sandbox::{Compiler, Guest};
 pub use oarlock_spec::names::AppName;
 pub use oarlock_spec::policy::Policy;
 pub use service::AppService;
+pub use tunnels::Tunnels;
 
 /// wasmtime, for [`HostFunctions`]: `wasmtime::component::bindgen!` with `wasmtime_crate: oarlock_host::wasmtime`
 /// generates what fits.

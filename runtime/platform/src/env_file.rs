@@ -4,15 +4,18 @@
 //! single quotes (as it is) or in double quotes (`\n`, `\t`, `\r`, `\"`, `\\`, `\$`); quoted ones may
 //! span lines. Nothing is expanded: `$HOME` stays `$HOME`.
 
+use oarlock_host::folder::AppFolder;
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use crate::folder::read_text;
 
+/// Its name.
+const NAME: &str = ".env";
+
 /// Reads the `.env` of an app's folder; none is an empty one. The error names every bad line.
-pub(crate) fn load(dir: &Path) -> Result<BTreeMap<String, String>, String> {
-    let path = dir.join(".env");
-    match read_text(&path)? {
+pub(crate) fn load(folder: &AppFolder) -> Result<BTreeMap<String, String>, String> {
+    let path = folder.path().join(NAME);
+    match read_text(folder, NAME)? {
         None => Ok(BTreeMap::new()),
         Some(text) => parse(&text).map_err(|mistakes| {
             let lines: Vec<String> = mistakes

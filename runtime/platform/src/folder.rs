@@ -5,10 +5,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{
+    DirBuilderExt, FileTypeExt as _, MetadataExt, OpenOptionsExt, PermissionsExt,
+};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use oarlock_host::folder::AppFolder;
 use oarlock_spec::manifest::{self, MANIFEST_FILE, Manifest, PROCFILE};
 use oarlock_spec::names::AppName;
 use oarlock_spec::policy::Policy;
@@ -16,10 +19,7 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 /// The data folder's name in an app's folder.
-pub(crate) const DATA_NAME: &str = ".oarlock";
-
-/// The largest manifest, Procfile or `.env`, in bytes.
-pub(crate) const MAX_TEXT: u64 = 1024 * 1024;
+pub(crate) const DATA_NAME: &str = oarlock_host::folder::STATE_FOLDER;
 
 /// How deep the data folder is searched for symbolic links: `apps/<app>/<thing>`. Below lies what guests
 /// wrote, which is only reached through handles that do not leave it.
@@ -156,6 +156,12 @@ fn refuse_links(root: &Path, folder: &Path, depth: usize) -> Result<(), FolderEr
         if kind.is_symlink() {
             return Err(link(&entry.path()));
         }
+        if kind.is_fifo() || kind.is_char_device() || kind.is_block_device() {
+            return Err(unusable(
+                &entry.path(),
+                "this is a named pipe or a device, and oarlock has none in its data folder; remove it",
+            ));
+        }
         // A slug's own files are verified against its id, and read without following links.
         let own_slugs = folder == root.join("slugs");
         if kind.is_dir() && depth > 1 && !own_slugs {
@@ -231,18 +237,37 @@ fn in_use(folder: &Path, file: &mut File) -> FolderError {
     )
 }
 
-/// Whether an app lies here: a folder with `oarlock.toml` or `Procfile`.
+/// Whether an app lies here: a folder with something of the name `oarlock.toml` or `Procfile`. What is no file is refused
+/// when it is read, by its name.
 pub(crate) fn has_manifest(dir: &Path) -> bool {
-    dir.join(MANIFEST_FILE).is_file() || dir.join(PROCFILE).is_file()
+    let there = |name: &str| dir.join(name).symlink_metadata().is_ok();
+    there(MANIFEST_FILE) || there(PROCFILE)
+}
+
+/// Opens an app's folder; the error is ready to print.
+pub(crate) fn open_app(dir: &Path) -> Result<AppFolder, String> {
+    AppFolder::open(dir).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            format!("{}: there is no such folder", dir.display())
+        }
+        _ => format!("{}: {}", dir.display(), explain_io(&error)),
+    })
 }
 
 /// Reads `oarlock.toml`, or else `Procfile`, of an app's folder. All mistakes at once, ready to print.
 ///
 /// `policy`: the operator's, whose defaults lie below the manifest's limits and whose caps bound them.
 pub fn load_manifest(dir: &Path, policy: Option<&Policy>) -> Result<Manifest, String> {
-    if !dir.is_dir() {
-        return Err(format!("{}: there is no such folder", dir.display()));
-    }
+    read_manifest(&open_app(dir)?, &folder_app_name(dir), policy)
+}
+
+/// The same of an open folder. `procfile_app`: the name of an app that has a Procfile, which gives none.
+pub(crate) fn read_manifest(
+    folder: &AppFolder,
+    procfile_app: &AppName,
+    policy: Option<&Policy>,
+) -> Result<Manifest, String> {
+    let dir = folder.path();
     let options = manifest::Options {
         policy,
         providers: &[],
@@ -251,15 +276,15 @@ pub fn load_manifest(dir: &Path, policy: Option<&Policy>) -> Result<Manifest, St
         let path = dir.join(file).display().to_string();
         move |mistakes: manifest::ManifestErrors| mistakes.in_file(path).to_string()
     };
-    let (file, manifest) = if let Some(text) = read_text(&dir.join(MANIFEST_FILE))? {
+    let (file, manifest) = if let Some(text) = read_text(folder, MANIFEST_FILE)? {
         (
             MANIFEST_FILE,
             manifest::parse(&text, &options).map_err(named(MANIFEST_FILE))?,
         )
-    } else if let Some(text) = read_text(&dir.join(PROCFILE))? {
+    } else if let Some(text) = read_text(folder, PROCFILE)? {
         (
             PROCFILE,
-            manifest::parse_procfile(&text, folder_app_name(dir), &options)
+            manifest::parse_procfile(&text, procfile_app.clone(), &options)
                 .map_err(named(PROCFILE))?,
         )
     } else {
@@ -282,29 +307,14 @@ pub fn load_manifest(dir: &Path, policy: Option<&Policy>) -> Result<Manifest, St
     }
 }
 
-/// A text file; `None`: there is none.
-pub(crate) fn read_text(path: &Path) -> Result<Option<String>, String> {
-    let say = |reason: String| format!("{}: {reason}", path.display());
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(say(explain_io(&error))),
-    };
-    if !file.metadata().is_ok_and(|found| found.is_file()) {
-        return Err(say("this is not a file".to_owned()));
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_TEXT + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| say(explain_io(&error)))?;
-    if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_TEXT) {
-        return Err(say(format!(
-            "the file is over the limit of {MAX_TEXT} bytes"
-        )));
-    }
-    String::from_utf8(bytes).map(Some).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        say(format!("the file is not UTF-8 (at byte {at})"))
+/// A text file of an app; `None`: there is none.
+pub(crate) fn read_text(folder: &AppFolder, name: &str) -> Result<Option<String>, String> {
+    folder.read_text(name).map_err(|error| {
+        format!(
+            "{}: {}",
+            folder.path().join(name).display(),
+            crate::slug::explain(error)
+        )
     })
 }
 
@@ -334,6 +344,23 @@ pub(crate) fn folder_app_name(dir: &Path) -> AppName {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pipe_in_the_data_folder_is_refused_and_not_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join(DATA_NAME);
+        std::fs::create_dir(&path).unwrap();
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        for name in [".gitignore", "state.db", "control.sock"] {
+            let pipe = path.join(name);
+            let fifo = rustix::fs::FileType::Fifo;
+            rustix::fs::mknodat(rustix::fs::CWD, &pipe, fifo, mode, 0).unwrap();
+            let error = DataDir::open(&path).err().unwrap().to_string();
+            assert!(error.contains(name) && error.contains("pipe"), "{error}");
+            std::fs::remove_file(&pipe).unwrap();
+        }
+        DataDir::open(&path).unwrap();
+    }
 
     #[test]
     fn the_second_is_told_who_runs() {

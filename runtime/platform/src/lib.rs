@@ -19,4 +19,4 @@ pub mod store;
 mod testing;
 
 pub use folder::{DataDir, FolderError, load_manifest};
-pub use platform::{Event, Platform, PlatformConfig, Source, StartError};
+pub use platform::{Builds, Event, Platform, PlatformConfig, Source, StartError};

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oarlock_spec::names::AppName;
-use oarlock_spec::policy::Proposal;
+use oarlock_spec::policy::{CompileLimits, Proposal};
 use wasmtime::component::Linker;
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::cache::CodeCache;
 use crate::capacity::Capacity;
-use crate::compiler::{Compile, Compiler};
+use crate::compiler::{Compile, Compiler, Limits};
 use crate::functions::HostFunctions;
 use crate::limiter::ITEMS;
 use crate::place::Places;
@@ -68,6 +68,10 @@ pub struct EngineConfig {
     pub compiler: Compiler,
     /// How long a [`Compiler::Child`] may take for one component.
     pub compile_deadline: Duration,
+    /// Bytes of address space that a [`Compiler::Child`] may use beyond what it starts with.
+    pub compile_memory: u64,
+    /// CPU time that a [`Compiler::Child`] may use, in whole seconds.
+    pub compile_cpu: Duration,
     /// What components may import beside WASI.
     pub functions: HostFunctions,
     /// WebAssembly proposals that components may use beyond those that every engine takes.
@@ -85,6 +89,8 @@ impl Default for EngineConfig {
             code_cache: None,
             compiler: Compiler::InProcess,
             compile_deadline: COMPILE_DEADLINE,
+            compile_memory: CompileLimits::default().memory,
+            compile_cpu: CompileLimits::default().cpu,
             functions: HostFunctions::new(),
             proposals: BTreeSet::new(),
         }
@@ -179,8 +185,13 @@ impl Engine {
             .functions
             .check(&concurrent.linker)
             .map_err(|error| EngineError::Functions(crate::trap::describe(&error)))?;
+        let limits = Limits {
+            memory: config.compile_memory,
+            cpu: config.compile_cpu,
+            deadline: config.compile_deadline,
+        };
         let proposals = Proposals::new(&config.proposals);
-        let compile = Compile::new(config.compiler, config.compile_deadline, proposals)
+        let compile = Compile::new(config.compiler, limits, proposals)
             .map_err(|error| EngineError::Setup(format!("the compiler's path: {error}")))?;
         let engines = [&serial.wasm, &concurrent.wasm];
         let cache = CodeCache::open(config.code_cache, compile, engines)?;

@@ -11,6 +11,7 @@ pub mod manifest;
 pub mod mistakes;
 pub mod names;
 pub mod policy;
+mod policy_work;
 
 mod read;
 mod suggest;

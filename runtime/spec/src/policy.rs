@@ -26,6 +26,17 @@
 //! [weights]                               # an app's share of a busy machine, 1 unless named
 //! guestbook = 2
 //!
+//! [compile]                               # one component's compilation, in a child
+//! memory = "2 GiB"                         # beyond what the compiler itself takes
+//! cpu = "120s"
+//!
+//! [build]                                 # one app's build under `serve --build`
+//! memory = "4 GiB"
+//! timeout = "15m"
+//! processes = 512
+//! disk = "8 GiB"                           # the app's folder and its cache
+//! fetch = ["index.crates.io", "static.crates.io"]
+//!
 //! [prices]                                # per unit of what `usage` counts
 //! cpu_hour = 0.02
 //! ```
@@ -47,9 +58,12 @@ use crate::limits::{AppCaps, LimitKey, LimitSet, LimitValue, in_units};
 use crate::manifest::Manifest;
 use crate::mistakes::{FileErrors, Findings, Source, brief};
 use crate::names::AppName;
+use crate::policy_work::{read_build, read_compile};
 use crate::read::{self, Entry};
 use crate::suggest::did_you_mean;
 use crate::units::{parse_size, show_size};
+
+pub use crate::policy_work::{BuildLimits, CompileLimits};
 
 /// The file's usual name, shown where the caller gives none.
 pub const POLICY_FILE: &str = "policy.toml";
@@ -73,6 +87,10 @@ pub struct Policy {
     pub wasm: BTreeSet<Proposal>,
     /// Defaults of limits for manifests that are silent.
     pub defaults: LimitSet,
+    /// Bounds of one component's compilation in a child.
+    pub compile: CompileLimits,
+    /// Bounds of one app's build under `serve --build`.
+    pub build: BuildLimits,
     /// Admin URLs of shared add-on servers, by provider.
     pub addons: BTreeMap<String, AdminUrl>,
     /// An app's share of a busy machine; an app not named weighs 1.
@@ -159,7 +177,7 @@ impl fmt::Debug for AdminUrl {
     }
 }
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 12] = [
     "app_memory",
     "private_networks",
     "wasm",
@@ -167,6 +185,8 @@ const KEYS: [&str; 10] = [
     "connections",
     "caps",
     "defaults",
+    "compile",
+    "build",
     "addons",
     "weights",
     "prices",
@@ -232,6 +252,18 @@ fn read_policy(document: &DeTable<'_>, findings: &mut Findings<'_>) -> Policy {
         .and_then(|entry| entry.table("[defaults]", findings))
     {
         policy.defaults = LimitSet::read(table, "[defaults]", Some(&policy.caps), findings);
+    }
+    if let Some(table) = keys
+        .get("compile")
+        .and_then(|entry| entry.table("[compile]", findings))
+    {
+        policy.compile = read_compile(table, findings);
+    }
+    if let Some(table) = keys
+        .get("build")
+        .and_then(|entry| entry.table("[build]", findings))
+    {
+        policy.build = read_build(table, findings);
     }
     if let Some(table) = keys
         .get("addons")

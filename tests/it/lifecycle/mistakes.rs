@@ -374,3 +374,53 @@ async fn wrong_arguments_say_how_they_are_written() {
         &["`taken`", "choose another name"],
     );
 }
+
+fn fifo(path: &std::path::Path) {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+}
+
+#[tokio::test]
+async fn a_cloned_app_cannot_have_up_read_or_wait_for_anything_else() {
+    let place = tempfile::tempdir().unwrap();
+    let key = place.path().join("key");
+    std::fs::write(&key, "KEY=secret-of-the-user").unwrap();
+
+    let app = web();
+    symlink(&key, app.path().join(".env")).unwrap();
+    let done = refused(&app).await;
+    assert_refused(&done, exit::MANIFEST, &[".env", "leads out"]);
+    assert!(!done.stderr.contains("secret-of-the-user"));
+
+    let app = web();
+    fifo(&app.path().join(".env"));
+    let done = refused(&app).await;
+    assert_refused(&done, exit::MANIFEST, &[".env", "a named pipe"]);
+
+    let app = App::new(WEB);
+    symlink(&key, app.path().join("web.wasm")).unwrap();
+    let done = refused(&app).await;
+    assert_refused(&done, exit::BUILD, &["web.wasm", "leads out"]);
+
+    let app = web();
+    std::fs::remove_file(app.path().join("oarlock.toml")).unwrap();
+    fifo(&app.path().join("oarlock.toml"));
+    for args in [&["check"][..], &["build"]] {
+        let done = command(&app, args).await;
+        assert_refused(&done, exit::MANIFEST, &["oarlock.toml", "a named pipe"]);
+    }
+
+    // The state lies in the app's folder, and is no part of the app.
+    let more = "[files]\ninclude = [\".oarlock/**\"]\n";
+    let app = App::new(&format!("{WEB}{more}")).guest("web.wasm", "hello-p2");
+    let done = refused(&app).await;
+    let words = &["`.oarlock/**`", "never part of an app"];
+    assert_refused(&done, exit::MANIFEST, words);
+
+    // Nor may what came with the app be waited for there.
+    let app = web();
+    std::fs::create_dir(app.path().join(".oarlock")).unwrap();
+    fifo(&app.path().join(".oarlock/.gitignore"));
+    let done = refused(&app).await;
+    assert_refused(&done, exit::FAILURE, &[".gitignore", "a named pipe"]);
+}

@@ -2,8 +2,10 @@
 //! over the real binary.
 
 mod apart;
+mod builds;
 mod caps;
 mod endpoints;
+mod folders;
 mod foreign;
 mod guestbook;
 mod kv;

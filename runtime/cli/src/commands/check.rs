@@ -111,7 +111,8 @@ impl Check {
             .unwrap_or_default();
         ProcessRow {
             process: process.clone(),
-            built: self.dir.join(&component).is_file(),
+            built: oarlock_host::folder::AppFolder::open(&self.dir)
+                .is_ok_and(|folder| folder.check(&component).is_ok()),
             component,
             args: described
                 .map(|found| found.args.clone())

@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use oarlock_host::Host;
 use oarlock_host::capacity::{Bound, Capacity, Most};
 use oarlock_host::logs::LogFilter;
+use oarlock_host::{Compiler, Host};
 use oarlock_platform::{Event, Platform, PlatformConfig};
 use oarlock_spec::codes::exit;
 use oarlock_spec::policy::Policy;
@@ -68,6 +68,16 @@ fn low_limits(connections: u32) -> String {
         descriptors::limit(),
         Host::MOST_CONNECTIONS
     )
+}
+
+/// This program, which compiles in a process of its own. By the kernel's name for it, so that a newer version on the disk
+/// does not take the place of the one that runs.
+pub(super) fn compiler() -> Compiler {
+    let own = Path::new("/proc/self/exe");
+    if own.exists() {
+        return Compiler::Child(own.to_owned());
+    }
+    std::env::current_exe().map_or(Compiler::InProcess, Compiler::Child)
 }
 
 /// Runs a platform until a signal ends it.
@@ -247,6 +257,9 @@ impl Screen {
                         None => format!("{app} {release}"),
                     },
                 );
+            }
+            Event::Refused { folder, message } => {
+                print::error(&format!("{}: {message}", folder.display()));
             }
             Event::Failed { app, message } => {
                 self.ended();

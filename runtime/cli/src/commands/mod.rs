@@ -6,6 +6,7 @@ pub(crate) mod compile_component;
 pub(crate) mod completions;
 pub(crate) mod config;
 mod drive;
+pub(crate) mod fetch_relay;
 pub(crate) mod logs;
 pub(crate) mod new;
 pub(crate) mod ps;
@@ -42,6 +43,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         Command::Rollback(command) => block_on(command.run()),
         Command::Completions(command) => command.run(),
         Command::CompileComponent(command) => command.run(),
+        Command::FetchRelay(command) => block_on(command.run()),
     }
 }
 

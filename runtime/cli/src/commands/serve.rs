@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use oarlock_platform::{PlatformConfig, Source};
+use oarlock_platform::{Builds, PlatformConfig, Source};
 
 use super::drive;
 use crate::output::Outcome;
+use crate::print;
 
 /// Run every app below a folder on one host, at `<app>.<domain>`
 #[derive(Debug, clap::Args)]
@@ -23,8 +24,11 @@ pub(crate) struct Serve {
     /// The host's own folder [default: `.oarlock` in the apps' folder]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Take the components as they are
+    /// Build apps first, each in a fence (needs bubblewrap)
     #[arg(long)]
+    build: bool,
+    /// What it does anyway; earlier versions built unless they were told not to
+    #[arg(long, hide = true, conflicts_with = "build")]
     no_build: bool,
     /// The operator's policy file
     #[arg(long, value_name = "FILE")]
@@ -37,6 +41,12 @@ impl Serve {
             .data
             .clone()
             .unwrap_or_else(|| self.apps.join(".oarlock"));
+        if self.build {
+            print::note(
+                "Fencing",
+                "each build; memory, processes and disk are counted a few times a second, for no cgroup is used",
+            );
+        }
         let config = PlatformConfig {
             source: Source::Apps {
                 dir: self.apps,
@@ -44,9 +54,15 @@ impl Serve {
             },
             listen: self.listen,
             domain: self.domain,
-            build: !self.no_build,
+            build: if self.build && !self.no_build {
+                Builds::Fenced
+            } else {
+                Builds::No
+            },
             policy: drive::policy(self.policy.as_deref())?,
             code_cache: Some(data.join("code")),
+            compiler: drive::compiler(),
+            relay: std::env::current_exe().ok(),
             build_env: std::env::vars().collect(),
         };
         drive::until_stopped(config)

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use oarlock_platform::{PlatformConfig, Source};
+use oarlock_platform::{Builds, PlatformConfig, Source};
 use oarlock_spec::names::ProcessType;
 
 use super::{drive, scale};
@@ -42,9 +42,15 @@ impl Up {
             },
             listen: self.listen,
             domain: "localhost".to_owned(),
-            build: !self.no_build,
+            build: if self.no_build {
+                Builds::No
+            } else {
+                Builds::Own
+            },
             policy: drive::policy(self.policy.as_deref())?,
             code_cache: drive::user_code_cache(),
+            compiler: drive::compiler(),
+            relay: None,
             build_env: std::env::vars().collect(),
         };
         drive::until_stopped(config)

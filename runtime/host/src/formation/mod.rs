@@ -40,6 +40,8 @@ pub(crate) use app::{App, Shared, app_folder, open_app};
 pub(crate) use dispatcher::{Ending, Message};
 pub(crate) use dyno::{RunEnd, Word, reason as exit_reason};
 pub(crate) use occasional::{MOST_ONE_OFFS, Occasional, OccasionalError, Purpose};
-pub(crate) use prepare::{Prepared, PreparedProcess, one_off_type, release_phase_limit};
+pub(crate) use prepare::{
+    Prepared, PreparedProcess, metadata_addresses, one_off_type, release_phase_limit,
+};
 pub use room::NoRoom;
 pub(crate) use table::{ChangeError, StateChange};

@@ -345,7 +345,7 @@ impl PreparedProcess {
 }
 
 /// Where clouds hand out credentials: never granted, whatever the manifest or the policy says.
-fn metadata_addresses() -> Vec<IpAddr> {
+pub(crate) fn metadata_addresses() -> Vec<IpAddr> {
     vec![
         IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
         IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),

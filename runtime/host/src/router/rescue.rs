@@ -125,7 +125,7 @@ fn of_code(code: RouterCode) -> Rescue {
 /// later; dynos take a while to be scaled up, and to start.
 fn retry_after(failure: Failure) -> Option<&'static str> {
     match failure {
-        Failure::Code(RouterCode::H11) => Some("1"),
+        Failure::Code(RouterCode::H11) | Failure::TooManyRequests => Some("1"),
         Failure::Code(RouterCode::H14 | RouterCode::H20) => Some("5"),
         Failure::Code(
             RouterCode::H10

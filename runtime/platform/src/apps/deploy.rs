@@ -8,10 +8,10 @@ use oarlock_spec::manifest::Manifest;
 
 use super::worker::{Command, Deployed, ReleaseFailure, blocking};
 use super::{App, Building};
-use crate::build::{BuildError, Progress, build};
+use crate::build::{BuildError, Progress, build, build_fenced};
 use crate::control::ApiError;
 use crate::env_file;
-use crate::folder::load_manifest;
+use crate::folder::open_app;
 use crate::platform::Event;
 use crate::releases::ReleaseError;
 use crate::slug::SlugError;
@@ -87,8 +87,8 @@ fn release_exit_code(failure: &ReleaseFailure) -> u8 {
 /// Builds the app's folder and makes it run; what is running already stays if it does not differ.
 /// Dropping the future ends the build; a release that was begun goes on.
 pub(crate) async fn bring_up(app: &Arc<App>) -> Result<(), DeployFailure> {
-    let manifest =
-        load_manifest(&app.dir, Some(&app.shared.policy)).map_err(DeployFailure::Manifest)?;
+    let folder = open_app(&app.dir).map_err(DeployFailure::Manifest)?;
+    let manifest = app.manifest(&folder).map_err(DeployFailure::Manifest)?;
     if manifest.app != app.name {
         return Err(DeployFailure::Manifest(format!(
             "the manifest now names the app `{}`; it runs as `{}` until oarlock is started again",
@@ -97,7 +97,7 @@ pub(crate) async fn bring_up(app: &Arc<App>) -> Result<(), DeployFailure> {
     }
     check_scaled(app, &manifest)?;
     let mut base = manifest.config.clone();
-    base.extend(env_file::load(&app.dir).map_err(DeployFailure::Manifest)?);
+    base.extend(env_file::load(&folder).map_err(DeployFailure::Manifest)?);
     if app.shared.building == Building::Yes {
         run_build(app, &manifest).await?;
     }
@@ -164,28 +164,26 @@ fn check_scaled(app: &App, manifest: &Manifest) -> Result<(), DeployFailure> {
 async fn run_build(app: &Arc<App>, manifest: &Manifest) -> Result<(), BuildError> {
     let shared = &app.shared;
     let name = app.name.clone();
-    build(
-        &app.dir,
-        manifest,
-        &shared.build_env,
-        |progress| match progress {
-            Progress::Starting(command) => {
-                shared
-                    .runtime
-                    .log(&name, "build", &format!("Running `{command}`"));
-                shared.tell(Event::Building {
-                    app: name.clone(),
-                    command,
-                });
-            }
-            Progress::Output(line) => {
-                shared.runtime.log(&name, "build", &line);
-                shared.tell(Event::BuildOutput {
-                    app: name.clone(),
-                    line,
-                });
-            }
-        },
-    )
-    .await
+    let tell = |progress| match progress {
+        Progress::Starting(command) => {
+            shared
+                .runtime
+                .log(&name, "build", &format!("Running `{command}`"));
+            shared.tell(Event::Building {
+                app: name.clone(),
+                command,
+            });
+        }
+        Progress::Output(line) => {
+            shared.runtime.log(&name, "build", &line);
+            shared.tell(Event::BuildOutput {
+                app: name.clone(),
+                line,
+            });
+        }
+    };
+    match &shared.fence {
+        Some(fence) => build_fenced(fence, &app.dir, manifest, tell).await,
+        None => build(&app.dir, manifest, &shared.build_env, tell).await,
+    }
 }

@@ -8,13 +8,17 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use oarlock_host::folder::AppFolder;
 use oarlock_spec::api::{AppRow, ConfigChange, ConfigVars, Formation, ReleaseRow};
+use oarlock_spec::manifest::Manifest;
 use oarlock_spec::names::{AppName, ReleaseId};
 use oarlock_spec::policy::Policy;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
+use crate::build::Fence;
 use crate::control::{ApiError, words};
+use crate::folder::read_manifest;
 use crate::platform::Event;
 use crate::releases::{ReleaseError, Releases, find_current, wanted_slugs};
 use crate::runtime::Runtime;
@@ -75,6 +79,8 @@ pub(crate) struct Shared {
     pub(crate) policy: Policy,
     pub(crate) build_env: BTreeMap<String, String>,
     pub(crate) building: Building,
+    /// Around builds; `None`: they run as the user's own.
+    pub(crate) fence: Option<Arc<Fence>>,
     pub(crate) scale_lasts: ScaleLasts,
     pub(crate) urls: Urls,
     /// The apps' tasks, waited for before the data folder is given back.
@@ -166,6 +172,11 @@ impl App {
             scaled,
             shown,
         }))
+    }
+
+    /// What the folder's manifest says now. Names no app of its own where a Procfile is all there is.
+    fn manifest(&self, folder: &AppFolder) -> Result<Manifest, String> {
+        read_manifest(folder, &self.name, Some(&self.shared.policy))
     }
 
     pub(crate) fn name(&self) -> &AppName {

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use oarlock_host::folder::AppFolder;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
@@ -178,7 +179,7 @@ impl Watching {
                 if self.seen.len() > MAX_CHANGED {
                     self.seen.clear();
                 }
-                let now = Fingerprint::of(&path);
+                let now = Fingerprint::of(&self.root, &path);
                 changed |= self.seen.insert(path, now) != Some(now);
             }
         }
@@ -283,22 +284,23 @@ impl Watching {
 enum Fingerprint {
     Absent,
     Contents([u8; 32]),
-    /// Of what is too large to be read for this: length, and time of change.
+    /// Of what is too large to be read for this, or no file of the app's: length, and time of change.
     Outside(u64, Option<SystemTime>),
 }
 
 impl Fingerprint {
-    fn of(path: &Path) -> Self {
-        let Ok(found) = std::fs::metadata(path) else {
+    fn of(root: &Path, path: &Path) -> Self {
+        let Ok(found) = std::fs::symlink_metadata(path) else {
             return Self::Absent;
         };
-        if found.is_file()
-            && found.len() <= MAX_READ
-            && let Ok(bytes) = std::fs::read(path)
-        {
-            return Self::Contents(Sha256::digest(bytes).into());
+        let contents = || {
+            let below = path.strip_prefix(root).ok()?;
+            AppFolder::open(root).ok()?.read(below, MAX_READ).ok()
+        };
+        match contents() {
+            Some(bytes) => Self::Contents(Sha256::digest(bytes).into()),
+            None => Self::Outside(found.len(), found.modified().ok()),
         }
-        Self::Outside(found.len(), found.modified().ok())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Runs one command in a process group of its own, which ends with us, however we end.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -28,6 +29,61 @@ const SUPERVISED: &str = r#"exec 3<&0
 ( cat <&3; kill -KILL 0 ) >/dev/null 2>&1 &
 exec sh -c "$1" 3<&- </dev/null"#;
 
+/// The same for a fence: `$@` is bubblewrap with its arguments. Its limits hold for each process. It stays below this shell,
+/// which has one thread, because bubblewrap ends what it fences when the thread that started bubblewrap ends.
+const FENCED: &str = r#"exec 3<&0
+( cat <&3; kill -KILL 0 ) >/dev/null 2>&1 &
+ulimit -c 0
+ulimit -f "$OARLOCK_FILE" 2>/dev/null
+ulimit -d "$OARLOCK_DATA" 2>/dev/null
+ulimit -t "$OARLOCK_CPU" 2>/dev/null
+ulimit -u "$OARLOCK_PROCESSES" 2>/dev/null || ulimit -p "$OARLOCK_PROCESSES" 2>/dev/null
+unset OARLOCK_FILE OARLOCK_DATA OARLOCK_CPU OARLOCK_PROCESSES
+"$@" 3<&- </dev/null
+exit $?"#;
+
+/// What is to be run, and how it is shown.
+pub(super) struct Job<'a> {
+    /// For people.
+    pub(super) command: &'a str,
+    /// What [`SUPERVISED`] or [`FENCED`] gets.
+    args: Vec<OsString>,
+    script: &'static str,
+    root: &'a Path,
+    env: BTreeMap<String, String>,
+}
+
+impl<'a> Job<'a> {
+    /// A shell command as the user himself would run it.
+    pub(super) fn own(root: &'a Path, command: &'a str, env: &BTreeMap<String, String>) -> Self {
+        let mut env = env.clone();
+        env.insert("PWD".to_owned(), root.display().to_string());
+        Self {
+            command,
+            args: vec![command.into()],
+            script: SUPERVISED,
+            root,
+            env,
+        }
+    }
+
+    /// bubblewrap with these arguments. `env`: its own, with the limits.
+    pub(super) fn fenced(
+        root: &'a Path,
+        command: &'a str,
+        args: Vec<OsString>,
+        env: BTreeMap<String, String>,
+    ) -> Self {
+        Self {
+            command,
+            args,
+            script: FENCED,
+            root,
+            env,
+        }
+    }
+}
+
 /// Why a build command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
@@ -38,6 +94,14 @@ pub enum CommandError {
         command: String,
         /// How it ended.
         status: ExitStatus,
+    },
+    /// It used more than the operator allows.
+    #[error("the build command was ended, because {what}: `{command}`")]
+    Exceeded {
+        /// As it was run.
+        command: String,
+        /// What it used, and the policy's key.
+        what: String,
     },
     /// It could not be started.
     #[error("the build command `{command}` cannot be started: {source}")]
@@ -115,17 +179,28 @@ pub(super) async fn run(
     env: &BTreeMap<String, String>,
     progress: &mut (impl FnMut(Progress) + Send),
 ) -> Result<(), CommandError> {
+    let job = Job::own(root, command, env);
+    run_bounded(job, progress, |_pid| std::future::pending()).await
+}
+
+/// The same of any job. `exceeded` is told the first process's id, and ends the job when it ends.
+pub(super) async fn run_bounded<F: Future<Output = String> + Send>(
+    job: Job<'_>,
+    progress: &mut (impl FnMut(Progress) + Send),
+    exceeded: impl FnOnce(u32) -> F + Send,
+) -> Result<(), CommandError> {
+    let command = job.command;
     progress(Progress::Starting(command.to_owned()));
     let start = |source: std::io::Error| CommandError::Start {
         command: command.to_owned(),
         source,
     };
     let mut child = Command::new("sh")
-        .args(["-c", SUPERVISED, "sh", command])
-        .current_dir(root)
+        .args(["-c", job.script, "sh"])
+        .args(&job.args)
+        .current_dir(job.root)
         .env_clear()
-        .envs(env)
-        .env("PWD", root)
+        .envs(&job.env)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -139,6 +214,8 @@ pub(super) async fn run(
             .and_then(|id| i32::try_from(id).ok())
             .and_then(Pid::from_raw),
     );
+    let exceeded = exceeded(child.id().unwrap_or_default());
+    tokio::pin!(exceeded);
     let watchdog = child.stdin.take();
     let (lines, mut told) = mpsc::channel(LINES);
     let readers = [
@@ -156,6 +233,11 @@ pub(super) async fn run(
         tokio::select! {
             Some(line) = told.recv() => progress(Progress::Output(line)),
             status = child.wait() => break status.map_err(start)?,
+            what = &mut exceeded => {
+                group.kill();
+                let command = command.to_owned();
+                return Err(CommandError::Exceeded { command, what });
+            }
         }
     };
     // What it left in the background must not outlive the build, nor hold its output open. The leader is

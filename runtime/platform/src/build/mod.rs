@@ -1,21 +1,28 @@
 //! Builds an app: the manifest's `[build] command`, or the buildpack that its folder calls for.
 //!
-//! A build runs as the user who started the host, in the app's folder; it is not sandboxed, which is
-//! why `serve` for strangers starts with `--no-build`. It ends with the future that runs it.
+//! [`build`] runs it as the user who started the host, in the app's folder, with his environment: `up` and `oarlock build`
+//! do so, for who names a folder there means its build. [`build_fenced`] is for the folders of strangers: see [`Fence`].
+//! A build ends with the future that runs it.
 
+mod bounds;
 mod command;
+mod fence;
+mod fenced;
+mod proxy;
 mod rust;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use cap_std::ambient_authority;
-use cap_std::fs::Dir;
+use oarlock_host::folder::AppFolder;
 use oarlock_spec::manifest::Manifest;
 
 use crate::slug;
 
 pub use command::CommandError;
+pub use fence::{Fence, FenceError};
+pub(crate) use fenced::Fetch;
+pub use fenced::build_fenced;
 
 /// What a build tells while it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +47,9 @@ pub enum BuildError {
         /// What to do.
         help: &'static str,
     },
+    /// The fence of a build of `serve`.
+    #[error(transparent)]
+    Fence(#[from] FenceError),
     /// No buildpack for this kind of app.
     #[error(
         "{} has a {file}, but there is no {language} buildpack yet; build the components yourself and start with `--no-build`, or give a `[build] command` in oarlock.toml",
@@ -113,6 +123,11 @@ pub async fn build(
             Some(command)
         }
     };
+    all_there(root, manifest, built)
+}
+
+/// Whether the components are there after a build.
+fn all_there(root: &Path, manifest: &Manifest, built: Option<String>) -> Result<(), BuildError> {
     let missing = missing(root, manifest)?;
     if missing.is_empty() {
         Ok(())
@@ -137,7 +152,7 @@ fn plan(root: &Path, manifest: &Manifest) -> Result<Plan, BuildError> {
             rust,
         });
     }
-    if root.join("Cargo.toml").is_file() {
+    if has(root, "Cargo.toml") {
         return Ok(Plan::Run {
             command: rust::COMMAND.to_owned(),
             rust: true,
@@ -151,10 +166,7 @@ fn plan(root: &Path, manifest: &Manifest) -> Result<Plan, BuildError> {
         ("requirements.txt", "Python"),
         ("pyproject.toml", "Python"),
     ];
-    match others
-        .into_iter()
-        .find(|(file, _)| root.join(file).is_file())
-    {
+    match others.into_iter().find(|(file, _)| has(root, file)) {
         Some((file, language)) => Err(BuildError::NoBuildpack {
             root: root.to_owned(),
             file,
@@ -164,18 +176,22 @@ fn plan(root: &Path, manifest: &Manifest) -> Result<Plan, BuildError> {
     }
 }
 
+/// Whether a file of the app lies here.
+fn has(root: &Path, file: &str) -> bool {
+    AppFolder::open(root).is_ok_and(|app| app.check(file).is_ok())
+}
+
 /// The components that are not there: process type, path, reason.
 fn missing(root: &Path, manifest: &Manifest) -> Result<Vec<(String, String, String)>, BuildError> {
-    let app =
-        Dir::open_ambient_dir(root, ambient_authority()).map_err(|error| BuildError::Folder {
-            path: root.to_owned(),
-            reason: crate::folder::explain_io(&error),
-        })?;
+    let app = AppFolder::open(root).map_err(|error| BuildError::Folder {
+        path: root.to_owned(),
+        reason: crate::folder::explain_io(&error),
+    })?;
     let check = |(name, process): (
         &oarlock_spec::names::ProcessType,
         &oarlock_spec::manifest::Process,
     )| {
-        let reason = slug::check_regular(&app, &process.component).err()?;
+        let reason = slug::check_component(&app, &process.component).err()?;
         Some((name.to_string(), process.component.clone(), reason))
     };
     Ok(manifest.processes.iter().filter_map(check).collect())

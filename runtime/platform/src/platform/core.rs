@@ -10,10 +10,11 @@ use oarlock_spec::names::AppName;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
+use super::tenants::{TenantFolder, app_folders};
 use super::{Event, Source, StartError};
 use crate::apps::{App, Apps, DeployFailure, Shared, bring_up, resume, watch};
 use crate::control::Server;
-use crate::folder::{folder_app_name, has_manifest, load_manifest};
+use crate::folder::load_manifest;
 use crate::releases::ReleaseError;
 
 /// Apps of `serve` that are built and started at once.
@@ -21,9 +22,6 @@ const AT_ONCE: usize = 2;
 
 /// How long a change under way may take to end, once the host itself has ended.
 const WORKERS_END: std::time::Duration = std::time::Duration::from_secs(5);
-
-/// Apps below one folder.
-const MAX_APPS: usize = 1_000;
 
 /// See the module. Dropping it ends its tasks.
 pub(super) struct Core {
@@ -106,28 +104,23 @@ impl Core {
             shared.tell(Event::Failed { app, message });
         };
         let mut found = Vec::new();
-        for folder in app_folders(dir)? {
-            match load_manifest(&folder, Some(&shared.policy)) {
-                Ok(manifest) => {
-                    let app = App::open(
-                        shared.clone(),
-                        manifest.app,
-                        folder.clone(),
-                        Formation::new(),
-                    )
-                    .await?;
-                    if self.apps.add(app.clone()) {
-                        app.opened();
-                        found.push(app);
-                    } else {
-                        let message = format!(
-                            "{}: another folder has an app of this name; rename one",
-                            folder.display()
-                        );
-                        failed(app.name().clone(), message);
-                    }
+        for dir in app_folders(dir)? {
+            let app = match TenantFolder::of(dir) {
+                Ok(app) => app,
+                Err((folder, message)) => {
+                    shared.tell(Event::Refused { folder, message });
+                    continue;
                 }
-                Err(mistakes) => failed(folder_app_name(&folder), mistakes),
+            };
+            if let Err(message) = app.check(shared).await {
+                failed(app.name, message);
+                continue;
+            }
+            let app = App::open(shared.clone(), app.name, app.dir, Formation::new()).await?;
+            // No two folders have one name.
+            if self.apps.add(app.clone()) {
+                app.opened();
+                found.push(app);
             }
         }
         futures::stream::iter(found)
@@ -174,30 +167,6 @@ async fn start_or_resume(app: &Arc<App>) -> Result<(), String> {
         Ok(()) => Err(format!("{failure}\nthe old release goes on")),
         Err(_) => Err(failure.to_string()),
     }
-}
-
-/// The folders below `dir` with an app in them, in order.
-fn app_folders(dir: &Path) -> Result<Vec<PathBuf>, StartError> {
-    let failed = |error: std::io::Error| {
-        StartError::new(exit::FAILURE, format!("{}: {error}", dir.display()))
-    };
-    let mut folders = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        if path.is_dir() && has_manifest(&path) {
-            folders.push(path);
-        }
-    }
-    if folders.len() > MAX_APPS {
-        let message = format!(
-            "{} has {} apps; one host takes {MAX_APPS}",
-            dir.display(),
-            folders.len()
-        );
-        return Err(StartError::new(exit::FAILURE, message));
-    }
-    folders.sort();
-    Ok(folders)
 }
 
 impl From<DeployFailure> for StartError {

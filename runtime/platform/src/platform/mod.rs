@@ -1,19 +1,21 @@
 //! What `up` and `serve` drive: apps from folders, their releases, the host, the control API.
 
 mod core;
+mod tenants;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use oarlock_host::{Host, HostConfig, ListenError};
+use oarlock_host::{Compiler, Host, HostConfig, ListenError};
 use oarlock_spec::api::Formation;
 use oarlock_spec::codes::exit;
 use oarlock_spec::names::{AppName, ReleaseId};
 use oarlock_spec::policy::Policy;
 
 use crate::apps::{Building, ScaleLasts, Shared, Urls};
+use crate::build::{Fence, Fetch};
 use crate::folder::{DATA_NAME, DataDir, FolderError, explain_io, load_manifest};
 use crate::slug::SlugStore;
 use crate::store::{SqliteOptions, SqliteStore, Store};
@@ -40,6 +42,17 @@ pub enum Source {
     },
 }
 
+/// Whether and how apps are built before a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Builds {
+    /// Components are taken as they are.
+    No,
+    /// As the user himself, with his environment: of a folder that he named.
+    Own,
+    /// In a fence: of strangers' folders. The start fails if none can be made.
+    Fenced,
+}
+
 /// How a platform is made.
 #[derive(Debug, Clone)]
 pub struct PlatformConfig {
@@ -49,15 +62,23 @@ pub struct PlatformConfig {
     pub listen: SocketAddr,
     /// Below which apps are served.
     pub domain: String,
-    /// Whether to build before a release.
-    pub build: bool,
+    /// Whether and how to build before a release.
+    pub build: Builds,
     /// The operator's policy; where it has no caps, those of `serve` are added for [`Source::Apps`].
     pub policy: Policy,
     /// The code cache's folder (the CLI finds it: `$XDG_CACHE_HOME/oarlock/code`, or below `--data`).
     pub code_cache: Option<PathBuf>,
+    /// Where components are compiled: the CLI names its own program, so that a component that makes the compiler use
+    /// up all memory takes no host with it.
+    pub compiler: Compiler,
+    /// The `oarlock` command itself, which a fence's fetch runs; `None`: nothing is fetched before a fenced build.
+    pub relay: Option<PathBuf>,
     /// Environment of the build command (the CLI's own; the library reads none).
     pub build_env: BTreeMap<String, String>,
 }
+
+/// A compilation may last so many times its CPU time, on a machine that has other things to do.
+const COMPILE_PATIENCE: u32 = 5;
 
 /// What a platform tells while it starts and runs, in order; the CLI prints it.
 #[derive(Debug, Clone)]
@@ -109,6 +130,13 @@ pub enum Event {
         release: ReleaseId,
         /// Where it answers, if it has web dynos.
         url: Option<String>,
+    },
+    /// A folder of `serve` is no app's.
+    Refused {
+        /// Which.
+        folder: PathBuf,
+        /// For the operator.
+        message: String,
     },
     /// A change under `--watch`, or an app of `serve`, failed; the old release goes on serving.
     Failed {
@@ -181,6 +209,7 @@ impl Platform {
             config.policy = config.policy.for_serve();
         }
         let data = open_data(&config.source, &config.policy)?;
+        let fence = find_fence(&config, data.path()).await?;
         let store = SqliteStore::open(&data.store(), &SqliteOptions::default())
             .map_err(|error| StartError::new(exit::FAILURE, error.to_string()))?;
         let store: Arc<dyn Store> = Arc::new(store);
@@ -189,6 +218,7 @@ impl Platform {
         let address = host.listen(config.listen).await?;
         // A receiver that is gone does not want to know.
         let _ = events.send(Event::Hosting(host.clone()));
+        let fence = fence.map(|fence| Arc::new(with_fetch(fence, &config, &host, data.path())));
         let shared = Shared {
             runtime: Arc::new(host.clone()),
             store,
@@ -196,11 +226,11 @@ impl Platform {
             events,
             policy: config.policy.clone(),
             build_env: config.build_env.clone(),
-            building: if config.build {
-                Building::Yes
-            } else {
-                Building::No
+            building: match config.build {
+                Builds::No => Building::No,
+                Builds::Own | Builds::Fenced => Building::Yes,
             },
+            fence,
             scale_lasts: match config.source {
                 Source::App { .. } => ScaleLasts::UntilTheEnd,
                 Source::Apps { .. } => ScaleLasts::Forever,
@@ -272,12 +302,40 @@ impl Drop for EndHost {
     }
 }
 
+/// What builds are fenced with, tried; `None`: nothing is to be fenced.
+async fn find_fence(config: &PlatformConfig, data: &Path) -> Result<Option<Fence>, StartError> {
+    if config.build != Builds::Fenced {
+        return Ok(None);
+    }
+    let (env, limits) = (config.build_env.clone(), config.policy.build.clone());
+    let caches = data.join("builds");
+    let found = tokio::task::spawn_blocking(move || Fence::find(&env, limits, &caches)).await;
+    let failed = |reason: String| StartError::new(exit::FAILURE, reason);
+    let fence = found
+        .map_err(|error| failed(error.to_string()))?
+        .map_err(|error| failed(error.to_string()))?;
+    Ok(Some(fence))
+}
+
+fn with_fetch(fence: Fence, config: &PlatformConfig, host: &Host, data: &Path) -> Fence {
+    match &config.relay {
+        None => fence,
+        Some(relay) => fence.with_fetch(Fetch {
+            tunnels: host.tunnels(config.policy.build.fetch.clone()),
+            relay: relay.clone(),
+            sockets: data.join("tmp"),
+        }),
+    }
+}
+
 fn start_host(config: &PlatformConfig, data: &Path) -> Result<Host, StartError> {
     Host::start(HostConfig {
         code_cache: config.code_cache.clone(),
         policy: config.policy.clone(),
         local_development: matches!(config.source, Source::App { .. }),
         domain: config.domain.clone(),
+        compiler: config.compiler.clone(),
+        compile_deadline: config.policy.compile.cpu.saturating_mul(COMPILE_PATIENCE),
         ..HostConfig::new(data)
     })
     .map_err(|error| StartError::new(exit::FAILURE, error.to_string()))

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use cap_std::ambient_authority;
-use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt};
+use cap_std::fs::Dir;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-use oarlock_spec::manifest::Manifest;
+use oarlock_host::folder::{AppFile, AppFolder, FileError, MAX_COMPONENT, STATE_FOLDER};
+use oarlock_spec::manifest::{Manifest, Process};
+use oarlock_spec::names::ProcessType;
 use sha2::{Digest, Sha256};
 
 use super::{IdHasher, MANIFEST_NAME, MAX_BYTES, MAX_FILES, Part, SlugError};
@@ -15,13 +16,16 @@ use crate::folder::explain_io;
 
 /// Folders and files that are never part of a slug, however wide the globs are: our own data, version
 /// control, and `.env`, whose vars the app gets as config.
-const NEVER: [&str; 3] = [".oarlock", ".git", ".env"];
+const NEVER: [&str; 3] = [STATE_FOLDER, ".git", ".env"];
 
 /// Marks a folder of build output, as cargo and others write it.
 const CACHE_TAG: &str = "CACHEDIR.TAG";
 
 /// Folders below each other that are walked.
 const MAX_DEPTH: usize = 64;
+
+/// Files and folders that are looked at, whether a glob matches them or not: a walk of so many takes seconds.
+const MAX_ENTRIES: usize = 500_000;
 
 /// Copies components, files and manifest of the app in `root` to the empty folder `to`, flushed; gives
 /// the id. Blocks on the disk.
@@ -35,32 +39,27 @@ pub(super) fn gather(
         path: to_path.to_owned(),
         reason: explain_io(error),
     };
-    let app =
-        Dir::open_ambient_dir(root, ambient_authority()).map_err(|error| SlugError::Storage {
-            path: root.to_owned(),
-            reason: explain_io(&error),
-        })?;
+    let app = AppFolder::open(root).map_err(|error| SlugError::Storage {
+        path: root.to_owned(),
+        reason: explain_io(&error),
+    })?;
     let bad_manifest = |error: serde_json::Error| storage(&io::Error::other(error));
     let mut id = IdHasher::new(manifest).map_err(bad_manifest)?;
     let mut copy = Copy {
         app: &app,
+        manifest,
         to,
         bytes: 0,
         to_path,
     };
 
     let mut components = BTreeSet::new();
-    for (name, process) in &manifest.processes {
+    for process in manifest.processes.values() {
         if !components.insert(process.component.as_str()) {
             continue;
         }
-        let missing = |reason: String| SlugError::Component {
-            process: name.to_string(),
-            path: process.component.clone(),
-            root: root.to_owned(),
-            reason,
-        };
-        check_regular(&app, &process.component).map_err(missing)?;
+        check_component(&app, &process.component)
+            .map_err(|reason| copy.refuse(Part::Component, &process.component, reason))?;
     }
     for path in components {
         let (digest, length) = copy.file(Part::Component, path)?;
@@ -79,47 +78,73 @@ pub(super) fn gather(
     Ok(id.finish())
 }
 
-/// Whether a path names a regular file within the app; the error says what to do.
-pub(crate) fn check_regular(app: &Dir, path: &str) -> Result<(), String> {
-    match app.metadata(path) {
-        Ok(found) if found.is_file() => Ok(()),
-        Ok(_) => Err("it is not a regular file".to_owned()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(
-            "there is no such file; build the app, or correct the path in the manifest".to_owned(),
-        ),
-        Err(error) => Err(reason(&error)),
-    }
+/// Whether a component of the manifest is there; the error says what to do.
+pub(crate) fn check_component(app: &AppFolder, path: &str) -> Result<(), String> {
+    app.check(path).map_err(|error| match error {
+        FileError::Missing => {
+            "there is no such file; build the app, or correct the path in the manifest".to_owned()
+        }
+        other => explain(other),
+    })
 }
 
-/// cap-std answers a path that leads out of the folder with a permission error.
-fn reason(error: &io::Error) -> String {
-    if error.kind() == io::ErrorKind::PermissionDenied {
-        "permission denied: it may not be read, or a symbolic link leads out of the app's folder"
-            .to_owned()
-    } else {
-        explain_io(error)
+/// Why a file of the app is not taken.
+pub(crate) fn explain(error: FileError) -> String {
+    match error {
+        FileError::Io(error) => explain_io(&error),
+        other => other.to_string(),
     }
 }
 
 struct Copy<'a> {
-    app: &'a Dir,
+    app: &'a AppFolder,
+    manifest: &'a Manifest,
     to: &'a Dir,
     to_path: &'a Path,
     bytes: u64,
 }
 
 impl Copy<'_> {
+    fn refuse(&self, part: Part, path: &str, reason: String) -> SlugError {
+        let path = path.to_owned();
+        let process = |(name, process): (&ProcessType, &Process)| {
+            (process.component == path).then(|| name.to_string())
+        };
+        match part {
+            Part::Component => SlugError::Component {
+                process: self
+                    .manifest
+                    .processes
+                    .iter()
+                    .find_map(process)
+                    .unwrap_or_default(),
+                root: self.app.path().to_owned(),
+                path,
+                reason,
+            },
+            Part::File => SlugError::File { path, reason },
+        }
+    }
+
     /// Copies one file and hashes what was copied, so that a file that changes meanwhile is no matter.
     fn file(&mut self, part: Part, path: &str) -> Result<([u8; 32], u64), SlugError> {
-        let unreadable = |error: &io::Error| SlugError::File {
-            path: path.to_owned(),
-            reason: reason(error),
-        };
         let storage = |error: &io::Error| SlugError::Storage {
             path: self.to_path.to_owned(),
             reason: explain_io(error),
         };
-        let mut from = open_regular(self.app, path).map_err(|error| unreadable(&error))?;
+        let AppFile {
+            file: mut from,
+            place,
+        } = self
+            .app
+            .file(path)
+            .map_err(|error| self.refuse(part, path, explain(error)))?;
+        if part == Part::File
+            && let Some(name) = never(&place)
+        {
+            let reason = format!("it is a link to `{name}`, which is never part of an app");
+            return Err(self.refuse(part, path, reason));
+        }
         let target = Path::new(part.folder()).join(path);
         if let Some(parent) = target.parent() {
             self.to
@@ -135,10 +160,13 @@ impl Copy<'_> {
                 Ok(0) => break,
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(unreadable(&error)),
+                Err(error) => return Err(self.refuse(part, path, explain_io(&error))),
             };
             let chunk = buffer.get(..read).unwrap_or_default();
             length += u64::try_from(read).unwrap_or(u64::MAX);
+            if part == Part::Component && length > MAX_COMPONENT {
+                return Err(self.refuse(part, path, explain(FileError::TooLarge(MAX_COMPONENT))));
+            }
             if self.bytes.saturating_add(length) > MAX_BYTES {
                 return Err(SlugError::TooLarge {
                     limit: format!("{MAX_BYTES} bytes"),
@@ -152,20 +180,14 @@ impl Copy<'_> {
     }
 }
 
-/// Opens without waiting for a pipe's writer, and refuses what is not a regular file.
-pub(super) fn open_regular(dir: &Dir, path: impl AsRef<Path>) -> io::Result<File> {
-    let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
-    let file = dir.open_with(path, OpenOptions::new().read(true).custom_flags(flags))?;
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::Error::other("it is not a regular file"))
-    }
+/// The part of a path that is of no slug.
+fn never(path: &Path) -> Option<&'static str> {
+    path.iter()
+        .find_map(|part| NEVER.into_iter().find(|never| part == *never))
 }
 
 /// The files that the globs name, in order.
-fn find_files(app: &Dir, globs: &[String]) -> Result<BTreeSet<String>, SlugError> {
-    let mut found = BTreeSet::new();
+fn find_files(app: &AppFolder, globs: &[String]) -> Result<BTreeSet<String>, SlugError> {
     let mut set = GlobSetBuilder::new();
     let mut roots = BTreeSet::new();
     for glob in globs {
@@ -179,22 +201,35 @@ fn find_files(app: &Dir, globs: &[String]) -> Result<BTreeSet<String>, SlugError
                 .build()
                 .map_err(bad)?,
         );
-        roots.insert(literal_folder(glob));
+        let root = literal_folder(glob);
+        if let Some(name) = never(Path::new(glob)).or_else(|| leads_to_never(app, &root)) {
+            return Err(SlugError::Glob {
+                glob: glob.clone(),
+                reason: format!("`{name}` is never part of an app; remove this entry"),
+            });
+        }
+        roots.insert(root);
     }
     let set = set.build().map_err(|error| SlugError::Glob {
         glob: globs.join(", "),
         reason: error.to_string(),
     })?;
+    let mut walk = Walk {
+        app,
+        set: &set,
+        entries: 0,
+        found: BTreeSet::new(),
+    };
     for root in &roots {
         // One walk for `static` also finds what a glob below it names.
         let covered = |other: &String| {
             other != root && (other.is_empty() || root.starts_with(&format!("{other}/")))
         };
         if !roots.iter().any(covered) {
-            walk(app, root, &set, 0, &mut found)?;
+            walk.folder(root, 0)?;
         }
     }
-    Ok(found)
+    Ok(walk.found)
 }
 
 /// The folder that everything a glob names lies in; empty: the app's root.
@@ -209,66 +244,91 @@ fn literal_folder(glob: &str) -> String {
     parts.join("/")
 }
 
-fn walk(
-    app: &Dir,
-    folder: &str,
-    set: &GlobSet,
-    depth: usize,
-    found: &mut BTreeSet<String>,
-) -> Result<(), SlugError> {
-    let bad = |path: &str, reason: String| SlugError::File {
-        path: path.to_owned(),
-        reason,
-    };
-    if depth > MAX_DEPTH {
-        return Err(bad(
-            folder,
-            format!("over {MAX_DEPTH} folders below each other"),
-        ));
+/// Where a glob's walk would begin, if links lead to what is of no slug.
+fn leads_to_never(app: &AppFolder, root: &str) -> Option<&'static str> {
+    if root.is_empty() {
+        return None;
     }
-    let here = if folder.is_empty() { "." } else { folder };
-    let entries = match app.read_dir(here) {
-        Ok(entries) => entries,
-        // A folder that a glob names literally need not exist.
-        Err(error) if depth == 0 && error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(bad(here, reason(&error))),
-    };
-    for entry in entries {
-        let entry = entry.map_err(|error| bad(here, reason(&error)))?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else {
+    // A folder that is not there, or not the app's, fails in the walk.
+    never(&app.folder(root).ok()?)
+}
+
+/// One walk over the app's folder for all globs.
+struct Walk<'a> {
+    app: &'a AppFolder,
+    set: &'a GlobSet,
+    entries: usize,
+    found: BTreeSet<String>,
+}
+
+impl Walk<'_> {
+    fn folder(&mut self, folder: &str, depth: usize) -> Result<(), SlugError> {
+        let bad = |path: &str, reason: String| SlugError::File {
+            path: path.to_owned(),
+            reason,
+        };
+        if depth > MAX_DEPTH {
             return Err(bad(
-                &format!("{folder}/{}", name.to_string_lossy()),
-                "its name is not UTF-8".to_owned(),
+                folder,
+                format!("over {MAX_DEPTH} folders below each other"),
             ));
-        };
-        if NEVER.contains(&name) {
-            continue;
         }
-        let path = if folder.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{folder}/{name}")
+        let here = if folder.is_empty() { "." } else { folder };
+        let entries = match self.app.dir().read_dir(here) {
+            Ok(entries) => entries,
+            // A folder that a glob names literally need not exist.
+            Err(error) if depth == 0 && error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(bad(here, explain(error.into()))),
         };
-        let kind = entry
-            .file_type()
-            .map_err(|error| bad(&path, reason(&error)))?;
-        if kind.is_dir() {
-            if !app.exists(format!("{path}/{CACHE_TAG}")) {
-                walk(app, &path, set, depth + 1, found)?;
+        for entry in entries {
+            let entry = entry.map_err(|error| bad(here, explain(error.into())))?;
+            self.entries += 1;
+            if self.entries > MAX_ENTRIES {
+                return Err(bad(
+                    here,
+                    format!(
+                        "over {MAX_ENTRIES} files and folders lie where the globs look; begin them with a folder, \
+                         for example `static/**`"
+                    ),
+                ));
             }
-        } else if set.is_match(&path) {
-            // A link to a file within the app counts as that file.
-            check_regular(app, &path).map_err(|reason| bad(&path, reason))?;
-            found.insert(path);
-            if found.len() > MAX_FILES {
-                return Err(SlugError::TooLarge {
-                    limit: format!("{MAX_FILES} files"),
-                });
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else {
+                return Err(bad(
+                    &format!("{folder}/{}", name.to_string_lossy()),
+                    "its name is not UTF-8".to_owned(),
+                ));
+            };
+            if NEVER.contains(&name) {
+                continue;
+            }
+            let path = if folder.is_empty() {
+                name.to_owned()
+            } else {
+                format!("{folder}/{name}")
+            };
+            let kind = entry
+                .file_type()
+                .map_err(|error| bad(&path, explain(error.into())))?;
+            if kind.is_dir() {
+                if !self.app.dir().exists(format!("{path}/{CACHE_TAG}")) {
+                    self.folder(&path, depth + 1)?;
+                }
+            } else if self.set.is_match(&path) {
+                // A link to a file within the app counts as that file.
+                self.app
+                    .check(&path)
+                    .map_err(|error| bad(&path, explain(error)))?;
+                self.found.insert(path);
+                if self.found.len() > MAX_FILES {
+                    return Err(SlugError::TooLarge {
+                        limit: format!("{MAX_FILES} files"),
+                    });
+                }
             }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 #[cfg(test)]

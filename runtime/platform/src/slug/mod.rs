@@ -11,7 +11,7 @@
 mod gather;
 mod store;
 
-pub(crate) use gather::check_regular;
+pub(crate) use gather::{check_component, explain};
 pub use store::{SlugStore, StoredSlug};
 
 use std::path::PathBuf;

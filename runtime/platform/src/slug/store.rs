@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cap_std::ambient_authority;
-use cap_std::fs::Dir;
+use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt as _};
 use oarlock_host::apply::{Component, Slug};
 use oarlock_spec::manifest::Manifest;
 use oarlock_spec::names::SlugId;
 use sha2::{Digest, Sha256};
 
-use super::gather::{gather, open_regular};
+use super::gather::gather;
 use super::{IdHasher, MANIFEST_NAME, MAX_FILES, Part, SlugError};
 use crate::folder::explain_io;
 
@@ -127,7 +127,7 @@ impl SlugStore {
         };
         let mut text = Vec::new();
         open_regular(&dir, MANIFEST_NAME)
-            .and_then(|mut file| file.read_to_end(&mut text))
+            .and_then(|file| file.take(MAX_MANIFEST).read_to_end(&mut text))
             .map_err(|error| damaged(format!("{MANIFEST_NAME}: {error}")))?;
         let manifest: Manifest = serde_json::from_slice(&text)
             .map_err(|error| damaged(format!("{MANIFEST_NAME}: {error}")))?;
@@ -245,6 +245,23 @@ fn open_part(dir: &Dir, part: Part) -> io::Result<Option<Dir>> {
     }
 }
 
+/// Parts of a path in a slug: what is gathered has fewer.
+const MAX_PATH: usize = 128;
+
+/// What is read of a slug's manifest, in bytes (16 MiB): the text it was made from has at most 1 MiB.
+const MAX_MANIFEST: u64 = 16 << 20;
+
+/// Opens without waiting for a pipe's writer, and refuses what is not a regular file.
+fn open_regular(dir: &Dir, path: impl AsRef<Path>) -> io::Result<File> {
+    let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let file = dir.open_with(path, OpenOptions::new().read(true).custom_flags(flags))?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("it is not a regular file"))
+    }
+}
+
 /// The regular files below a folder. We write no links, so one that is there was put there by others.
 fn list(dir: &Dir, folder: &str, paths: &mut BTreeSet<String>) -> io::Result<()> {
     for entry in dir.read_dir(if folder.is_empty() { "." } else { folder })? {
@@ -260,6 +277,9 @@ fn list(dir: &Dir, folder: &str, paths: &mut BTreeSet<String>) -> io::Result<()>
         };
         let kind = entry.file_type()?;
         if kind.is_dir() {
+            if path.split('/').count() > MAX_PATH {
+                return Err(io::Error::other("its folders are too deep"));
+            }
             list(dir, &path, paths)?;
         } else if kind.is_file() {
             paths.insert(path);
@@ -461,7 +481,7 @@ mod tests {
         );
         std::fs::create_dir(app.join("web.wasm")).unwrap();
         let error = store.create(&app, &manifest()).err().unwrap().to_string();
-        assert!(error.contains("not a regular file"), "{error}");
+        assert!(error.contains("this is a folder"), "{error}");
     }
 
     #[test]

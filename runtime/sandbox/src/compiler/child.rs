@@ -7,7 +7,7 @@ use rustix::process::{Resource, Rlimit, Signal};
 use crate::engine::{Variant, compile_config};
 use crate::proposals::Proposals;
 
-use super::{MAX_MESSAGE, MAX_WASM, MEMORY, Status, compatibility, expect_magic, read_bytes};
+use super::{MAX_MESSAGE, MAX_WASM, Status, compatibility, expect_magic, read_bytes};
 
 /// Compiles the one component that a host sends on `input`, and answers on `output`: what a program does that
 /// [`Compiler::Child`](super::Compiler::Child) names. It is for a process of its own, whose memory it
@@ -20,6 +20,11 @@ pub fn compile_component(mut input: impl Read, mut output: impl Write) -> io::Re
     confine();
     expect_magic(&mut input)?;
     let wanted = super::read_array::<{ blake3::OUT_LEN }>(&mut input)?;
+    let [memory, cpu] = [
+        super::read_array(&mut input)?,
+        super::read_array(&mut input)?,
+    ];
+    limit(u64::from_le_bytes(memory), u64::from_le_bytes(cpu));
     let wasm = read_bytes(&mut input, MAX_WASM)?;
     let (status, payload) = answer(blake3::Hash::from_bytes(wanted), &wasm);
     output.write_all(super::MAGIC)?;
@@ -60,24 +65,40 @@ fn message(mut text: String) -> Vec<u8> {
     text.into_bytes()
 }
 
+/// What the host grants for this component.
+fn limit(memory: u64, cpu_seconds: u64) {
+    let memory = address_space().saturating_add(memory);
+    lower(Resource::As, memory, memory);
+    // The kernel kills at the harder of the two, without a word; at the softer its signal says why.
+    lower(Resource::Cpu, cpu_seconds, cpu_seconds.saturating_add(1));
+}
+
+/// Bytes of address space that this process has by now: the program itself, and its allocator's first steps.
+fn address_space() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
+    let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
+    // Without /proc: what a program like this one has.
+    pages.map_or(1 << 30, |pages| pages.saturating_mul(page))
+}
+
 /// A limit that cannot be set is one that the system sets otherwise: the host's deadline is left.
 fn confine() {
-    lower(Resource::As, MEMORY);
-    lower(Resource::Core, 0);
+    lower(Resource::Core, 0, 0);
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
 }
 
 /// What it is limited to already stays: root may raise limits.
-fn lower(resource: Resource, most: u64) {
+fn lower(resource: Resource, soft: u64, hard: u64) {
     let now = rustix::process::getrlimit(resource);
-    let limit = now
-        .current
-        .into_iter()
-        .chain(now.maximum)
-        .fold(most, u64::min);
+    let least = |most: u64| {
+        let now = now.current.into_iter().chain(now.maximum);
+        Some(now.fold(most, u64::min))
+    };
     let limit = Rlimit {
-        current: Some(limit),
-        maximum: Some(limit),
+        current: least(soft),
+        maximum: least(hard),
     };
     let _ = rustix::process::setrlimit(resource, limit);
 }

@@ -4,7 +4,7 @@
 //! it is never guessed from the running executable. It is started once for each component with the argument
 //! [`SUBCOMMAND`], an empty environment, and one request on its stdin; its answer on stdout is taken as it is, for
 //! whoever chose the program could as well have chosen another host. Bounds: [`MAX_WASM`] bytes in, [`MAX_CODE`]
-//! out, [`MEMORY`] of address space, and a deadline after which it is killed with all that it started.
+//! out, [`Limits`] on address space and CPU time, and a deadline after which it is killed with all that it started.
 
 mod child;
 mod parent;
@@ -23,15 +23,24 @@ pub use child::compile_component;
 /// What the child is started with.
 const SUBCOMMAND: &str = "compile-component";
 /// The first bytes of a request and of an answer, with the protocol's version.
-const MAGIC: &[u8; 8] = b"OARLOCK1";
+const MAGIC: &[u8; 8] = b"OARLOCK2";
 /// The largest component (256 MiB).
 const MAX_WASM: u64 = 256 << 20;
 /// The largest machine code (2 GiB).
 const MAX_CODE: u64 = 2 << 30;
 /// The longest error of a compiler.
 const MAX_MESSAGE: u64 = 16 << 10;
-/// Address space that a child may use (4 GiB).
-const MEMORY: u64 = 4 << 30;
+
+/// What a child may use for one component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Bytes of address space beyond what it has when it starts.
+    pub(crate) memory: u64,
+    /// CPU time of all its threads; whole seconds, rounded up.
+    pub(crate) cpu: Duration,
+    /// From its start to its answer.
+    pub(crate) deadline: Duration,
+}
 
 /// Where components are compiled.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -55,7 +64,7 @@ pub(crate) enum CompileError {
 /// A compiler, ready for use.
 pub(crate) struct Compile {
     compiler: Compiler,
-    deadline: Duration,
+    limits: Limits,
     /// What the engines have; a child finds out for itself.
     proposals: Proposals,
 }
@@ -64,7 +73,7 @@ impl Compile {
     /// Fails if the child's path cannot be made absolute.
     pub(crate) fn new(
         compiler: Compiler,
-        deadline: Duration,
+        limits: Limits,
         proposals: Proposals,
     ) -> io::Result<Self> {
         let compiler = match compiler {
@@ -74,7 +83,7 @@ impl Compile {
         };
         Ok(Self {
             compiler,
-            deadline,
+            limits,
             proposals,
         })
     }
@@ -94,7 +103,7 @@ impl Compile {
             }
             Compiler::Child(path) => path,
         };
-        let code = parent::compile(path, self.deadline, &compatibility(engine), wasm)?;
+        let code = parent::compile(path, &self.limits, &compatibility(engine), wasm)?;
         // SAFETY: `deserialize` trusts that these bytes came from wasmtime's own compiler. They came, whole (their
         // digest says so), by a pipe that only our own child has, from the program that the embedder named as the
         // compiler, whose engine has our engine's settings; nobody else can write to our memory.

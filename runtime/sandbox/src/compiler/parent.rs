@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
-use super::{CompileError, MAGIC, MAX_WASM, MEMORY, SUBCOMMAND, Status, expect_magic, read_bytes};
+use super::{CompileError, Limits, MAGIC, MAX_WASM, SUBCOMMAND, Status, expect_magic, read_bytes};
 
 /// What is kept of a child's stderr.
 const LAST_WORDS: u64 = 4 << 10;
@@ -72,7 +72,7 @@ struct Answer {
 /// The machine code of a component.
 pub(super) fn compile(
     path: &Path,
-    deadline: Duration,
+    limits: &Limits,
     compatibility: &blake3::Hash,
     wasm: &[u8],
 ) -> Result<Vec<u8>, CompileError> {
@@ -96,9 +96,9 @@ pub(super) fn compile(
     thread::scope(|scope| {
         let (told, answers) = mpsc::channel();
         let words = scope.spawn(move || last_words(stderr));
-        scope.spawn(move || ask(stdin, compatibility, wasm));
+        scope.spawn(move || ask(stdin, compatibility, limits, wasm));
         scope.spawn(move || told.send(listen(stdout)));
-        let answer = answers.recv_timeout(deadline);
+        let answer = answers.recv_timeout(limits.deadline);
         let result = match answer {
             Ok(Ok(answer)) => of_answer(answer).map_err(|error| match error {
                 CompileError::Child(reason) => failed(reason),
@@ -106,12 +106,16 @@ pub(super) fn compile(
             }),
             Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 let status = child.ended();
-                Err(failed(end(status, &words.join().unwrap_or_default())))
+                Err(failed(end(
+                    status,
+                    limits,
+                    &words.join().unwrap_or_default(),
+                )))
             }
             Ok(Err(error)) => Err(failed(format!("answered nonsense: {error}"))),
             Err(_elapsed) => Err(failed(format!(
                 "took longer than {} seconds for this component and was ended",
-                deadline.as_secs_f64()
+                limits.deadline.as_secs_f64()
             ))),
         };
         // The threads of this scope end with the pipes, and those with the child.
@@ -138,9 +142,18 @@ fn start(path: &Path) -> io::Result<Running> {
 }
 
 /// A child that does not read says why in its answer, or by its end.
-fn ask(mut stdin: impl Write, compatibility: &blake3::Hash, wasm: &[u8]) {
+fn ask(mut stdin: impl Write, compatibility: &blake3::Hash, limits: &Limits, wasm: &[u8]) {
+    let memory = limits.memory.to_le_bytes();
+    let cpu = seconds(limits.cpu).to_le_bytes();
     let length = (wasm.len() as u64).to_le_bytes();
-    let parts: [&[u8]; 4] = [MAGIC, compatibility.as_bytes(), &length, wasm];
+    let parts: [&[u8]; 6] = [
+        MAGIC,
+        compatibility.as_bytes(),
+        &memory,
+        &cpu,
+        &length,
+        wasm,
+    ];
     for part in parts {
         if stdin.write_all(part).is_err() {
             return;
@@ -180,13 +193,24 @@ fn last_words(mut stderr: impl Read) -> String {
     String::from_utf8_lossy(&kept).trim().to_owned()
 }
 
-fn end(status: io::Result<ExitStatus>, words: &str) -> String {
+/// Whole ones, rounded up, and at least one: with none the kernel ends it at once.
+fn seconds(time: Duration) -> u64 {
+    let more = u64::from(time.subsec_nanos() > 0);
+    time.as_secs().saturating_add(more).max(1)
+}
+
+fn end(status: io::Result<ExitStatus>, limits: &Limits, words: &str) -> String {
     let how = match status {
         Ok(status) => match (status.signal(), status.code()) {
+            (Some(signal), _) if signal == Signal::XCPU.as_raw() => format!(
+                "took over {} seconds of CPU time for this component and was ended; the policy's `[compile] cpu` \
+                 raises that",
+                seconds(limits.cpu)
+            ),
             (Some(signal), _) => format!(
                 "was ended by signal {signal} before it had an answer; perhaps this component needs more than \
-                 {} GiB, or than the machine has, to be compiled",
-                MEMORY >> 30
+                 {} MiB, or than the machine has, to be compiled; the policy's `[compile] memory` raises that",
+                limits.memory >> 20
             ),
             (None, Some(code)) => format!("exited with {code} before it had an answer"),
             (None, None) => "ended before it had an answer".to_owned(),

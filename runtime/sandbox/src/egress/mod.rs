@@ -11,6 +11,7 @@ mod resolver;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};

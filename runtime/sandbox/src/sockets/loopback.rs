@@ -294,7 +294,7 @@ mod tests {
     fn connect(network: &Arc<Loopback>, target: &Target, places: &Arc<Semaphore>) -> bool {
         let slot = || places.clone().try_acquire_owned().unwrap();
         let name = network.claim_any(Family::V4, |_| true).unwrap();
-        let mut memory = MemoryLimiter::new(CONNECTION, Arc::default());
+        let memory = MemoryLimiter::new(CONNECTION, Arc::default());
         let charge = memory.charge(CONNECTION).unwrap();
         let (connected, refused) = inside(target, (slot(), name), (slot(), 80), charge);
         drop(connected);

@@ -6,6 +6,7 @@
 
 mod addons;
 mod allow;
+pub(crate) use allow::read as read_allow;
 mod config;
 mod paths;
 mod processes;

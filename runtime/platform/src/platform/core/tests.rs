@@ -104,6 +104,7 @@ impl Place {
             policy: Policy::default(),
             build_env: path_env(),
             building,
+            fence: None,
             scale_lasts: if serve {
                 ScaleLasts::Forever
             } else {
@@ -723,8 +724,7 @@ async fn a_one_off_dyno_is_stopped_and_ends_with_its_client() {
 #[tokio::test]
 async fn serve_goes_on_without_the_apps_that_fail() {
     let place = Place::new();
-    for app in ["one", "two", "twin"] {
-        let name = if app == "twin" { "one" } else { app };
+    for (app, name) in [("one", "one"), ("two", "two"), ("twin", "one")] {
         place.write(
             &format!("{app}/oarlock.toml"),
             &format!("app = \"{name}\"\n[processes]\nweb = \"web.wasm\"\n"),
@@ -749,7 +749,10 @@ async fn serve_goes_on_without_the_apps_that_fail() {
         running.failed().await,
     ]);
     assert!(failed["broken"].contains("oarlock.toml"), "{failed:?}");
-    assert!(failed["one"].contains("another folder"), "{failed:?}");
+    assert!(
+        failed["twin"].contains("write `app = \"twin\"`"),
+        "{failed:?}"
+    );
     assert!(failed["proc-file"].contains("web.wasm"), "{failed:?}");
     let apps = running.client.apps().await.unwrap();
     let urls: Vec<_> = apps

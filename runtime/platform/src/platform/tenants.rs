@@ -1,0 +1,110 @@
+//! Which apps `serve` runs: a folder below `--apps` with a manifest in it is one, and its name is the app's.
+//!
+//! Whoever may write an app's folder does not choose which app that is: by its name an app has its host name, its data,
+//! its config and its releases, and a manifest that could choose it would take a neighbour's. The entries directly
+//! below `--apps` are the operator's: one may be a link to a folder elsewhere, and then the link's name is the app.
+//!
+//! One folder that is refused is no matter for the others.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use oarlock_spec::codes::exit;
+use oarlock_spec::names::AppName;
+
+use super::StartError;
+use crate::apps::Shared;
+use crate::folder::{has_manifest, open_app, read_manifest};
+use crate::releases::Releases;
+
+/// Apps below one folder.
+const MAX_APPS: usize = 1_000;
+
+/// The folder of an app, by whose name it runs.
+pub(super) struct TenantFolder {
+    pub(super) name: AppName,
+    pub(super) dir: PathBuf,
+}
+
+impl TenantFolder {
+    /// The error says which folder, and why it is no app's.
+    pub(super) fn of(dir: PathBuf) -> Result<Self, (PathBuf, String)> {
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        match name.parse::<AppName>() {
+            Ok(name) => Ok(Self { name, dir }),
+            Err(error) => {
+                let message = format!(
+                    "`{}` is not an app name, and an app is named as its folder; rename the folder: {}",
+                    name.escape_debug(),
+                    error.rule
+                );
+                Err((dir, message))
+            }
+        }
+    }
+
+    /// All mistakes of its manifest, or that it names another app.
+    pub(super) async fn check(&self, shared: &Shared) -> Result<(), String> {
+        let folder = open_app(&self.dir)?;
+        let manifest = read_manifest(&folder, &self.name, Some(&shared.policy))?;
+        if manifest.app == self.name {
+            return Ok(());
+        }
+        Err(self.refuse(&manifest.app, shared).await)
+    }
+
+    async fn refuse(&self, other: &AppName, shared: &Shared) -> String {
+        let Self { name, dir } = self;
+        let message = format!(
+            "{}: the manifest says `app = \"{other}\"`, and an app of `oarlock serve` is named as its folder; \
+             write `app = \"{name}\"`, or rename the folder to `{other}`",
+            dir.display()
+        );
+        // Earlier versions ran it by the manifest's word.
+        let kept = Releases::new(shared.store.clone(), other.clone())
+            .all()
+            .await
+            .is_ok_and(|releases| !releases.is_empty());
+        let theirs = dir.with_file_name(other.as_str());
+        if !kept {
+            message
+        } else if has_manifest(&theirs) {
+            format!(
+                "{message}\nthe releases, config and data of `{other}` are the folder {}'s",
+                theirs.display()
+            )
+        } else {
+            format!(
+                "{message}\nreleases, config and data of `{other}` are kept from before; to go on with them, rename \
+                 the folder: `mv {} {}`",
+                dir.display(),
+                theirs.display()
+            )
+        }
+    }
+}
+
+/// The folders below `dir` with an app in them, in order.
+pub(super) fn app_folders(dir: &Path) -> Result<Vec<PathBuf>, StartError> {
+    let failed = |error: std::io::Error| {
+        StartError::new(exit::FAILURE, format!("{}: {error}", dir.display()))
+    };
+    let mut folders = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let own = path.file_name() == Some(OsStr::new(crate::folder::DATA_NAME));
+        if !own && path.is_dir() && has_manifest(&path) {
+            folders.push(path);
+        }
+    }
+    if folders.len() > MAX_APPS {
+        let message = format!(
+            "{} has {} apps; one host takes {MAX_APPS}",
+            dir.display(),
+            folders.len()
+        );
+        return Err(StartError::new(exit::FAILURE, message));
+    }
+    folders.sort();
+    Ok(folders)
+}
