@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use oarlock_sandbox::{Hold, Instance, InstanceEnd, LiveCallError};
 
-use super::fresh::{WORKED_ON, free, gone};
+use super::fresh::{WORKED_ON, free, gone, whole};
 use super::{Setup, get, soon, text};
 
 /// Both versions of WASI.
@@ -22,7 +22,7 @@ async fn answered(instance: &Instance, path: &str) -> Arc<()> {
     let slot = Arc::new(());
     let hold = Hold::new(slot.clone());
     let response = soon(instance.try_call(get(path), hold)).await.unwrap();
-    assert_eq!(text(Ok(response)).await, "answered", "{path}");
+    assert_eq!(whole(response).await, "answered", "{path}");
     slot
 }
 

@@ -71,7 +71,10 @@ impl Known {
             if done <= kept {
                 return running.len();
             }
-            let first = running.iter().position(|it| it.call.is_done());
+            // One that was abandoned stands for nothing.
+            let abandoned = |it: &Running| it.call.is_done() && it.call.is_abandoned();
+            let first = running.iter().position(abandoned);
+            let first = first.or_else(|| running.iter().position(|it| it.call.is_done()));
             let gone = first.map(|at| running.swap_remove(at));
             // What it holds may be another's code.
             drop(running);
@@ -110,7 +113,7 @@ impl Known {
     }
 
     /// What the guest has to do; and whether it has calls, all of them were abandoned, and no other call can come to it:
-    /// it works for nobody. One that was abandoned beside others does not count any more when it is done.
+    /// it works for nobody. One that was abandoned beside others is swept away when it is done.
     pub(super) fn load(&self, at_once: usize) -> (Load, bool) {
         let mut load = Load {
             idle: self.idle.load(Ordering::Acquire),
@@ -120,11 +123,16 @@ impl Known {
         let running = self.lock();
         let is_full = running.len() >= at_once;
         let mut under_way = 0;
-        for it in running.iter().filter(|it| !it.call.is_done()) {
+        for it in running.iter() {
+            let (done, abandoned) = (it.call.is_done(), it.call.abandoned_at());
+            if done && abandoned.is_none() {
+                continue;
+            }
             under_way += 1;
-            let abandoned = it.call.abandoned_at();
             load.wanted += usize::from(abandoned.is_none());
-            load.abandoned = [load.abandoned, abandoned].into_iter().flatten().min();
+            if !done {
+                load.abandoned = [load.abandoned, abandoned].into_iter().flatten().min();
+            }
         }
         let is_coming = self.waiting.load(Ordering::Acquire) > 0 && !is_full;
         (load, under_way > 0 && load.wanted == 0 && !is_coming)
