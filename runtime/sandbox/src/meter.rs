@@ -26,7 +26,7 @@ pub struct Meter {
 
 impl Meter {
     /// Guest CPU time so far, in nanoseconds: wall time of the guest's turns on its core, which
-    /// includes what the machine ran in between.
+    /// includes what the machine ran in between; on a thread of low priority, processor time.
     pub fn cpu_nanos(&self) -> u64 {
         self.cpu_nanos.load(Ordering::Relaxed)
     }

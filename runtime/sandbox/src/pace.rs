@@ -56,6 +56,7 @@ impl Pace {
             since: Cell::new(began),
             processor: Cell::new(is_suspected.then(processor_time)),
             longest: Cell::new(Duration::ZERO),
+            spent: Cell::new(Duration::ZERO),
         }
     }
 
@@ -111,6 +112,8 @@ pub(crate) struct Turn {
     processor: Cell<Option<Duration>>,
     /// The longest stretch so far.
     longest: Cell<Duration>,
+    /// All of them.
+    spent: Cell<Duration>,
 }
 
 impl Turn {
@@ -127,14 +130,14 @@ impl Turn {
             self.processor.set(Some(processor));
             stretch = processor.saturating_sub(before);
         }
-        if stretch > self.longest.get() {
-            self.longest.set(stretch);
-        }
+        self.longest.set(self.longest.get().max(stretch));
+        self.spent.set(self.spent.get().saturating_add(stretch));
     }
 
-    /// What it has taken until its last check.
+    /// What it has taken until its last check: by the clock, or in processor time where that is measured, for a thread
+    /// of low priority waits more than it computes.
     pub(crate) fn spent(&self) -> Duration {
-        self.since.get().duration_since(self.began)
+        self.spent.get()
     }
 }
 
@@ -184,5 +187,16 @@ mod tests {
             pace.end(&turn);
         }
         assert!(!pace.is_slow());
+    }
+
+    #[test]
+    fn a_slow_guest_is_charged_what_it_computes_and_not_what_it_waits() {
+        let pace = Pace::default();
+        pace.slow.store(u64::MAX, Relaxed);
+        let turn = pace.begin();
+        std::thread::sleep(LONG * 2);
+        compute(LONG);
+        turn.check();
+        assert!(turn.spent() >= LONG && turn.spent() < turn.elapsed() - LONG);
     }
 }

@@ -359,6 +359,10 @@ impl SandboxInner {
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(HOSTCALL_BYTES);
         store.set_max_component_handles(limits.handles as usize);
+        // Tasks, streams and futures of 0.3. A task that has returned and goes on has no handle any more.
+        if let Some(table) = store.concurrent_resource_table() {
+            table.set_max_capacity(limits.resources as usize);
+        }
         store.set_epoch_deadline(EPOCHS);
         // A guest that waited, for its next call or for I/O, has a deadline of long ago, and loses nothing by it: its
         // turn has just begun. Sending each such guest to the end of the line would cost it a turn of the driver,

@@ -175,11 +175,12 @@ impl<T: Send + 'static> Future for Guest<T> {
             this.at = match std::mem::replace(&mut this.at, At::Nowhere) {
                 At::Here(guest) => {
                     let is_slow = this.sandbox.meter.pace.is_slow();
-                    match if is_slow {
+                    let moved = if is_slow {
                         this.leave(guest)
                     } else {
                         Err(guest)
-                    } {
+                    };
+                    match moved {
                         Ok(away) => At::Slow(away),
                         Err(mut guest) => {
                             let polled = guest.as_mut().poll(cx);

@@ -7,6 +7,9 @@ use oarlock_sandbox::{CallError, Sandbox};
 use super::fresh::gone;
 use super::{LONG, Setup, get, soon, text};
 
+/// What the guest fills, and itself, in MiB.
+const MEMORY: u64 = 240;
+
 fn slow_threads() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     let names =
@@ -34,7 +37,7 @@ async fn moved(setup: &Setup) {
 
 #[tokio::test]
 async fn a_guest_that_fills_much_memory_is_moved_and_answers() {
-    let setup = Setup::new();
+    let setup = Setup::new().memory(MEMORY);
     let sandbox = setup.sandbox("hoard-p2");
     let (first, ()) = tokio::join!(sandbox.call(get("/fill/1500")), moved(&setup));
     assert_eq!(text(first).await, "filled");
@@ -52,7 +55,7 @@ async fn a_guest_that_fills_much_memory_is_moved_and_answers() {
 
 #[tokio::test]
 async fn a_guest_that_was_moved_is_ended_like_any_other() {
-    let setup = Setup::new();
+    let setup = Setup::new().memory(MEMORY);
     let sandbox = setup.sandbox("hoard-p2");
     let call = tokio::spawn({
         let sandbox = sandbox.clone();
@@ -98,9 +101,9 @@ async fn neighbours() {
         );
     };
     measure("alone").await;
-    let hoard = Setup::new().sandbox("hoard-p2");
-    let calls: Vec<_> = (0..20).map(|_| busy(&hoard)).collect();
-    measure("beside 20 instances that fill 64 MiB each").await;
+    let hoard = Setup::new().memory(MEMORY).sandbox("hoard-p2");
+    let calls: Vec<_> = (0..10).map(|_| busy(&hoard)).collect();
+    measure("beside 10 instances that fill 200 MiB each").await;
     measure("the same, later").await;
     for call in calls {
         call.abort();

@@ -13,6 +13,9 @@ struct Handler;
 /// As much as one write may have.
 const PIECE: usize = 128 << 10;
 
+/// So much that one instruction takes long on any machine.
+const FILLED: usize = 200 << 20;
+
 impl wasip2::exports::http::incoming_handler::Guest for Handler {
     fn handle(request: IncomingRequest, out: ResponseOutparam) {
         let path = request.path_with_query().unwrap_or_default();
@@ -23,9 +26,9 @@ impl wasip2::exports::http::incoming_handler::Guest for Handler {
             "fields" => answer(out, fields(number).to_string().as_bytes()),
             // A response of so many MiB.
             "write" => answer(out, &vec![b'w'; number << 20]),
-            // Fills 64 MiB again and again for so many milliseconds.
+            // Fills much memory again and again for so many milliseconds.
             "fill" => {
-                let mut memory = vec![0_u8; 64 << 20];
+                let mut memory = vec![0_u8; FILLED];
                 let begun = Instant::now();
                 let mut times = 0_u32;
                 while begun.elapsed() < Duration::from_millis(number as u64) {
