@@ -106,7 +106,7 @@ pub(crate) fn read_build(table: &DeTable<'_>, findings: &mut Findings<'_>) -> Bu
     }
     let processes = keys.get("processes");
     if let Some(count) = processes.and_then(|entry| entry.integer(8..=100_000, findings)) {
-        limits.processes = u64::try_from(count).unwrap_or(limits.processes);
+        limits.processes = count;
     }
     if let Some(entry) = keys.get("fetch") {
         limits.fetch = read_allow(entry, findings);

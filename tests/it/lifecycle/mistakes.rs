@@ -124,7 +124,7 @@ async fn components_that_cannot_be_are_refused_by_name() {
     assert_refused(
         &refused(&app).await,
         exit::BUILD,
-        &["worker.wasm", "not a regular file"],
+        &["worker.wasm", "this is a folder"],
     );
     std::fs::remove_dir(&worker).unwrap();
 
@@ -329,7 +329,7 @@ async fn mistakes_in_dot_env_are_all_said_with_their_lines() {
     assert_refused(
         &refused(&app).await,
         exit::MANIFEST,
-        &[".env: this is not a file"],
+        &[".env: this is a folder"],
     );
 }
 

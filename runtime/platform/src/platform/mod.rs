@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use oarlock_host::{Compiler, Host, HostConfig, ListenError};
 use oarlock_spec::api::Formation;
@@ -77,8 +78,10 @@ pub struct PlatformConfig {
     pub build_env: BTreeMap<String, String>,
 }
 
-/// A compilation may last so many times its CPU time, on a machine that has other things to do.
+/// A compilation may last so many times its CPU time, and a minute, on a machine that has other things to do: its CPU
+/// time ends it before.
 const COMPILE_PATIENCE: u32 = 5;
+const COMPILE_MINUTE: Duration = Duration::from_secs(60);
 
 /// What a platform tells while it starts and runs, in order; the CLI prints it.
 #[derive(Debug, Clone)]
@@ -335,7 +338,12 @@ fn start_host(config: &PlatformConfig, data: &Path) -> Result<Host, StartError> 
         local_development: matches!(config.source, Source::App { .. }),
         domain: config.domain.clone(),
         compiler: config.compiler.clone(),
-        compile_deadline: config.policy.compile.cpu.saturating_mul(COMPILE_PATIENCE),
+        compile_deadline: config
+            .policy
+            .compile
+            .cpu
+            .saturating_mul(COMPILE_PATIENCE)
+            .saturating_add(COMPILE_MINUTE),
         ..HostConfig::new(data)
     })
     .map_err(|error| StartError::new(exit::FAILURE, error.to_string()))
