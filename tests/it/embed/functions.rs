@@ -153,8 +153,8 @@ async fn those_that_run_beside_their_guests_stand_beside_those_that_do_not() {
     });
     // It does not use the other, and is of WASI 0.2, as is a handler beside it.
     embedded.add(app("ada", writer("1.2.0", "hello"))).await;
-    let served = embedded.add(super::web("shop", "handler-p2", "")).await;
-    let answer = super::ask(&embedded.host.service(&served.app), "/").await;
+    let served = embedded.add(web("shop", "handler-p2", "")).await;
+    let answer = ask(&embedded.host.service(&served.app), "/").await;
     assert_eq!(answer.text(), "hello");
     assert_eq!(book.0.lock().unwrap().len(), 1);
     embedded.host.shutdown().await;
