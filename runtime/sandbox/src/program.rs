@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use blake3::Hash;
 use oarlock_spec::names::AppName;
+use wasmparser::Payload;
 use wasmtime::component::{Component, Linker};
 use wasmtime_wasi::{p2, p3};
 use wasmtime_wasi_http::handler::ProxyPre;
@@ -166,6 +167,7 @@ impl Program {
         wasm: &[u8],
     ) -> Result<Self, LoadError> {
         check_header(name, wasm)?;
+        check_nesting(name, wasm)?;
         let invalid = |error: wasmtime::Error| LoadError::Invalid {
             name: name.to_owned(),
             reason: trap::describe(&error),
@@ -348,6 +350,30 @@ fn check_header(name: &str, wasm: &[u8]) -> Result<(), LoadError> {
     } else {
         Ok(())
     }
+}
+
+/// Components in each other. Toolchains make three or four; wasmtime's time for them grows with the square.
+const MAX_NESTING: usize = 100;
+
+/// Refuses components that are nested too deep, before anything walks them. What cannot be read at all is for the
+/// compiler to say.
+fn check_nesting(name: &str, wasm: &[u8]) -> Result<(), LoadError> {
+    let mut depth = 0_usize;
+    for payload in wasmparser::Parser::new(0).parse_all(wasm) {
+        match payload {
+            Ok(Payload::ComponentSection { .. } | Payload::ModuleSection { .. }) => depth += 1,
+            Ok(Payload::End(_)) => depth = depth.saturating_sub(1),
+            Ok(_) => {}
+            Err(_) => break,
+        }
+        if depth > MAX_NESTING {
+            return Err(LoadError::Invalid {
+                name: name.to_owned(),
+                reason: format!("it has more than {MAX_NESTING} components in each other"),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The entries we can call, the most specific first: a component that exports a handler and `run` is a

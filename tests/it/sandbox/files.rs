@@ -6,8 +6,12 @@ use super::{Setup, soon};
 
 /// What a probe prints whose `/tmp` may have 100 entries; and that nothing is left of it.
 async fn probe(guest: &str, args: &[&str]) -> Vec<String> {
+    probe_with(100, guest, args).await
+}
+
+async fn probe_with(most: u64, guest: &str, args: &[&str]) -> Vec<String> {
     let tmp = tempfile::tempdir().unwrap();
-    let setup = Setup::new().args(args).files(100).tmp_root(tmp.path());
+    let setup = Setup::new().args(args).files(most).tmp_root(tmp.path());
     let run = setup.sandbox(guest).run(Stdin::Ended, Output::Log, &[]);
     let exit = soon(run.wait()).await;
     assert_eq!(exit, Exit::Code(0), "{args:?}: {:?}", setup.log.stderr());
@@ -37,7 +41,7 @@ async fn folders_in_folders_have_a_bound() {
 #[tokio::test]
 async fn a_move_makes_no_tree_deeper_than_that() {
     assert_eq!(
-        probe("probe-p2", &["nest"]).await,
+        probe_with(200, "probe-p2", &["nest"]).await,
         [
             "Err(InvalidFilename)",
             "Err(InvalidFilename)",
