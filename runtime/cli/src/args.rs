@@ -38,7 +38,8 @@ impl Args {
     /// The filter for Oarlock's own diagnostics.
     pub(crate) fn verbosity(&self) -> &'static str {
         match self.verbose {
-            0 => "error",
+            // What the operator should know, of our own.
+            0 => "error,oarlock=warn,oarlock_host=warn,oarlock_platform=warn,oarlock_sandbox=warn",
             1 => "info",
             _ => "debug",
         }

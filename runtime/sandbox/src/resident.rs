@@ -95,7 +95,8 @@ impl Residents {
     /// Takes up a program's code again.
     pub(crate) fn put(&self, cell: &Arc<Cell>, loaded: Arc<Loaded>) -> Result<(), Full> {
         let mut cells = self.lock();
-        // What is in the caller's hands is not idle, and stays.
+        // What is held here is not idle, and stays: a newcomer for whom nothing else gives way is refused.
+        let _newcomer = loaded.clone();
         cell.loaded.store(Some(loaded));
         cells.push_back(Arc::downgrade(cell));
         if self.make_room(&mut cells) {

@@ -53,7 +53,7 @@ pub(crate) struct App {
     /// Where the guests' `/tmp`s are made.
     pub(crate) tmp_root: Arc<Dir>,
     /// The app's own folder.
-    pub(crate) data: Arc<Dir>,
+    data: PathBuf,
     /// The version of the schedules' memory that is on disk; held while it is written.
     pub(crate) cron_written: std::sync::Mutex<u64>,
     /// The release that runs.
@@ -90,13 +90,14 @@ impl App {
             .map_err(failed("open the folder of `/tmp`s"))?;
         clean(&tmp_root, &name, &log);
         let (dispatcher, messages) = mpsc::channel(MESSAGES);
+        let addons = AppAddons::new(&path.join("addons"));
         let app = Self {
             pool: WebPool::new(log.clone()),
-            addons: AppAddons::new(&path.join("addons")),
+            addons,
             http: HttpClient::new(&[]),
             usage: Tally::new(),
             tmp_root: Arc::new(tmp_root),
-            data: Arc::new(data),
+            data: path,
             cron_written: std::sync::Mutex::new(0),
             current: ArcSwapOption::empty(),
             applying: Mutex::new(()),
@@ -105,6 +106,11 @@ impl App {
             dispatcher,
         };
         Ok((Arc::new(app), messages))
+    }
+
+    /// The app's own folder. It is opened each time, for it is seldom needed and descriptors are few.
+    pub(crate) fn open_data(&self) -> std::io::Result<Dir> {
+        Dir::open_ambient_dir(&self.data, ambient_authority())
     }
 
     /// Asks the dispatcher; `None`: it is gone.
@@ -160,7 +166,11 @@ pub(crate) fn open_app(
     shared: &Arc<Shared>,
 ) -> Result<Arc<App>, OpenError> {
     let (app, messages) = App::open(name, log, shared)?;
-    let cron = Schedules::new(read_cron(&app.data));
+    let cron = Schedules::new(
+        app.open_data()
+            .map(|data| read_cron(&data))
+            .unwrap_or_default(),
+    );
     let dispatcher = Dispatcher::new(Arc::clone(&app), Arc::clone(shared), cron);
     shared.control.spawn(dispatcher.run(messages));
     Ok(app)

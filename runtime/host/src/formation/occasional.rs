@@ -334,7 +334,8 @@ impl Dispatcher {
                 return;
             }
             *written = version;
-            if let Err(error) = write_cron(&app.data, &memory) {
+            let stored = app.open_data().and_then(|data| write_cron(&data, &memory));
+            if let Err(error) = stored {
                 let message =
                     format!("what was scheduled could not be written to {CRON_FILE}: {error}");
                 app.log.write(LogSource::Oarlock, "scheduler", &message);

@@ -191,7 +191,6 @@ mod tests {
             (Failure::BadRequest("x"), 400),
             (Failure::HeadTooLarge, 431),
             (Failure::BodyTooLarge, 413),
-            (Failure::TooManyRequests, 429),
             (Failure::Connect, 501),
         ];
         for (failure, status) in others {
@@ -199,5 +198,8 @@ mod tests {
             assert_eq!(response.status().as_u16(), status);
             assert!(!response.headers().contains_key(RETRY_AFTER));
         }
+        let (busy, _) = rescue(Failure::TooManyRequests);
+        assert_eq!(busy.status().as_u16(), 429);
+        assert_eq!(busy.headers()[RETRY_AFTER], "1");
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt as _};
@@ -24,6 +24,8 @@ pub struct SlugStore {
 
 struct Inner {
     slugs: PathBuf,
+    /// The same, opened on first use: the components of all slugs are read by it.
+    opened: OnceLock<Arc<Dir>>,
     tmp: PathBuf,
     /// Slugs in use by this process, counted: the sweep leaves them.
     pins: Mutex<HashMap<SlugId, usize>>,
@@ -62,11 +64,23 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// One descriptor for the components of all slugs.
+    fn opened(&self) -> Result<Arc<Dir>, SlugError> {
+        if let Some(dir) = self.opened.get() {
+            return Ok(dir.clone());
+        }
+        let dir = Arc::new(open_dir(&self.slugs)?);
+        Ok(self.opened.get_or_init(|| dir).clone())
+    }
+}
+
 impl SlugStore {
     /// `data`: a data folder with `slugs` and `tmp` in it.
     pub fn new(data: &Path) -> Self {
         let inner = Inner {
             slugs: data.join("slugs"),
+            opened: OnceLock::new(),
             tmp: data.join("tmp"),
             pins: Mutex::default(),
         };
@@ -148,8 +162,8 @@ impl SlugStore {
                 hasher.file(part, &path, &digest, length);
                 if part == Part::Component {
                     let component = Component::File {
-                        dir: folder.clone(),
-                        path: path.clone(),
+                        dir: self.inner.opened()?,
+                        path: format!("{id}/{}/{path}", part.folder()),
                     };
                     components.insert(path, component);
                 }
