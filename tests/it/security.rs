@@ -27,10 +27,9 @@ fn tests_in(text: &str) -> Vec<String> {
         } else if let Some(rest) = line
             .strip_prefix("fn ")
             .or_else(|| line.strip_prefix("async fn "))
+            && std::mem::take(&mut is_test)
         {
-            if std::mem::take(&mut is_test) {
-                names.extend(rest.split('(').next().map(str::to_owned));
-            }
+            names.extend(rest.split('(').next().map(str::to_owned));
         }
     }
     names

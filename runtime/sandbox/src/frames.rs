@@ -16,12 +16,15 @@ use crate::{Body, BodyError};
 /// number of them.
 const SKIPPED_IN_A_ROW: u32 = 16;
 
+/// What a body's poll may bring.
+type FrameOf<B> = Result<Frame<<B as http_body::Body>::Data>, <B as http_body::Body>::Error>;
+
 /// Polls a body for its next frame that says something: bytes, or trailers. A body with nothing but empty frames is
 /// pending, and its task is woken to go on.
 pub fn poll_content<B: http_body::Body + ?Sized>(
     mut body: Pin<&mut B>,
     cx: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+) -> Poll<Option<FrameOf<B>>> {
     for _ in 0..SKIPPED_IN_A_ROW {
         match ready!(body.as_mut().poll_frame(cx)) {
             Some(Ok(frame)) if frame.data_ref().is_some_and(|data| !data.has_remaining()) => {}

@@ -33,11 +33,14 @@ pub(crate) fn did_you_mean(word: &str, known: &[&str]) -> Option<String> {
     }
 }
 
+/// Keys that a message names: as many as the largest table has.
+const MOST_NAMED: usize = 32;
+
 /// "use `a`, `b` or `c`".
 fn one_of(known: &[&str]) -> String {
     let quoted: Vec<String> = known
         .iter()
-        .take(24)
+        .take(MOST_NAMED)
         .map(|word| format!("`{word}`"))
         .collect();
     match quoted.split_last() {

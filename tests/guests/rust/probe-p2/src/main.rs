@@ -172,7 +172,10 @@ fn nest() {
     // Up again, and beside a link that leads down.
     std::fs::rename(format!("{}/b", deep("a", 23)), "/tmp/b").unwrap();
     link(&deep("b", 39)["/tmp/".len()..], "/tmp/link").unwrap();
-    println!("{:?}", dig("/tmp/link/c", 25).map_err(|(depth, error)| (depth, error.kind())));
+    println!(
+        "{:?}",
+        dig("/tmp/link/c", 25).map_err(|(depth, error)| (depth, error.kind()))
+    );
 }
 
 /// Touches this many MiB.

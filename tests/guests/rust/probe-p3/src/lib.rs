@@ -63,7 +63,11 @@ impl wasip3::exports::cli::run::Guest for Probe {
 
 fn tmp() -> Descriptor {
     let folders = wasip3::filesystem::preopens::get_directories().into_iter();
-    folders.into_iter().find(|(_, path)| path == "/tmp").unwrap().0
+    folders
+        .into_iter()
+        .find(|(_, path)| path == "/tmp")
+        .unwrap()
+        .0
 }
 
 /// Folders in folders, each made in the one before, as deep as they go.
@@ -73,8 +77,15 @@ async fn deep() -> String {
         if let Err(error) = here.create_directory_at("d".to_owned()).await {
             return format!("{depth}: {error:?}");
         }
-        let flags = (PathFlags::empty(), OpenFlags::DIRECTORY, DescriptorFlags::MUTATE_DIRECTORY);
-        here = here.open_at(flags.0, "d".to_owned(), flags.1, flags.2).await.unwrap();
+        let flags = (
+            PathFlags::empty(),
+            OpenFlags::DIRECTORY,
+            DescriptorFlags::MUTATE_DIRECTORY,
+        );
+        here = here
+            .open_at(flags.0, "d".to_owned(), flags.1, flags.2)
+            .await
+            .unwrap();
     }
     unreachable!()
 }
@@ -83,14 +94,20 @@ async fn deep() -> String {
 async fn many() -> String {
     let tmp = tmp();
     let file = |name: String| {
-        let flags = (PathFlags::empty(), OpenFlags::CREATE, DescriptorFlags::WRITE);
+        let flags = (
+            PathFlags::empty(),
+            OpenFlags::CREATE,
+            DescriptorFlags::WRITE,
+        );
         tmp.open_at(flags.0, name, flags.1, flags.2)
     };
     drop(file("first".to_owned()).await.unwrap());
     for _ in 0..30 {
         let (a, b) = zip(file("a".to_owned()), file("b".to_owned())).await;
         drop((a.unwrap(), b.unwrap()));
-        tmp.rename_at("a".to_owned(), &tmp, "b".to_owned()).await.unwrap();
+        tmp.rename_at("a".to_owned(), &tmp, "b".to_owned())
+            .await
+            .unwrap();
         tmp.create_directory_at("e".to_owned()).await.unwrap();
         let (gone, folder) = zip(
             tmp.unlink_file_at("b".to_owned()),
@@ -105,7 +122,10 @@ async fn many() -> String {
         let result = match made % 4 {
             0 => file(name).await.map(drop),
             1 => tmp.create_directory_at(name).await,
-            2 => tmp.link_at(PathFlags::empty(), "first".to_owned(), &tmp, name).await,
+            2 => {
+                tmp.link_at(PathFlags::empty(), "first".to_owned(), &tmp, name)
+                    .await
+            }
             _ => tmp.symlink_at("first".to_owned(), name).await,
         };
         if let Err(error) = result {
