@@ -12,7 +12,7 @@ use wasmtime::component::Linker;
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::cache::CodeCache;
-use crate::capacity::Capacity;
+use crate::capacity::{Bound, Capacity};
 use crate::compiler::{Compile, Compiler, Limits};
 use crate::functions::HostFunctions;
 use crate::limiter::ITEMS;
@@ -292,10 +292,21 @@ fn pooled_engines(config: &EngineConfig) -> Result<([wasmtime::Engine; 2], Capac
             // Another limit of the machine's (overcommit, a container's): try with less.
             Err(error) => match capacity.halved() {
                 Some(less) => capacity = less,
-                None => return Err(EngineError::Setup(crate::trap::describe(&error))),
+                None => return Err(no_space(&error, &capacity)),
             },
         }
     }
+}
+
+/// Even the smallest pools do not fit.
+fn no_space(error: &wasmtime::Error, capacity: &Capacity) -> EngineError {
+    let instances = capacity.instances.count;
+    let gib = (2 * u64::from(instances) * (RESERVATION + GUARD)).div_ceil(1 << 30);
+    EngineError::Setup(format!(
+        "{}; {instances} instances reserve {gib} GiB of address space, which costs no memory: raise {}",
+        crate::trap::describe(error),
+        Bound::AddressSpace
+    ))
 }
 
 fn engine_config(config: &EngineConfig, variant: Variant, capacity: &Capacity) -> Config {

@@ -1,7 +1,7 @@
 //! Accepts clients: on every core, within the bounds, each served where it was accepted.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::bounds::{Counted, Key};
+use super::bounds::{Counted, Key, Place};
 use super::connection::Connection;
 use super::registry::Registry;
 use super::{Inner, drive};
@@ -60,10 +60,20 @@ pub(super) async fn accept(
         loop {
             match listener.accept().await {
                 Ok((stream, client)) => {
+                    // Before the permit: who has too many already keeps nobody waiting for one.
+                    let Some(admitted) = admit(&router, client.ip()) else {
+                        continue;
+                    };
                     let Some(permit) = permit(&router).await else {
                         return;
                     };
-                    begin(&router, core, &registry, (stream, client), permit);
+                    begin(
+                        &router,
+                        core,
+                        &registry,
+                        (stream, client),
+                        (admitted, permit),
+                    );
                 }
                 Err(error) => {
                     if is_out_of_files(&error) {
@@ -92,21 +102,32 @@ fn is_out_of_files(error: &io::Error) -> bool {
     )
 }
 
+/// Whose connection counts for which address: for none, where it is a trusted proxy's.
+struct Admitted(Option<(Key, Place)>);
+
+/// A client's place among the connections of its address; `None`: it has all of them, and its socket is closed at once.
+fn admit(router: &Inner, ip: IpAddr) -> Option<Admitted> {
+    if router.proxies.contains(ip) {
+        return Some(Admitted(None));
+    }
+    let key = Key::of(ip);
+    match router.bounds.enter(key, Counted::Whole) {
+        Some(place) => Some(Admitted(Some((key, place)))),
+        None => {
+            router.remarks.refused(&ip.to_string(), Counted::Whole);
+            None
+        }
+    }
+}
+
 fn begin(
     router: &Arc<Inner>,
     core: CoreId,
     registry: &Arc<Registry>,
     (stream, client): (TcpStream, SocketAddr),
-    permit: OwnedSemaphorePermit,
+    (Admitted(admitted), permit): (Admitted, OwnedSemaphorePermit),
 ) {
-    let ip = client.ip();
-    let key = (!router.proxies.contains(ip)).then(|| Key::of(ip));
-    let place = key.map(|key| router.bounds.enter(key, Counted::Whole));
-    if matches!(place, Some(None)) {
-        // Its socket is closed at once.
-        router.remarks.refused(&ip.to_string(), Counted::Whole);
-        return;
-    }
+    let (key, place) = admitted.unzip();
     // Without it, answers wait for the client's delayed acknowledgements. If it fails, they only do that.
     let _ = stream.set_nodelay(true);
     let local = stream.local_addr().unwrap_or(client);
