@@ -1,7 +1,7 @@
 //! What one engine takes of the things that the machine has few of: address space, memory mappings, descriptors.
 //!
-//! The kernel allows a process 65,530 mappings unless `vm.max_map_count` says otherwise, and whoever asks for one more
-//! is refused: an allocator then ends the process. So everything that a guest can make the host map is counted here
+//! The kernel allows a process 65,530 mappings unless `vm.max_map_count` says otherwise, and refuses the next one. An
+//! allocator that is refused ends the process. So everything that a guest can make the host map is counted here
 //! beforehand, at its worst: stacks, linear memories and loaded code. An eighth is left to everybody else (threads,
 //! libraries, allocator, databases, an embedder's own); of the rest one half is for instances, one half for code.
 

@@ -95,7 +95,7 @@ impl Residents {
     /// Takes up a program's code again.
     pub(crate) fn put(&self, cell: &Arc<Cell>, loaded: Arc<Loaded>) -> Result<(), Full> {
         let mut cells = self.lock();
-        // What is held here is not idle, and stays: a newcomer for whom nothing else gives way is refused.
+        // This clone keeps the newcomer from being the one that gives way: without room it is refused.
         let _newcomer = loaded.clone();
         cell.loaded.store(Some(loaded));
         cells.push_back(Arc::downgrade(cell));

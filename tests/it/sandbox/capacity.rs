@@ -16,6 +16,18 @@ fn engine(config: EngineConfig) -> Engine {
     .unwrap()
 }
 
+/// An engine with room for the code of two programs, and with a cache that it comes back from.
+fn two_programs() -> (tempfile::TempDir, Engine) {
+    let cache = tempfile::tempdir().unwrap();
+    let engine = engine(EngineConfig {
+        instances: 16,
+        programs: 2,
+        code_cache: Some(cache.path().join("code")),
+        ..EngineConfig::default()
+    });
+    (cache, engine)
+}
+
 /// A component of its own: the guest's, and a custom section that says which.
 fn distinct(guest: &str, number: u8) -> Vec<u8> {
     let mut wasm = std::fs::read(oarlock_tests::guest(guest)).unwrap();
@@ -36,13 +48,7 @@ fn sandbox(program: &Program, app: &str) -> Sandbox {
 
 #[tokio::test]
 async fn code_that_nothing_runs_gives_way_and_comes_back() {
-    let cache = tempfile::tempdir().unwrap();
-    let engine = engine(EngineConfig {
-        instances: 16,
-        programs: 2,
-        code_cache: Some(cache.path().join("code")),
-        ..EngineConfig::default()
-    });
+    let (_cache, engine) = two_programs();
     let programs: Vec<_> = (0..6).map(|n| load(&engine, n).unwrap()).collect();
     let sandboxes: Vec<_> = programs.iter().map(|it| sandbox(it, "test")).collect();
     for _ in 0..3 {
@@ -69,13 +75,7 @@ async fn code_that_nothing_runs_gives_way_and_comes_back() {
 
 #[tokio::test]
 async fn code_that_runs_stays_and_what_has_no_room_is_refused_by_name() {
-    let cache = tempfile::tempdir().unwrap();
-    let engine = engine(EngineConfig {
-        instances: 16,
-        programs: 2,
-        code_cache: Some(cache.path().join("code")),
-        ..EngineConfig::default()
-    });
+    let (_cache, engine) = two_programs();
     let programs: Vec<_> = (0..2).map(|n| load(&engine, n).unwrap()).collect();
     let mut running = Vec::new();
     for program in &programs {
@@ -159,11 +159,8 @@ async fn the_calls_of_one_app_leave_room_for_the_others() {
     let program = engine.load("web.wasm", &wasm).unwrap();
     let mut held = Vec::new();
     // Two dynos of one app have one share.
-    for dyno in 0..share {
-        let mut greedy = sandbox(&program, "greedy");
-        if dyno % 2 == 1 {
-            greedy = sandbox(&program, "greedy");
-        }
+    let dynos = [(); 2].map(|()| sandbox(&program, "greedy"));
+    for greedy in dynos.iter().cycle().take(share as usize) {
         held.push(soon(greedy.call(get("/slow"))).await.unwrap());
     }
     let refused = soon(sandbox(&program, "greedy").call(get("/")))

@@ -60,7 +60,7 @@ pub(super) async fn accept(
         loop {
             match listener.accept().await {
                 Ok((stream, client)) => {
-                    // Before the permit: who has too many already keeps nobody waiting for one.
+                    // Before the permit, so that an address over its bound is refused at once.
                     let Some(admitted) = admit(&router, client.ip()) else {
                         continue;
                     };
@@ -102,10 +102,10 @@ fn is_out_of_files(error: &io::Error) -> bool {
     )
 }
 
-/// Whose connection counts for which address: for none, where it is a trusted proxy's.
+/// An accepted connection and its place in the count of its address. A trusted proxy's counts for no address.
 struct Admitted(Option<(Key, Place)>);
 
-/// A client's place among the connections of its address; `None`: it has all of them, and its socket is closed at once.
+/// Counts a connection. `None`: its address has too many already, and the caller closes the socket.
 fn admit(router: &Inner, ip: IpAddr) -> Option<Admitted> {
     if router.proxies.contains(ip) {
         return Some(Admitted(None));
