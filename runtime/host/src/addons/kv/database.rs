@@ -227,18 +227,17 @@ impl Database {
         })
     }
 
-    /// Applies these in their order and makes them durable together. The inner errors are of single
+    /// Applies these in their order, each with the size of its add-on, and makes them durable together. The inner errors are of single
     /// operations, which then changed nothing.
     pub(super) fn commit(
         &self,
-        ops: Vec<Op>,
-        limit: u64,
+        ops: Vec<(Op, u64)>,
     ) -> Result<Vec<Result<Done, KvError>>, DbError> {
         let write = self.begin_write()?;
         let mut answers = Vec::with_capacity(ops.len());
         let mut tables = Tables::open(&write)?;
-        for op in ops {
-            answers.push(tables.apply(op, limit)?);
+        for (op, size) in ops {
+            answers.push(tables.apply(op, size)?);
         }
         // Refused operations and lost swaps cost no flush.
         if tables.save()? {

@@ -75,23 +75,32 @@ impl Kv {
         }
     }
 
-    fn store(&self, name: &AddonName, size: u64) -> Arc<Store> {
+    fn store(&self, name: &AddonName) -> Arc<Store> {
         let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
         let store = stores
             .entry(name.clone())
             .or_insert_with(|| Store::new(&self.data, name.as_str(), IDLE));
-        store.limit.store(size, Ordering::Relaxed);
         Arc::clone(store)
     }
+}
+
+/// An add-on as one release has it: two releases that run side by side may differ in its size, and one that never
+/// becomes current changes nothing for the other.
+struct Bucket {
+    store: Arc<Store>,
+    /// Bytes of keys and values together.
+    size: u64,
 }
 
 #[async_trait::async_trait]
 impl Provider for Kv {
     async fn bind(&self, request: &Request<'_>) -> Result<Offer, BindError> {
-        let bucket: Arc<dyn KvBucket> =
-            self.store(request.name, request.addon.size.unwrap_or(DEFAULT_SIZE));
+        let bucket = Bucket {
+            store: self.store(request.name),
+            size: request.addon.size.unwrap_or(DEFAULT_SIZE),
+        };
         Ok(Offer {
-            kv: Some(bucket),
+            kv: Some(Arc::new(bucket)),
             ..Offer::default()
         })
     }
@@ -114,7 +123,6 @@ pub(super) struct Store {
     made: Instant,
     /// Milliseconds from `made` to the last call.
     called: AtomicU64,
-    limit: Arc<AtomicU64>,
     open: ArcSwapOption<Open>,
     /// Held while it is opened or closed; `true`: closed for good.
     gate: tokio::sync::Mutex<bool>,
@@ -139,7 +147,6 @@ impl Store {
             idle,
             made: Instant::now(),
             called: AtomicU64::new(0),
-            limit: Arc::new(AtomicU64::new(DEFAULT_SIZE)),
             open: ArcSwapOption::empty(),
             gate: tokio::sync::Mutex::new(false),
             reads: Arc::new(Semaphore::new(READS)),
@@ -166,14 +173,14 @@ impl Store {
             return Ok(open);
         }
         let broken = self.open.swap(None);
-        let (place, limit) = (self.place.clone(), Arc::clone(&self.limit));
+        let place = self.place.clone();
         let opened = tokio::task::spawn_blocking(move || {
             // The thread of a broken one has ended; its handle must be given up before another is made.
             if let Some(broken) = &broken {
                 broken.writer.close();
             }
             drop(broken);
-            open_store(&place, limit)
+            open_store(&place)
         });
         let opened = opened
             .await
@@ -246,10 +253,6 @@ impl Store {
         })
     }
 
-    async fn write(&self, op: Op, bytes: usize) -> Result<Done, KvError> {
-        self.open().await?.writer.write(op, bytes).await
-    }
-
     /// Writes what is under way, and closes the file for good.
     pub(super) async fn close(&self) {
         let mut gate = self.gate.lock().await;
@@ -287,11 +290,10 @@ async fn close_when_idle(store: Weak<Store>, opened: Weak<Open>) {
     }
 }
 
-fn open_store(place: &Place, limit: Arc<AtomicU64>) -> Result<Open, DbError> {
+fn open_store(place: &Place) -> Result<Open, DbError> {
     let shared = Arc::new(Shared {
         addon: place.addon.clone(),
         database: Database::open(place)?,
-        limit,
         broken: AtomicBool::new(false),
         commits: AtomicU64::new(0),
     });
@@ -332,11 +334,18 @@ fn one(key: &String, value: usize) -> Result<usize, KvError> {
     measure(std::iter::once((key, value)))
 }
 
+impl Bucket {
+    async fn write(&self, op: Op, bytes: usize) -> Result<Done, KvError> {
+        let open = self.store.open().await?;
+        open.writer.write(op, self.size, bytes).await
+    }
+}
+
 #[async_trait::async_trait]
-impl KvBucket for Store {
+impl KvBucket for Bucket {
     async fn get(&self, keys: Vec<String>) -> Result<Vec<Option<Vec<u8>>>, KvError> {
         measure(keys.iter().map(|key| (key, 0)))?;
-        self.read(move |database| database.get(&keys)).await?
+        self.store.read(move |database| database.get(&keys)).await?
     }
 
     async fn set(&self, pairs: Vec<(String, Vec<u8>)>) -> Result<(), KvError> {
@@ -351,16 +360,20 @@ impl KvBucket for Store {
 
     async fn version(&self, key: String) -> Result<u64, KvError> {
         one(&key, 0)?;
-        self.read(move |database| database.version(&key)).await
+        self.store
+            .read(move |database| database.version(&key))
+            .await
     }
 
     async fn list(&self, after: Option<String>) -> Result<KvKeys<String>, KvError> {
-        self.read(move |database| database.list(after.as_deref()))
+        self.store
+            .read(move |database| database.list(after.as_deref()))
             .await
     }
 
     async fn list_created(&self, after: u64) -> Result<KvKeys<u64>, KvError> {
-        self.read(move |database| database.list_created(after))
+        self.store
+            .read(move |database| database.list_created(after))
             .await
     }
 

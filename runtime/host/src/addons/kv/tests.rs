@@ -7,9 +7,24 @@ const I64: RangeInclusive<i128> = i64::MIN as i128..=i64::MAX as i128;
 /// Set for the child of `acknowledged_writes_survive_kill_9`.
 const CHILD: &str = "OARLOCK_TEST_KV_CHILD";
 
-fn store() -> (tempfile::TempDir, Arc<Store>) {
+impl std::ops::Deref for Bucket {
+    type Target = Store;
+    fn deref(&self) -> &Store {
+        &self.store
+    }
+}
+
+fn bucket(store: Arc<Store>, size: u64) -> Arc<Bucket> {
+    Arc::new(Bucket { store, size })
+}
+
+fn open(data: &Path, idle: Duration) -> Arc<Bucket> {
+    bucket(Store::new(data, "store", idle), DEFAULT_SIZE)
+}
+
+fn store() -> (tempfile::TempDir, Arc<Bucket>) {
     let data = tempfile::tempdir().unwrap();
-    let store = Store::new(data.path(), "store", IDLE);
+    let store = open(data.path(), IDLE);
     (data, store)
 }
 
@@ -17,7 +32,7 @@ fn pair(key: &str, value: &str) -> (String, Vec<u8>) {
     (key.to_owned(), value.as_bytes().to_vec())
 }
 
-async fn get(store: &Store, key: &str) -> Option<Vec<u8>> {
+async fn get(store: &Bucket, key: &str) -> Option<Vec<u8>> {
     store
         .get(vec![key.to_owned()])
         .await
@@ -50,7 +65,7 @@ async fn sets_gets_and_deletes() {
         Err(KvError::Failed(_))
     ));
     // Another handle finds it all.
-    let again = Store::new(data.path(), "store", IDLE);
+    let again = open(data.path(), IDLE);
     assert_eq!(get(&again, "b").await, Some(b"2".to_vec()));
     assert_eq!(get(&again, "a").await, None);
 }
@@ -66,7 +81,7 @@ async fn nothing_is_opened_before_its_first_use() {
 #[tokio::test]
 async fn a_full_store_takes_only_what_makes_it_smaller() {
     let (_data, store) = store();
-    store.limit.store(10_000, Ordering::Relaxed);
+    let store = bucket(Arc::clone(&store.store), 10_000);
     store
         .set(vec![pair("a", &"x".repeat(9_000))])
         .await
@@ -87,7 +102,9 @@ async fn a_full_store_takes_only_what_makes_it_smaller() {
     // All or nothing.
     assert_eq!(get(&store, "b").await, None);
     store.set(vec![pair("b", "small")]).await.unwrap();
-    store.limit.store(100, Ordering::Relaxed);
+    // Another release has it smaller; the one beside it goes on as before.
+    let large = store.clone();
+    let store = bucket(Arc::clone(&store.store), 100);
     assert!(matches!(
         store.set(vec![pair("b", "larger")]).await,
         Err(KvError::Full { .. })
@@ -96,6 +113,7 @@ async fn a_full_store_takes_only_what_makes_it_smaller() {
         store.increment("n".to_owned(), 1, I64).await,
         Err(KvError::Full { .. })
     ));
+    large.set(vec![pair("b", "large!")]).await.unwrap();
     store.set(vec![pair("a", "y")]).await.unwrap();
     store.delete(vec!["b".to_owned()]).await.unwrap();
     assert_eq!(
@@ -289,7 +307,7 @@ async fn a_damaged_file_is_named_and_a_repaired_one_is_opened_without_a_restart(
 async fn a_file_in_use_by_another_handle_is_an_error() {
     let (data, store) = store();
     store.set(vec![pair("a", "1")]).await.unwrap();
-    let second = Store::new(data.path(), "store", IDLE);
+    let second = open(data.path(), IDLE);
     let error = second
         .version("a".to_owned())
         .await
@@ -352,7 +370,7 @@ fn acknowledged_writes_survive_kill_9() {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let store = Store::new(data.path(), "store", IDLE);
+        let store = open(data.path(), IDLE);
         for keys in acknowledged.chunks(1_000) {
             for (key, value) in keys.iter().zip(store.get(keys.to_vec()).await.unwrap()) {
                 assert_eq!(
@@ -373,7 +391,7 @@ fn child_that_writes_until_it_is_killed() {
         return;
     };
     let (round, data) = argument.split_once('=').unwrap();
-    let (round, store) = (round.to_owned(), Store::new(Path::new(data), "store", IDLE));
+    let (round, store) = (round.to_owned(), open(Path::new(data), IDLE));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -423,7 +441,7 @@ async fn after_a_failed_commit_the_database_is_opened_anew() {
 #[tokio::test]
 async fn a_database_that_nobody_uses_is_closed_and_opened_again() {
     let data = tempfile::tempdir().unwrap();
-    let store = Store::new(data.path(), "store", Duration::from_millis(50));
+    let store = open(data.path(), Duration::from_millis(50));
     for round in 0..3 {
         let value = round.to_string();
         store.set(vec![pair("a", &value)]).await.unwrap();
@@ -438,14 +456,14 @@ async fn a_database_that_nobody_uses_is_closed_and_opened_again() {
     }
     // Its file is nobody's: another handle gets it, without waiting for a lock.
     drop(store.gate.lock().await);
-    let other = Store::new(data.path(), "store", IDLE);
+    let other = open(data.path(), IDLE);
     assert_eq!(get(&other, "a").await, Some(b"2".to_vec()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn calls_that_meet_the_close_lose_nothing() {
     let data = tempfile::tempdir().unwrap();
-    let store = Store::new(data.path(), "store", Duration::ZERO);
+    let store = open(data.path(), Duration::ZERO);
     let tasks: Vec<_> = (0..4)
         .map(|task| {
             let store = Arc::clone(&store);

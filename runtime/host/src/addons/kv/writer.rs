@@ -27,6 +27,8 @@ pub(super) const WAIT: Duration = Duration::from_secs(30);
 /// A write on its way.
 pub(super) struct Request {
     op: Op,
+    /// The size of the add-on, as the release that writes has it.
+    size: u64,
     answer: oneshot::Sender<Result<Done, KvError>>,
     /// Its bytes' place in the queue.
     _place: Option<OwnedSemaphorePermit>,
@@ -36,8 +38,6 @@ pub(super) struct Request {
 pub(super) struct Shared {
     pub(super) addon: String,
     pub(super) database: Database,
-    /// The add-on's size; another release may change it.
-    pub(super) limit: Arc<AtomicU64>,
     /// A commit failed: the database takes no more writes and is to be opened anew.
     pub(super) broken: AtomicBool,
     pub(super) commits: AtomicU64,
@@ -68,8 +68,8 @@ impl Writer {
         })
     }
 
-    /// Hands a write of `bytes` over and waits until it is durable.
-    pub(super) async fn write(&self, op: Op, bytes: usize) -> Result<Done, KvError> {
+    /// Hands a write of `bytes` to an add-on of this `size` over and waits until it is durable.
+    pub(super) async fn write(&self, op: Op, size: u64, bytes: usize) -> Result<Done, KvError> {
         let failed = || DbError::Failed(redb::Error::DatabaseClosed).for_guest(&self.shared.addon);
         let queue = self
             .queue
@@ -87,6 +87,7 @@ impl Writer {
             queue
                 .send(Request {
                     op,
+                    size,
                     answer,
                     _place: Some(place),
                 })
@@ -134,10 +135,9 @@ fn write_all(shared: &Shared, mut requests: mpsc::Receiver<Request>) {
         }
         let (ops, answers): (Vec<_>, Vec<_>) = batch
             .into_iter()
-            .map(|request| (request.op, (request.answer, request._place)))
+            .map(|request| ((request.op, request.size), (request.answer, request._place)))
             .unzip();
-        let limit = shared.limit.load(Ordering::Relaxed);
-        match guarded(|| shared.database.commit(ops, limit)) {
+        match guarded(|| shared.database.commit(ops)) {
             Ok(results) => {
                 shared.commits.fetch_add(1, Ordering::Relaxed);
                 for ((answer, _place), result) in answers.into_iter().zip(results) {
@@ -172,7 +172,6 @@ mod tests {
         let shared = Shared {
             addon: "store".to_owned(),
             database: Database::open(&place).unwrap(),
-            limit: Arc::new(AtomicU64::new(1 << 30)),
             broken: AtomicBool::new(false),
             commits: AtomicU64::new(0),
         };
@@ -184,6 +183,7 @@ mod tests {
                 queue
                     .blocking_send(Request {
                         op,
+                        size: 1 << 30,
                         answer,
                         _place: None,
                     })
