@@ -1,8 +1,6 @@
-//! Bodies on their way through: bounded and watched on the way in, metered and watched on the way out.
+//! Bodies on their way to the client: metered and watched.
 
-use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -10,8 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::task::AtomicWaker;
 use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
-use oarlock_sandbox::{Body, BodyError, poll_content};
+use oarlock_sandbox::{Body, poll_content};
 use oarlock_spec::codes::RouterCode;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -20,166 +17,10 @@ use super::exchange::Exchange;
 use super::lock;
 use super::rescue::Failure;
 use super::timer::Timer;
-
-/// What the two sides of a request know of its body.
-pub(super) struct Upload {
-    since: Instant,
-    /// Milliseconds from `since` to the last bytes.
-    last: AtomicU64,
-    fault: AtomicU8,
-    waker: AtomicWaker,
-}
+use super::upload::Upload;
 
 /// How often a cut waits for what came before it.
 const CUT_TURNS: u32 = 2;
-
-const NO_FAULT: u8 = 0;
-const TOO_LARGE: u8 = 1;
-const GONE: u8 = 2;
-const MALFORMED: u8 = 3;
-
-impl Upload {
-    fn new() -> Arc<Self> {
-        Arc::new(Self {
-            since: Instant::now(),
-            last: AtomicU64::new(0),
-            fault: AtomicU8::new(NO_FAULT),
-            waker: AtomicWaker::new(),
-        })
-    }
-
-    fn touch(&self) {
-        let millis = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last.store(millis, Ordering::Relaxed);
-    }
-
-    /// When the last bytes came.
-    pub(super) fn last(&self) -> Instant {
-        self.since + Duration::from_millis(self.last.load(Ordering::Relaxed))
-    }
-
-    fn set(&self, fault: u8) {
-        self.fault.store(fault, Ordering::SeqCst);
-        self.waker.wake();
-    }
-
-    /// What went wrong with the body, if something did.
-    pub(super) fn failure(&self) -> Option<Failure> {
-        match self.fault.load(Ordering::SeqCst) {
-            NO_FAULT => None,
-            TOO_LARGE => Some(Failure::BodyTooLarge),
-            MALFORMED => Some(Failure::BadRequest("The request's body is malformed.\n")),
-            _ => Some(Failure::Code(RouterCode::H27)),
-        }
-    }
-
-    /// Ready when something has gone wrong with the body.
-    pub(super) fn poll_failed(&self, context: &mut Context<'_>) -> Poll<Failure> {
-        self.waker.register(context.waker());
-        self.failure().map_or(Poll::Pending, Poll::Ready)
-    }
-}
-
-/// A request's body as it comes: a connection's, or an embedder's.
-pub(super) trait Incomes: http_body::Body<Data = Bytes> + Send + Unpin + 'static {
-    /// Whether the error is the sender's mistake; otherwise the sender went away.
-    fn is_malformed(error: &Self::Error) -> bool;
-    /// For the guest.
-    fn into_error(error: Self::Error) -> BodyError;
-}
-
-impl Incomes for Incoming {
-    fn is_malformed(error: &hyper::Error) -> bool {
-        is_malformed(error)
-    }
-
-    fn into_error(error: hyper::Error) -> BodyError {
-        BodyError::Hyper(error)
-    }
-}
-
-/// A request's body for the guest, of at most `limit` bytes; `None` for the second: there is none.
-pub(super) fn request(incoming: impl Incomes, limit: u64) -> (Body, Option<Arc<Upload>>) {
-    if incoming.is_end_stream() {
-        let empty = http_body_util::Empty::new();
-        return (
-            Body::new(http_body_util::BodyExt::map_err(
-                empty,
-                |never| match never {},
-            )),
-            None,
-        );
-    }
-    let upload = Upload::new();
-    (
-        Body::new(RequestBody {
-            incoming,
-            left: limit,
-            upload: upload.clone(),
-        }),
-        Some(upload),
-    )
-}
-
-struct RequestBody<I> {
-    incoming: I,
-    left: u64,
-    upload: Arc<Upload>,
-}
-
-impl<I: Incomes> http_body::Body for RequestBody<I> {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = std::task::ready!(poll_content(Pin::new(&mut self.incoming), context));
-        match frame {
-            None => Poll::Ready(None),
-            Some(Ok(frame)) => {
-                let length = frame.data_ref().map_or(0, Bytes::len) as u64;
-                match self.left.checked_sub(length) {
-                    Some(left) => self.left = left,
-                    None => {
-                        self.upload.set(TOO_LARGE);
-                        return Poll::Ready(Some(Err(BodyError::HttpRequestBodySize(None))));
-                    }
-                }
-                self.upload.touch();
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Some(Err(error)) => {
-                self.upload.set(if I::is_malformed(&error) {
-                    MALFORMED
-                } else {
-                    GONE
-                });
-                Poll::Ready(Some(Err(I::into_error(error))))
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
-    }
-}
-
-fn is_malformed(error: &hyper::Error) -> bool {
-    let cause =
-        std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
-    cause.is_some_and(|cause| {
-        matches!(
-            cause.kind(),
-            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData
-        )
-    })
-}
 
 /// The answer was cut: the connection, or the stream, is to be aborted.
 #[derive(Debug, thiserror::Error)]
@@ -271,10 +112,20 @@ pub(super) struct Streaming {
     linger: Duration,
     last: Instant,
     timer: Option<Timer>,
+    stage: Stage,
+}
+
+/// How far a guest's body has come. From the last two nothing leads back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Flowing,
     /// The trailers have come: the client asks for no more.
-    trailed: bool,
-    /// It is to be cut when all that came before is written; how often that is waited for.
-    broken: Option<(RouterCode, u32)>,
+    Trailed,
+    /// It is to be cut when all that came before is written; how often that was waited for.
+    Breaking {
+        code: RouterCode,
+        waited: u32,
+    },
 }
 
 impl Streaming {
@@ -295,8 +146,7 @@ impl Streaming {
             linger,
             last,
             timer: None,
-            trailed: false,
-            broken: None,
+            stage: Stage::Flowing,
         }
     }
 
@@ -319,7 +169,7 @@ impl Streaming {
         let Some(exchange) = &mut self.exchange else {
             return Poll::Ready(None);
         };
-        if let Some((code, _)) = self.broken {
+        if let Stage::Breaking { code, .. } = self.stage {
             return self.poll_cut(code, context);
         }
         match poll_content(Pin::new(&mut self.body), context) {
@@ -327,9 +177,12 @@ impl Streaming {
                 exchange.bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
                 // It has bytes, or is the trailers: only these are progress.
                 self.last = Instant::now();
-                self.trailed = frame.is_trailers();
+                let trailed = frame.is_trailers();
+                if trailed {
+                    self.stage = Stage::Trailed;
+                }
                 let bytes = exchange.bytes;
-                let wrong = |length| bytes > length || (self.trailed && bytes < length);
+                let wrong = |length| bytes > length || (trailed && bytes < length);
                 if self.declared.is_some_and(wrong) {
                     return self.poll_cut(RouterCode::H18, context);
                 }
@@ -359,11 +212,17 @@ impl Streaming {
         code: RouterCode,
         context: &Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let (code, waited) = self.broken.unwrap_or((code, 0));
+        let (code, waited) = match self.stage {
+            Stage::Breaking { code, waited } => (code, waited),
+            Stage::Flowing | Stage::Trailed => (code, 0),
+        };
         let exchange = self.exchange.as_ref();
         let is_unwritten = exchange.is_some_and(|it| it.connection().is_unwritten());
         if waited == 0 || (waited < CUT_TURNS && is_unwritten) {
-            self.broken = Some((code, waited + 1));
+            self.stage = Stage::Breaking {
+                code,
+                waited: waited + 1,
+            };
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -436,14 +295,15 @@ impl Streaming {
 impl Drop for Streaming {
     /// HTTP/1 drops a body as soon as it has as many bytes as were declared, without asking for its end.
     fn drop(&mut self) {
-        if let Some((code, _)) = self.broken {
+        if let Stage::Breaking { code, .. } = self.stage {
             self.cut(code);
             return;
         }
         let Some(exchange) = &self.exchange else {
             return;
         };
-        let whole = self.trailed || self.declared == Some(exchange.bytes) || self.is_end();
+        let whole =
+            self.stage == Stage::Trailed || self.declared == Some(exchange.bytes) || self.is_end();
         if !whole {
             // Dropping the exchange says who went away.
             return;
@@ -462,8 +322,7 @@ impl Drop for Streaming {
             declared: None,
             upload: None,
             timer: None,
-            trailed: false,
-            broken: None,
+            stage: Stage::Flowing,
             ..*self
         };
         rest.finish_unseen();

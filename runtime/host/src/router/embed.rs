@@ -23,13 +23,14 @@ use oarlock_spec::codes::RouterCode;
 use oarlock_spec::names::AppName;
 use tokio::sync::{mpsc, oneshot};
 
-use super::body::{Cut, Incomes, ResponseBody, Streaming};
+use super::body::{Cut, ResponseBody, Streaming};
 use super::connection::{self, Busy, Connection};
 use super::exchange::Exchange;
 use super::headers;
 use super::rescue::{Failure, rescue};
 use super::service::{self, Answered, Payload};
-use super::{Inner, Router, accept, lock};
+use super::upload::Incomes;
+use super::{Inner, Router, accept};
 use crate::cores::CoreId;
 use crate::service::{BoxError, Client};
 use crate::web::WebPool;
@@ -82,7 +83,7 @@ async fn serve(
         _ if router.stop.is_cancelled() => RouterCode::H18,
         None => RouterCode::H11,
         Some(permit) => {
-            let pool = lock(&router.apps).get(&app).cloned();
+            let pool = router.table.of(&app);
             match (pool, router.registries.get(core.0).cloned()) {
                 (Some(pool), Some(registry)) => {
                     let (parts, body) = request.into_parts();
@@ -108,7 +109,7 @@ async fn serve(
 fn connection(router: &Arc<Inner>, core: CoreId, app: &AppName, parts: &Parts) -> Arc<Connection> {
     let client = parts.extensions.get::<Client>();
     let proto = client.and_then(|client| HeaderValue::from_str(client.scheme.as_str()).ok());
-    let name = format!("{app}.{}", router.domain);
+    let name = router.table.host(app);
     let from = connection::From {
         client: client.map_or(HeaderValue::from_static("unknown"), |client| {
             connection::address(client.ip)

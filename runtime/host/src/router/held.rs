@@ -2,8 +2,8 @@
 //! request can be sent again as long as the guest has nothing of it.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -22,24 +22,34 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct Home {
     body: Mutex<Option<Body>>,
     hint: SizeHint,
-    state: AtomicU8,
+    /// How its way ended; said once.
+    end: OnceLock<End>,
     waker: AtomicWaker,
 }
 
-const WHOLE: u8 = 0;
-const ON_ITS_WAY: u8 = 1;
-const SENT: u8 = 2;
-const CUT: u8 = 3;
+/// How the way of a body ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The connection has all of it.
+    Sent,
+    /// Nobody wants the rest.
+    Cut,
+}
 
 impl Home {
     pub(super) fn new(body: Body) -> Arc<Self> {
-        Arc::new(Self {
+        let home = Self {
             hint: body.size_hint(),
-            // There is nothing to send of an empty one, and it can be sent any number of times.
-            state: AtomicU8::new(if body.is_end_stream() { SENT } else { WHOLE }),
-            body: Mutex::new(Some(body)),
+            end: OnceLock::new(),
+            body: Mutex::new(None),
             waker: AtomicWaker::new(),
-        })
+        };
+        // There is nothing to send of an empty one, and it can be sent any number of times.
+        if body.is_end_stream() {
+            home.ends(End::Sent);
+        }
+        *lock(&home.body) = Some(body);
+        Arc::new(home)
     }
 
     /// Whether nothing of it was given away.
@@ -49,7 +59,12 @@ impl Home {
 
     /// Whether the connection waits for nothing more of it.
     pub(super) fn is_sent(&self) -> bool {
-        self.state.load(Ordering::SeqCst) == SENT
+        self.end.get() == Some(&End::Sent)
+    }
+
+    /// The first word holds.
+    fn ends(&self, end: End) {
+        let _later = self.end.set(end).is_err();
     }
 
     /// The body, if nothing of it was given away.
@@ -59,10 +74,7 @@ impl Home {
 
     /// Nobody wants the rest: the connection that sends it ends.
     pub(super) fn cut(&self) {
-        let cut = |state| (state != SENT).then_some(CUT);
-        let _ = self
-            .state
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, cut);
+        self.ends(End::Cut);
         self.waker.wake();
     }
 }
@@ -139,7 +151,7 @@ impl http_body::Body for Held {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         this.home.waker.register(context.waker());
-        if this.home.state.load(Ordering::SeqCst) == CUT {
+        if this.home.end.get() == Some(&End::Cut) {
             return Poll::Ready(Some(Err(NotWanted.into())));
         }
         if this.own.is_none() {
@@ -147,7 +159,6 @@ impl http_body::Body for Held {
             let Some(body) = this.home.take_back() else {
                 return Poll::Ready(Some(Err(NotWanted.into())));
             };
-            this.home.state.store(ON_ITS_WAY, Ordering::SeqCst);
             this.own = Some(body);
         }
         let Some(body) = &mut this.own else {
@@ -155,7 +166,7 @@ impl http_body::Body for Held {
         };
         let frame = ready!(Pin::new(&mut *body).poll_frame(context));
         if frame.is_none() || body.is_end_stream() {
-            this.home.state.store(SENT, Ordering::SeqCst);
+            this.home.ends(End::Sent);
         }
         Poll::Ready(frame.map(|frame| frame.map_err(BoxError::from)))
     }
@@ -179,7 +190,7 @@ impl Drop for Held {
     /// A body of a known length may never be asked for its end.
     fn drop(&mut self) {
         if self.own.as_ref().is_some_and(|body| body.is_end_stream()) {
-            self.home.state.store(SENT, Ordering::SeqCst);
+            self.home.ends(End::Sent);
         }
     }
 }

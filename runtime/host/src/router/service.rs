@@ -17,12 +17,13 @@ use oarlock_spec::api::LogSource;
 use oarlock_spec::codes::RouterCode;
 use tokio::time::Instant;
 
-use super::body::{self, Incomes, ResponseBody, Streaming, Upload, Watched};
+use super::body::{ResponseBody, Streaming, Watched};
 use super::connection::{Busy, Connection};
 use super::exchange::Exchange;
 use super::rescue::{Failure, rescue};
 use super::timer::Timer;
 use super::tunnel::{Tunnel, TunnelSlot};
+use super::upload::{self, Incomes, Upload};
 use super::upstream::{NoReply, Reply};
 use super::{headers, lock};
 use crate::web::{Backend, Lease, RequestLimits, WebPool};
@@ -81,7 +82,7 @@ impl Upgrade {
 
 fn route(connection: &Connection, parts: &Parts) -> Result<(Authority, Arc<WebPool>), Failure> {
     let authority = headers::authority(parts, &connection.local)?;
-    let table = connection.router.table.load();
+    let table = &connection.router.table;
     let pool = table.route(authority.host()).ok_or(Failure::UnknownHost)?;
     Ok((authority, pool.clone()))
 }
@@ -129,7 +130,7 @@ pub(super) async fn answer(
     }
     checked?;
     identity?;
-    let (body, upload) = body::request(incoming, limits.request_body);
+    let (body, upload) = upload::request(incoming, limits.request_body);
     let request = Request::from_parts(parts, body);
     let waiting = (upload.as_deref(), limits.timeout);
     match lease_and_call(exchange, request, upgrade, waiting).await? {

@@ -356,7 +356,7 @@ async fn empty_frames_are_no_progress_and_hold_nobody_up() {
 async fn empty_frames_of_a_requests_body_are_not_passed_on() {
     let (mut frames, body) = mpsc::channel::<Result<Frame<Bytes>, crate::service::BoxError>>(0);
     let body = StreamBody::new(body).boxed_unsync();
-    let (mut body, upload) = body::request(body, 10);
+    let (mut body, upload) = upload::request(body, 10);
     let upload = upload.unwrap();
     let began = upload.last();
     let sending = tokio::spawn(async move {
