@@ -138,12 +138,9 @@ impl Hosted {
     /// Scales `web`, and comes back when the new dynos were told to start.
     async fn tell(&self, count: u32) -> anyhow::Result<()> {
         let web = "web".parse().context("a process type")?;
-        let told = self
-            .host
+        self.host
             .scale(&self.app, Formation::from([(web, count)]))
-            .await;
-        told.context("the app is gone")?
-            .map_err(|message| anyhow::anyhow!("{message}"))?;
+            .await?;
         Ok(())
     }
 

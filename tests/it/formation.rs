@@ -1,21 +1,27 @@
 //! Formation over the in-process host and real guests.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::IntoFuture;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
-use oarlock_host::apply::{Applied, ApplyError, Component, Desired, ReleasePhase, Slug};
+use oarlock_host::apply::{Applied, ApplyError, Component, Desired, ReleasePhase, Slug, dynos_of};
 use oarlock_host::dynos::{OneOffError, OneOffExit, OneOffRequest};
 use oarlock_host::logs::LogFilter;
-use oarlock_host::{Host, HostConfig};
+use oarlock_host::{ChangeError, Host, HostConfig, HostError};
 use oarlock_spec::api::{DynoState, Formation, LogSource};
 use oarlock_spec::manifest;
 use oarlock_spec::names::{AppName, ReleaseId};
 
 /// What takes longer than this has failed.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// Stages a release and commits it.
+async fn apply(host: &Host, desired: Desired) -> Result<Applied, ApplyError> {
+    host.stage(desired, slug()).await?.commit().await
+}
 
 struct TestHost {
     host: Host,
@@ -56,7 +62,7 @@ impl TestHost {
     async fn release(&mut self) -> Result<Applied, ApplyError> {
         self.release += 1;
         let desired = self.desired();
-        let applied = self.host.apply(desired).await;
+        let applied = apply(&self.host, desired).await;
         if applied.is_ok() {
             self.formation = self.host.formation(&self.app).await.unwrap();
         }
@@ -69,9 +75,9 @@ impl TestHost {
         formation.extend(self.formation.clone());
         Desired {
             release: ReleaseId(self.release),
-            slug: slug(),
+            slug: slug().id,
             config: self.config.clone(),
-            formation,
+            formation: dynos_of(&formation),
             release_phase: ReleasePhase::Run,
             manifest,
         }
@@ -79,7 +85,7 @@ impl TestHost {
 
     async fn scale(&mut self, process: &str, count: u32) {
         let change = Formation::from([(process.parse().unwrap(), count)]);
-        self.formation = self.host.scale(&self.app, change).await.unwrap().unwrap();
+        self.formation = self.host.scale(&self.app, change).await.unwrap();
     }
 
     async fn get(&self, path: &str) -> (u16, Option<String>, String) {
@@ -100,6 +106,20 @@ impl TestHost {
             let rows = self.host.dynos(&self.app).await.unwrap();
             rows.len() == dynos.len() && self.up().await == dynos
         })
+        .await;
+    }
+
+    async fn until_up_of_release(&self, release: u64, dynos: &[&str]) {
+        self.until(
+            &format!("{dynos:?} of v{release} are all dynos"),
+            async || {
+                let rows = self.host.dynos(&self.app).await.unwrap();
+                let of = rows
+                    .iter()
+                    .filter(|row| row.release == ReleaseId(release) && row.state == DynoState::Up);
+                of.map(|row| row.dyno.to_string()).eq(dynos.iter().copied())
+            },
+        )
         .await;
     }
 
@@ -261,8 +281,16 @@ async fn web_0_answers_h14_and_web_1_serves_again() {
         .host
         .scale(&t.app, Formation::from([("nothing".parse().unwrap(), 1)]))
         .await
-        .unwrap();
-    assert!(wrong.unwrap_err().contains("it has: web"));
+        .unwrap_err();
+    assert!(wrong.to_string().contains("it has: web"), "{wrong}");
+    let nobody: AppName = "nobody".parse().unwrap();
+    let wrong = t.host.scale(&nobody, Formation::new()).await.unwrap_err();
+    assert_eq!(wrong, ChangeError::UnknownApp(nobody));
+    let wrong = t.host.restart(&t.app, Some("wep.1")).await.unwrap_err();
+    assert!(
+        matches!(wrong, ChangeError::UnknownTarget { .. }),
+        "{wrong}"
+    );
     t.host.shutdown().await;
     t.host.shutdown().await;
 }
@@ -331,12 +359,7 @@ async fn a_singleton_never_overlaps_across_restarts_and_releases() {
     let mut t = TestHost::new(WORKERS).await;
     for round in 0..20 {
         if round % 2 == 0 {
-            let restarted = t
-                .host
-                .restart(&t.app, Some("clock"))
-                .await
-                .unwrap()
-                .unwrap();
+            let restarted = t.host.restart(&t.app, Some("clock")).await.unwrap();
             assert_eq!(
                 restarted
                     .iter()
@@ -549,22 +572,219 @@ async fn two_applies_at_once_run_one_after_the_other() {
     let second = t.desired();
     t.release = 3;
     let third = t.desired();
-    let (a, b) = tokio::join!(t.host.apply(second), t.host.apply(third));
+    let (a, b) = tokio::join!(apply(&t.host, second), apply(&t.host, third));
     assert_eq!(
         (a.unwrap().release, b.unwrap().release),
         (ReleaseId(2), ReleaseId(3))
     );
     t.until_up(&["clock.1", "web.1", "worker.1"]).await;
-    // A future that is dropped does not leave half a release.
-    t.release = 4;
-    let dropped = tokio::time::timeout(Duration::from_millis(20), t.host.apply(t.desired())).await;
-    drop(dropped);
-    t.until("the work goes on", async || {
-        t.get("/").await.2 == "web.1 v4 1"
+    assert_no_overlap(&t.lines(LogSource::App, "clock.1"));
+    t.host.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_staged_release_serves_once_it_is_committed_and_a_dropped_one_never() {
+    let mut t = TestHost::new(WORKERS).await;
+    t.release = 2;
+    let staged = t.host.stage(t.desired(), slug()).await.unwrap();
+    assert_eq!(staged.applied().release, ReleaseId(2));
+    assert_eq!(t.get("/").await.2, "web.1 v1 1");
+    // Its singleton runs already, in the place of the old one.
+    t.until("the singleton was exchanged", async || {
+        let rows = t.host.dynos(&t.app).await.unwrap();
+        rows.iter().any(|row| {
+            row.dyno.to_string() == "clock.1"
+                && row.release == ReleaseId(2)
+                && row.state == DynoState::Up
+        })
     })
     .await;
+    drop(staged);
     t.until_up(&["clock.1", "web.1", "worker.1"]).await;
+    let rows = t.host.dynos(&t.app).await.unwrap();
+    assert!(
+        rows.iter().all(|row| row.release == ReleaseId(1)),
+        "{rows:?}"
+    );
+    assert_eq!(t.get("/").await.2, "web.1 v1 1");
+    // The next one is staged after it, and what is scaled while it is staged holds for it.
+    t.release = 3;
+    let staged = t.host.stage(t.desired(), slug()).await.unwrap();
+    let (host, app) = (t.host.clone(), t.app.clone());
+    let two = Formation::from([("worker".parse().unwrap(), 2)]);
+    let scaling = tokio::spawn(async move { host.scale(&app, two).await });
+    assert_eq!(staged.commit().await.unwrap().release, ReleaseId(3));
+    scaling.await.unwrap().unwrap();
+    t.until_up(&["clock.1", "web.1", "worker.1", "worker.2"])
+        .await;
+    assert_eq!(t.get("/").await.2, "web.1 v3 1");
+    t.formation = t.host.formation(&t.app).await.unwrap();
+    // A future that is dropped at any moment leaves what served.
+    for millis in [0, 1, 5, 20, 60, 200] {
+        t.release += 1;
+        let stage = t.host.stage(t.desired(), slug()).into_future();
+        let dropped = tokio::time::timeout(Duration::from_millis(millis), stage).await;
+        drop(dropped);
+        t.until_up(&["clock.1", "web.1", "worker.1", "worker.2"])
+            .await;
+        assert_eq!(t.get("/").await.2, "web.1 v3 1");
+        let rows = t.host.dynos(&t.app).await.unwrap();
+        assert!(
+            rows.iter().all(|row| row.release == ReleaseId(3)),
+            "{rows:?}"
+        );
+    }
     assert_no_overlap(&t.lines(LogSource::App, "clock.1"));
+    // What is staged when the host ends, ends with it.
+    t.release += 1;
+    let staged = t.host.stage(t.desired(), slug()).await.unwrap();
+    t.host.shutdown().await;
+    let late = staged.commit().await.unwrap_err();
+    assert!(matches!(late, ApplyError::ShuttingDown), "{late}");
+    let late = t.host.restart(&t.app, None).await.unwrap_err();
+    assert_eq!(late, ChangeError::ShuttingDown);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_scaled_during_a_release_phase_holds_for_the_release() {
+    let processes = "[processes]\nweb = \"web.wasm\"\nworker = \"worker.wasm ignore\"\nrelease = \"worker.wasm ignore\"\n\
+                     [limits.default]\nstop_grace = \"100ms\"\n";
+    let mut t = TestHost::empty(processes).await;
+    let mut first = t.desired();
+    first.release_phase = ReleasePhase::Done;
+    first.release = ReleaseId(1);
+    apply(&t.host, first).await.unwrap();
+    t.release = 2;
+    let noted = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let note = noted.clone();
+    let stage = t
+        .host
+        .stage(t.desired(), slug())
+        .after_release_phase(async move {
+            note.store(true, std::sync::atomic::Ordering::SeqCst);
+            Ok(())
+        });
+    let staging = tokio::spawn(stage.into_future());
+    let running = async || {
+        let rows = t.host.dynos(&t.app).await.unwrap();
+        rows.iter()
+            .any(|row| row.process.as_str() == "release" && row.state == DynoState::Up)
+    };
+    t.until("the release phase runs", running).await;
+    let two = Formation::from([("worker".parse().unwrap(), 2)]);
+    let answered = t.host.scale(&t.app, two.clone()).await.unwrap();
+    assert_eq!(answered["worker"], 2);
+    // Its end: it ignores the stop signal, and the phase has failed.
+    assert!(!staging.is_finished());
+    staging.abort();
+    t.until_up_of_release(1, &["web.1", "worker.1", "worker.2"])
+        .await;
+    assert!(!noted.load(std::sync::atomic::Ordering::SeqCst));
+    t.host.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slug_of_another_name_and_a_folder_of_another_host_are_refused() {
+    let t = TestHost::new(WORKERS).await;
+    let other = Slug {
+        id: "1".repeat(64).parse().unwrap(),
+        ..slug()
+    };
+    let refused = t.host.stage(t.desired(), other).await.err().unwrap();
+    assert!(matches!(refused, ApplyError::WrongSlug { .. }), "{refused}");
+    // Desired is a value.
+    let text = serde_json::to_string(&t.desired()).unwrap();
+    assert!(serde_json::from_str::<Desired>(&text).unwrap() == t.desired());
+
+    let second = Host::start(config_in(t._data.path())).err().unwrap();
+    assert!(matches!(second, HostError::InUse { .. }), "{second}");
+    assert!(second.to_string().contains("in use by another host"));
+    t.host.shutdown().await;
+    let after = Host::start(config_in(t._data.path())).unwrap();
+    after.shutdown().await;
+}
+
+/// A name that is removed and added at once never has two apps.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_app_that_is_added_while_it_is_removed_comes_after_it() {
+    let mut t = TestHost::new(
+        "[processes]\nweb = \"web.wasm\"\nclock = { run = \"worker.wasm ignore\", singleton = true }\n\
+         [limits.clock]\nstop_grace = \"300ms\"\n",
+    )
+    .await;
+    for _ in 0..5 {
+        t.release += 1;
+        let desired = t.desired();
+        let mut events = t.host.events();
+        let (_, added) = tokio::join!(t.host.remove(&t.app), async {
+            tokio::task::yield_now().await;
+            apply(&t.host, desired).await
+        });
+        added.unwrap();
+        // Either it was added after the other one had gone, or it was the next release of the one that went.
+        if t.host.dynos(&t.app).await.is_none() {
+            t.release += 1;
+            apply(&t.host, t.desired()).await.unwrap();
+        }
+        let answer = format!("web.1 v{} 1", t.release);
+        assert_eq!(t.get("/").await.2, answer);
+        t.until("the request's line is in the log", async || {
+            !t.lines(LogSource::Oarlock, "router").is_empty()
+        })
+        .await;
+        let mut clocks = 0_i32;
+        while let Ok(Some(event)) =
+            tokio::time::timeout(Duration::from_millis(20), events.next()).await
+        {
+            if let oarlock_host::events::Event::Dyno(dyno) = event
+                && dyno.dyno.to_string() == "clock.1"
+            {
+                match dyno.to {
+                    DynoState::Starting => clocks += 1,
+                    DynoState::Finished | DynoState::Crashed => clocks -= 1,
+                    _ => {}
+                }
+                // One from before the first event.
+                assert!(clocks <= 0, "two singletons at once");
+            }
+        }
+    }
+    t.host.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_queue_of_changes_is_busy() {
+    let mut t = TestHost::new(
+        "[processes]\nworker = \"worker.wasm ignore\"\n[limits.default]\nstop_grace = \"10s\"\n",
+    )
+    .await;
+    t.release = 2;
+    // The staged release holds all other changes back.
+    let staged = t.host.stage(t.desired(), slug()).await.unwrap();
+    let restarts: Vec<_> = (0..40)
+        .map(|_| {
+            let (host, app) = (t.host.clone(), t.app.clone());
+            tokio::spawn(async move { host.restart(&app, Some("none")).await })
+        })
+        .collect();
+    t.until("some were refused", async || {
+        restarts
+            .iter()
+            .filter(|restart| restart.is_finished())
+            .count()
+            >= 8
+    })
+    .await;
+    staged.commit().await.unwrap();
+    let mut busy = 0;
+    for restart in restarts {
+        match restart.await.unwrap().unwrap_err() {
+            ChangeError::Busy { waiting } => busy += usize::from(waiting == 32),
+            ChangeError::UnknownTarget { target, .. } => assert_eq!(target, "none"),
+            other => panic!("{other}"),
+        }
+    }
+    assert_eq!(busy, 8);
     t.host.shutdown().await;
 }
 
@@ -618,13 +838,13 @@ async fn scheduled_processes_go_by_the_clock_across_a_daylight_saving_change() {
     .unwrap();
     let desired = Desired {
         release: ReleaseId(1),
-        slug: slug(),
+        slug: slug().id,
         config: BTreeMap::new(),
-        formation: Formation::new(),
+        formation: BTreeSet::new(),
         release_phase: ReleasePhase::Done,
         manifest,
     };
-    host.apply(desired.clone()).await.unwrap();
+    apply(&host, desired.clone()).await.unwrap();
     let log = host.log(&app);
     // Lines that begin so: the one that says which command is started does not.
     let lines = |dyno: &str, text: &str| {
@@ -672,7 +892,7 @@ async fn scheduled_processes_go_by_the_clock_across_a_daylight_saving_change() {
     // A later host tells what was missed, and does not run it.
     at("2027-03-30T12:00:00Z");
     let host = Host::start_with_clock(config_in(data.path()), clock.clone()).unwrap();
-    host.apply(desired).await.unwrap();
+    apply(&host, desired).await.unwrap();
     let log = host.log(&app);
     let start = Instant::now();
     while !log

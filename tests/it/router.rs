@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use oarlock_host::apply::{Component, Desired, ReleasePhase, Slug};
+use oarlock_host::apply::{Component, Desired, ReleasePhase, Slug, dynos_of};
 use oarlock_host::logs::LogFilter;
 use oarlock_host::{Host, HostConfig, ListenError};
 use oarlock_spec::manifest;
@@ -37,20 +37,21 @@ impl Served {
         let manifest = manifest::parse(&text, &manifest::Options::default()).unwrap();
         let bytes = std::fs::read(oarlock_tests::guest(guest)).unwrap();
         let components = BTreeMap::from([("web.wasm".to_owned(), Component::Bytes(bytes.into()))]);
-        host.apply(Desired {
+        let slug = Slug {
+            id: "0".repeat(64).parse().unwrap(),
+            components,
+            files: None,
+        };
+        let desired = Desired {
             release: ReleaseId(1),
-            slug: Slug {
-                id: "0".repeat(64).parse().unwrap(),
-                components,
-                files: None,
-            },
+            slug: slug.id.clone(),
             config: BTreeMap::new(),
-            formation: manifest.initial_scale(),
+            formation: dynos_of(&manifest.initial_scale()),
             release_phase: ReleasePhase::Done,
             manifest,
-        })
-        .await
-        .unwrap();
+        };
+        let staged = host.stage(desired, slug).await.unwrap();
+        staged.commit().await.unwrap();
         Self {
             host,
             app: "routed".parse().unwrap(),

@@ -17,14 +17,15 @@ use oarlock_spec::manifest::{
     self, MANIFEST_FILE, MAX_SCALE, Manifest, ManifestErrors, Options, PROCFILE,
     config_name_mistake,
 };
-use oarlock_spec::names::{AppName, NameError, ReleaseId, SlugId};
+use oarlock_spec::names::{AppName, NameError, SlugId};
 use oarlock_spec::policy::Policy;
 use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use crate::Host;
-use crate::apply::{Applied, ApplyError, Component, Desired, ReleasePhase, Slug};
+use crate::apply::{Applied, ApplyError, Component, Desired, ReleasePhase, Slug, dynos_of};
 use crate::folder::{AppFolder, FileError, MAX_COMPONENT};
-use crate::host::lock;
+use crate::host::Inner;
 
 /// An app to be run: [`Host::add`] takes it.
 ///
@@ -260,6 +261,16 @@ impl App {
         })
     }
 
+    /// A process type keeps what it had before, unless this says otherwise.
+    fn formation(&self, manifest: &Manifest, before: &Formation) -> Formation {
+        let mut formation = manifest.initial_scale();
+        for (process, count) in &mut formation {
+            let wanted = self.scale.get(process.as_str()).or(before.get(process));
+            *count = wanted.copied().unwrap_or(*count);
+        }
+        formation
+    }
+
     /// Named by its contents. The folder of `files` is not part of it: it is the embedder's, and may change.
     fn slug(&self, manifest: &Manifest) -> Result<SlugId, ApplyError> {
         let platform = |error: &dyn std::fmt::Display| ApplyError::Platform(error.to_string());
@@ -294,47 +305,39 @@ impl Host {
         if !mistakes.is_empty() {
             return Err(AddError::Mistakes(mistakes));
         }
+        let inner = Arc::clone(&self.inner);
+        // On the control thread, so that it comes to its end though the caller may not wait.
+        let added = self.on_control(async move { inner.add(app, manifest).await });
+        added
+            .await
+            .unwrap_or_else(|| Err(ApplyError::ShuttingDown.into()))
+    }
+}
+
+impl Inner {
+    async fn add(self: Arc<Self>, app: App, manifest: Manifest) -> Result<Applied, AddError> {
+        let to_the_end = CancellationToken::new();
+        let turn = self.turn(&manifest.app, &to_the_end).await?;
         let mut config = manifest.config.clone();
         config.extend(app.config.clone());
         let desired = Desired {
-            release: self.next_release(&manifest.app),
-            formation: self.formation_of(&app, &manifest).await,
-            slug: Slug {
-                id: app.slug(&manifest)?,
-                components: app
-                    .components
-                    .into_iter()
-                    .map(|(path, bytes)| (path, Component::Bytes(bytes)))
-                    .collect(),
-                files: app.files,
-            },
+            release: turn.app.next_release(),
+            formation: dynos_of(&app.formation(&manifest, &turn.formation)),
+            slug: app.slug(&manifest)?,
             config,
             manifest,
             release_phase: ReleasePhase::Run,
         };
-        Ok(self.apply(desired).await?)
-    }
-
-    async fn formation_of(&self, app: &App, manifest: &Manifest) -> Formation {
-        let mut formation = manifest.initial_scale();
-        let before = self.formation(&manifest.app).await.unwrap_or_default();
-        for (process, count) in &mut formation {
-            if let Some(before) = before.get(process) {
-                *count = *before;
-            }
-            if let Some(wanted) = app.scale.get(process.as_str()) {
-                *count = *wanted;
-            }
-        }
-        formation
-    }
-
-    fn next_release(&self, app: &AppName) -> ReleaseId {
-        let runs = self.inner.find(app).and_then(|app| app.current.load_full());
-        let runs = runs.map_or(ReleaseId(0), |release| release.release);
-        let mut releases = lock(&self.inner.releases);
-        let last = releases.entry(app.clone()).or_insert(runs);
-        *last = ReleaseId((*last).max(runs).0 + 1);
-        *last
+        let components = app.components.into_iter();
+        let slug = Slug {
+            id: desired.slug.clone(),
+            components: components
+                .map(|(path, bytes)| (path, Component::Bytes(bytes)))
+                .collect(),
+            files: app.files,
+        };
+        let after_phase = Box::pin(std::future::ready(Ok(())));
+        let staged = self.stage(turn, desired, slug, after_phase, to_the_end);
+        Ok(staged.await?.commit().await?)
     }
 }

@@ -1,22 +1,19 @@
-//! What an app shall be, and the one path that makes it so.
+//! What an app shall be: one release of it, which [`Host::stage`](crate::Host::stage) makes ready and
+//! [`Staged::commit`] makes current.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use cap_std::fs::Dir;
-use oarlock_sandbox::{Exit, Output, Stdin};
 use oarlock_spec::api::Formation;
 use oarlock_spec::manifest::Manifest;
-use oarlock_spec::names::{AppName, ProcessType, ReleaseId, SlugId};
+use oarlock_spec::names::{AppName, DynoName, ProcessType, ReleaseId, SlugId};
+use serde::{Deserialize, Serialize};
 
-use crate::events::Event;
-use crate::formation::{
-    App, ChangeError, Message, NoRoom, Occasional, OccasionalError, Prepared, Purpose, exit_reason,
-    release_phase_limit,
-};
-use crate::host::Inner;
+use crate::change::ChangeError;
+use crate::formation::NoRoom;
+pub use crate::stage::{Stage, Staged};
 
 /// Where a component's bytes are.
 #[derive(Clone)]
@@ -32,7 +29,7 @@ pub enum Component {
     },
 }
 
-/// An immutable build output.
+/// An immutable build output, opened.
 #[derive(Clone)]
 pub struct Slug {
     /// The SHA-256 of its contents.
@@ -44,7 +41,8 @@ pub struct Slug {
 }
 
 /// Whether the release phase is to run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ReleasePhase {
     /// It has not exited 0 for this release yet.
     Run,
@@ -52,24 +50,37 @@ pub enum ReleasePhase {
     Done,
 }
 
-/// What an app shall be: one release of it, complete.
-#[derive(Clone)]
+/// What an app shall be: one release of it, complete but for the contents of its slug. A plain value: it can be stored,
+/// sent, and compared.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Desired {
     /// The manifest (with the app's name).
     pub manifest: Manifest,
     /// The release.
     pub release: ReleaseId,
-    /// Its slug.
-    pub slug: Slug,
+    /// Its slug, which is handed to [`Host::stage`](crate::Host::stage) beside this.
+    pub slug: SlugId,
     /// Config vars: `[config]`, `.env` and `config set`, merged; without the add-ons' and the host's own.
     pub config: BTreeMap<String, String>,
-    /// How many of each.
-    pub formation: Formation,
+    /// The dynos that this host shall run. Those of process types that have no scale are ignored.
+    pub formation: BTreeSet<DynoName>,
     /// Whether to run the release phase first.
     pub release_phase: ReleasePhase,
 }
 
-/// What [`crate::Host::apply`] did.
+/// The names of so many dynos of each type, numbered from 1.
+pub fn dynos_of(formation: &Formation) -> BTreeSet<DynoName> {
+    let of = |(process, count): (&ProcessType, &u32)| {
+        let process = process.clone();
+        (1..=*count).map(move |index| DynoName {
+            process: process.clone(),
+            index,
+        })
+    };
+    formation.iter().flat_map(of).collect()
+}
+
+/// What [`Staged::commit`] did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
     /// Whose release it is.
@@ -137,157 +148,54 @@ pub enum ApplyError {
         /// Why.
         reason: String,
     },
-    /// The host is shutting down, or a newer release took over.
-    #[error("given up: {0}")]
-    Superseded(String),
-    /// The platform's fault.
+    /// The slug that was handed over is another one than is desired (the caller's mistake).
+    #[error("the slug {given} was handed over for a release of the slug {wanted}")]
+    WrongSlug {
+        /// What is desired.
+        wanted: SlugId,
+        /// What was handed over.
+        given: SlugId,
+    },
+    /// As many changes of this app wait as may; a later try may find a place.
+    #[error("{waiting} changes of this app wait already; try again when they are made")]
+    Busy {
+        /// How many.
+        waiting: usize,
+    },
+    /// Whoever had it staged dropped it.
+    #[error("it was given up before it was current")]
+    GivenUp,
+    /// The app is being removed, or the host shuts down.
+    #[error("given up: the app is being stopped")]
+    ShuttingDown,
+    /// The platform's fault. The text is for the operator.
     #[error("the host failed: {0}")]
     Platform(String),
 }
 
-/// A release's place among those of its app.
-enum Place {
-    First,
-    Next,
-}
-
-impl Inner {
-    /// The one path that makes an app what it shall be. Runs to its end whether or not it is awaited.
-    pub(crate) async fn apply(self: Arc<Self>, desired: Desired) -> Result<Applied, ApplyError> {
-        let (app, release) = (desired.manifest.app.clone(), desired.release);
-        let events = &self.shared.events;
-        let result = self.applied(desired).await;
-        events.tell(match &result {
-            Ok((Place::First, _)) => Event::AppAdded { app, release },
-            Ok((Place::Next, _)) => Event::AppReleased { app, release },
-            Err(error) => Event::ReleaseFailed {
-                app,
+impl From<ChangeError> for ApplyError {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::Boot {
+                dyno,
                 release,
-                reason: error.to_string(),
+                reason,
+            } => Self::Boot {
+                dyno: dyno.to_string(),
+                release,
+                reason,
             },
-        });
-        result.map(|(_, applied)| applied)
-    }
-
-    async fn applied(self: &Arc<Self>, desired: Desired) -> Result<(Place, Applied), ApplyError> {
-        let app = self.opened(desired.manifest.app.clone()).await?;
-        let _turn = app.applying.lock().await;
-        if self.is_closing() {
-            return Err(closing());
+            ChangeError::Busy { waiting } => Self::Busy { waiting },
+            ChangeError::NoRoom(error) => Self::NoRoom(error),
+            ChangeError::ShuttingDown => Self::ShuttingDown,
+            // What only scaling and restarts meet.
+            other @ (ChangeError::UnknownApp(_)
+            | ChangeError::NotRunning(_)
+            | ChangeError::UnknownProcess { .. }
+            | ChangeError::NoScale(_)
+            | ChangeError::TooMany { .. }
+            | ChangeError::Cap(_)
+            | ChangeError::UnknownTarget { .. }) => Self::Platform(other.to_string()),
         }
-        let phase = desired.release_phase;
-        let prepared = Prepared::new(desired, &app, &self.shared).await?;
-        prepared.fits(&self.shared.engine)?;
-        if phase == ReleasePhase::Run {
-            let limit = release_phase_limit(&self.shared.config.policy);
-            run_release_phase(&app, &prepared, limit).await?;
-        }
-        let place = match app.current.load().as_ref() {
-            None => Place::First,
-            Some(_) => Place::Next,
-        };
-        let applied = Applied {
-            app: app.name.clone(),
-            release: prepared.release,
-            compiled: prepared.compiled,
-            cached: prepared.cached,
-        };
-        roll_out(&app, prepared).await?;
-        Ok((place, applied))
-    }
-
-    async fn opened(self: &Arc<Self>, name: AppName) -> Result<Arc<App>, ApplyError> {
-        let inner = Arc::clone(self);
-        let opening = tokio::task::spawn_blocking(move || inner.app(&name));
-        opening.await.unwrap_or_else(|_| Err(closing()))
-    }
-}
-
-fn closing() -> ApplyError {
-    ApplyError::Superseded("the app is being stopped".into())
-}
-
-/// Runs the `release` process, if there is one, to its end.
-async fn run_release_phase(
-    app: &App,
-    prepared: &Prepared,
-    limit: Duration,
-) -> Result<(), ApplyError> {
-    let Some((name, process)) = prepared
-        .processes
-        .iter()
-        .find(|(name, _)| name.is_release())
-    else {
-        return Ok(());
-    };
-    let occasional = Occasional {
-        purpose: Purpose::Release,
-        named: name.clone(),
-        process: process.clone(),
-        release: prepared.release,
-        extra_args: Vec::new(),
-        stdin: Stdin::Ended,
-        output: Output::Log,
-    };
-    let started = app
-        .ask(|reply| Message::Occasional(Box::new(occasional), reply))
-        .await
-        .ok_or_else(closing)?;
-    let started = match started {
-        Ok(started) => started,
-        Err(OccasionalError::Closing) => return Err(closing()),
-        Err(error @ (OccasionalError::TooMany | OccasionalError::Start(_))) => {
-            return Err(ApplyError::ReleasePhase {
-                code: None,
-                reason: error.to_string(),
-            });
-        }
-    };
-    let end = started.end.await.map_err(|_| closing())?;
-    if end.late {
-        return Err(ApplyError::ReleasePhase {
-            code: None,
-            reason: format!(
-                "it ran longer than {} seconds and was ended; the operator raises that by `release_phase` in the \
-                 policy's [caps]",
-                limit.as_secs_f64()
-            ),
-        });
-    }
-    match &end.exit {
-        Exit::Code(0) => Ok(()),
-        // The guest's own word; otherwise it had none.
-        Exit::Code(code) => Err(ApplyError::ReleasePhase {
-            code: Some(*code),
-            reason: exit_reason(&end.exit),
-        }),
-        Exit::Killed if end.told => Err(ApplyError::ReleasePhase {
-            code: None,
-            reason: "it was stopped, and was ended".into(),
-        }),
-        Exit::Trap(_) | Exit::Memory | Exit::Killed | Exit::NotStarted(_) => {
-            Err(ApplyError::ReleasePhase {
-                code: None,
-                reason: exit_reason(&end.exit),
-            })
-        }
-    }
-}
-
-async fn roll_out(app: &App, prepared: Prepared) -> Result<(), ApplyError> {
-    let prepared = Arc::new(prepared);
-    let rolled = app.ask(|reply| Message::RollOut(prepared, reply)).await;
-    match rolled {
-        Some(Ok(())) => Ok(()),
-        Some(Err(ChangeError::Boot {
-            dyno,
-            release,
-            reason,
-        })) => Err(ApplyError::Boot {
-            dyno: dyno.to_string(),
-            release,
-            reason,
-        }),
-        Some(Err(ChangeError::Closing)) | None => Err(closing()),
     }
 }

@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,17 +23,21 @@ use std::time::Duration;
 use futures::future::join_all;
 use oarlock_sandbox::{Capacity, Engine, EngineConfig};
 use oarlock_spec::api::{DynoRow, Formation};
-use oarlock_spec::names::{AppName, DynoName, ReleaseId};
+use oarlock_spec::names::{AppName, DynoName};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::{Applied, ApplyError, Desired};
+use crate::apply::ApplyError;
+use crate::change::ChangeError;
 use crate::config::HostConfig;
 use crate::cores::Cores;
 use crate::events::{Event, Events, Teller};
 use crate::formation::{App, Clock, Ending, Message, Shared, SystemClock, app_folder, open_app};
 use crate::logs::{AppLog, Logs};
 use crate::one_off::{self, OneOff, OneOffError, OneOffRequest};
+use crate::registry::{Entered, Registry};
 use crate::router::{self, ClientLimits, Router, Unclaimed};
 use crate::usage::{METER_INTERVAL, Usage};
 
@@ -41,6 +47,15 @@ pub enum HostError {
     /// The engine.
     #[error(transparent)]
     Engine(#[from] oarlock_sandbox::EngineError),
+    /// Another host keeps its data there.
+    #[error(
+        "the data folder {} is in use by another host; shut that one down first, or choose another folder",
+        path.display()
+    )]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A folder or a thread.
     #[error("{what}: {source}")]
     Io {
@@ -92,11 +107,11 @@ pub struct Host {
 pub(crate) struct Inner {
     pub(crate) shared: Arc<Shared>,
     /// A look-up of handles; what an app is belongs to its dispatcher.
-    apps: Mutex<BTreeMap<AppName, Arc<App>>>,
+    apps: Arc<Registry>,
     app_logs: Mutex<BTreeMap<AppName, AppLog>>,
-    /// The last release that [`Host::add`] gave an app.
-    pub(crate) releases: Mutex<BTreeMap<AppName, ReleaseId>>,
     logs: Logs,
+    /// Of the data folder; given back when nothing writes there any more.
+    lock: Mutex<Option<OwnedFd>>,
     closing: AtomicBool,
     /// Ends the control thread.
     stop: CancellationToken,
@@ -153,10 +168,7 @@ impl Host {
 
     /// As [`Host::start`], with scheduled processes going by this clock.
     pub fn start_with_clock(config: HostConfig, clock: Arc<dyn Clock>) -> Result<Self, HostError> {
-        std::fs::create_dir_all(&config.data).map_err(io(&format!(
-            "the data folder {} cannot be made",
-            config.data.display()
-        )))?;
+        let lock = lock_data(&config.data)?;
         let engine = Engine::new(EngineConfig {
             instances: config.instances.unwrap_or_else(instances_of_machine),
             programs: u32::MAX,
@@ -191,7 +203,7 @@ impl Host {
             trusted_proxies: config.policy.trusted_proxies.clone(),
         };
         let router = Router::new(cores.clone(), config.domain.clone(), unclaimed, clients);
-        let compilers = tokio::sync::Semaphore::new(COMPILERS);
+        let compilers = Arc::new(tokio::sync::Semaphore::new(COMPILERS));
         let shared = Arc::new(Shared {
             config,
             engine,
@@ -207,10 +219,10 @@ impl Host {
         let metered = shared.config.meters.is_some();
         let inner = Inner {
             shared,
-            apps: Mutex::default(),
+            apps: Arc::default(),
             app_logs: Mutex::default(),
-            releases: Mutex::default(),
             logs,
+            lock: Mutex::new(Some(lock)),
             closing: AtomicBool::new(false),
             stop,
             control: tokio::sync::Mutex::new(Some(thread)),
@@ -236,71 +248,67 @@ impl Host {
         listening.unwrap_or_else(|| Err(ended()))
     }
 
-    /// Makes an app what `desired` says: load, bind add-ons, release phase, start new dynos, swap the
-    /// routing table, drain and stop the old. The caller may drop the future; the work goes on to a
-    /// consistent state. Two calls for one app run one after the other.
-    pub async fn apply(&self, desired: Desired) -> Result<Applied, ApplyError> {
-        let inner = Arc::clone(&self.inner);
-        let ended = || ApplyError::Superseded("the host has been shut down".into());
-        self.on_control(async move { inner.apply(desired).await })
-            .await
-            .unwrap_or_else(|| Err(ended()))
-    }
-
-    /// Stops an app's dynos and forgets it.
+    /// Stops an app's dynos and forgets it. A release that is being staged is given up. Whoever adds an app of this name
+    /// meanwhile waits until this one is gone.
     pub async fn remove(&self, app: &AppName) {
-        let removed = lock(&self.inner.apps).remove(app);
-        let Some(app) = removed else { return };
-        self.inner.shared.router.remove(&app.name);
+        let Some(leaving) = self.inner.apps.leave(app) else {
+            return;
+        };
         let inner = Arc::clone(&self.inner);
         // On the control thread, so that it comes to its end though the caller may not wait.
         self.on_control(async move {
+            let app = &leaving.app;
+            inner.shared.router.remove(&app.name, &app.pool);
             for stage in [Ending::Web, Ending::Others, Ending::OneOffs] {
                 app.end(stage).await;
             }
             app.addons.close().await;
-            inner.meter(&app);
-            lock(&inner.releases).remove(&app.name);
+            inner.meter(app);
             inner.shared.events.tell(Event::AppRemoved {
                 app: app.name.clone(),
             });
-            if let Some(log) = lock(&inner.app_logs).remove(&app.name) {
-                drop(tokio::task::spawn_blocking(move || log.close()));
-            }
+            let log = app.log.clone();
+            drop(tokio::task::spawn_blocking(move || log.close()).await);
+            lock(&inner.app_logs).remove(&app.name);
+            // The name is free from here on.
+            drop(leaving);
         })
         .await;
     }
 
     /// Changes how many dynos of each named type run; types not named keep theirs. Returns the whole
-    /// formation once the new dynos were told to start. `None`: no such app. An error is a message
-    /// for the user (unknown type, scheduled type, singleton above 1, …).
-    pub async fn scale(
-        &self,
-        app: &AppName,
-        change: Formation,
-    ) -> Option<Result<Formation, String>> {
-        self.ask(app, |reply| Message::Scale(change, reply)).await
+    /// formation once the new dynos were told to start.
+    ///
+    /// # Errors
+    /// If a type has no scale, the dynos do not fit, or too many changes wait; nothing was changed.
+    pub async fn scale(&self, app: &AppName, change: Formation) -> Result<Formation, ChangeError> {
+        self.change(app, |reply| Message::Scale(change, reply))
+            .await
     }
 
-    /// The formation as it is wanted now.
+    /// The formation as it is wanted now; `None`: no such app.
     pub async fn formation(&self, app: &AppName) -> Option<Formation> {
-        self.ask(app, Message::Formation).await
+        self.inner.find(app)?.ask(Message::Formation).await
     }
 
     /// Restarts one dyno (`web.1`), a process type (`web`) or all, one by one without a gap in service;
     /// the names of those it restarted, once their new dynos are ready.
+    ///
+    /// # Errors
+    /// If there is no such dyno, too many changes wait, or a new dyno does not become ready.
     pub async fn restart(
         &self,
         app: &AppName,
         target: Option<&str>,
-    ) -> Option<Result<Vec<DynoName>, String>> {
+    ) -> Result<Vec<DynoName>, ChangeError> {
         let target = target.map(str::to_owned);
-        self.ask(app, |reply| Message::Restart(target, reply)).await
+        self.change(app, |reply| Message::Restart(target, reply))
+            .await
     }
 
-    /// The rows of `ps`.
+    /// The rows of `ps`; `None`: no such app.
     pub async fn dynos(&self, app: &AppName) -> Option<Vec<DynoRow>> {
-        self.ask(app, Message::Rows).await
+        self.inner.find(app)?.ask(Message::Rows).await
     }
 
     /// Starts a one-off dyno of the current release.
@@ -309,10 +317,9 @@ impl Host {
             return Err(OneOffError::UnknownApp(app.clone()));
         };
         let shared = Arc::clone(&self.inner.shared);
-        let ended = || OneOffError::Platform("the host has been shut down".into());
         self.on_control(async move { one_off::start(&app, &shared, request).await })
             .await
-            .unwrap_or_else(|| Err(ended()))
+            .unwrap_or(Err(OneOffError::ShuttingDown))
     }
 
     /// The log of an app, to be read ([`AppLog::tail`]), followed ([`AppLog::follow`]) or written to.
@@ -392,7 +399,7 @@ impl Host {
     }
 
     /// Runs on the control thread; `None`: there is none any more. Goes on if it is not awaited.
-    async fn on_control<F>(&self, work: F) -> Option<F::Output>
+    pub(crate) async fn on_control<F>(&self, work: F) -> Option<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send,
@@ -400,12 +407,48 @@ impl Host {
         self.inner.shared.control.spawn(work).await.ok()
     }
 
-    async fn ask<T>(
+    async fn change<T>(
         &self,
         app: &AppName,
-        message: impl FnOnce(oneshot::Sender<T>) -> Message,
-    ) -> Option<T> {
-        self.inner.find(app)?.ask(message).await
+        message: impl FnOnce(oneshot::Sender<Result<T, ChangeError>>) -> Message,
+    ) -> Result<T, ChangeError> {
+        let Some(found) = self.inner.find(app) else {
+            return Err(if self.inner.is_closing() {
+                ChangeError::ShuttingDown
+            } else {
+                ChangeError::UnknownApp(app.clone())
+            });
+        };
+        let changed = found.ask(message).await;
+        changed.unwrap_or(Err(ChangeError::ShuttingDown))
+    }
+}
+
+/// Makes the data folder if need be, and takes it: two hosts would write over each other.
+fn lock_data(data: &Path) -> Result<OwnedFd, HostError> {
+    let apps = data.join("apps");
+    std::fs::create_dir_all(&apps).map_err(io(&format!(
+        "the data folder {} cannot be made",
+        data.display()
+    )))?;
+    let failed = |error: Errno| {
+        io(&format!(
+            "the data folder {} cannot be locked",
+            data.display()
+        ))(error.into())
+    };
+    let folder = rustix::fs::open(
+        &apps,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(failed)?;
+    match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(folder),
+        Err(Errno::WOULDBLOCK) => Err(HostError::InUse {
+            path: data.to_owned(),
+        }),
+        Err(error) => Err(failed(error)),
     }
 }
 
@@ -455,8 +498,7 @@ async fn tell_meters(inner: std::sync::Weak<Inner>) {
         let Some(inner) = inner.upgrade() else {
             return;
         };
-        let apps: Vec<Arc<App>> = lock(&inner.apps).values().cloned().collect();
-        apps.iter().for_each(|app| inner.meter(app));
+        inner.apps.all().iter().for_each(|app| inner.meter(app));
     }
 }
 
@@ -466,7 +508,7 @@ impl Inner {
     }
 
     pub(crate) fn find(&self, app: &AppName) -> Option<Arc<App>> {
-        lock(&self.apps).get(app).cloned()
+        self.apps.find(app)
     }
 
     fn log(&self, app: &AppName) -> AppLog {
@@ -474,28 +516,30 @@ impl Inner {
         logs.entry(app.clone())
             .or_insert_with(|| {
                 let path = app_folder(&self.shared.config.data, app).join("logs");
-                match std::fs::create_dir_all(&path) {
-                    Ok(()) => self.logs.open(Some(path)),
-                    Err(error) => {
-                        tracing::warn!(%app, %error, "the log of this app has no files");
-                        self.logs.open(None)
-                    }
-                }
+                self.logs.open(path)
             })
             .clone()
     }
 
-    /// The app, opened and with a dispatcher; made if it is new. Blocks on the disk.
-    pub(crate) fn app(&self, name: &AppName) -> Result<Arc<App>, ApplyError> {
+    /// The app, opened and with a dispatcher; made if it is new.
+    pub(crate) async fn opened(&self, name: &AppName) -> Result<Arc<App>, ApplyError> {
+        let opening = match self.apps.enter(name).await {
+            Entered::Open(app) => return Ok(app),
+            Entered::Closed => return Err(ApplyError::ShuttingDown),
+            Entered::Opening(opening) => opening,
+        };
         let log = self.log(name);
-        let mut apps = lock(&self.apps);
-        if let Some(app) = apps.get(name) {
-            return Ok(Arc::clone(app));
+        let (shared, name) = (Arc::clone(&self.shared), (opening.id(), name.clone()));
+        let opened = tokio::task::spawn_blocking(move || open_app(name, log, &shared));
+        let app = opened
+            .await
+            .map_err(|_| ApplyError::ShuttingDown)?
+            .map_err(|error| ApplyError::Platform(error.to_string()))?;
+        if opening.done(&app) {
+            Ok(app)
+        } else {
+            Err(ApplyError::ShuttingDown)
         }
-        let app = open_app(name.clone(), log, &self.shared)
-            .map_err(|e| ApplyError::Platform(e.to_string()))?;
-        apps.insert(name.clone(), Arc::clone(&app));
-        Ok(app)
     }
 
     /// Tells the embedder's meters, if there are any, what the app has used since they were told last.
@@ -510,9 +554,7 @@ impl Inner {
 
     /// The shutdown's steps but for the control thread's own end.
     async fn end_all(&self) {
-        let apps: Vec<Arc<App>> = std::mem::take(&mut *lock(&self.apps))
-            .into_values()
-            .collect();
+        let apps = self.apps.close();
         let grace = apps
             .iter()
             .filter_map(|app| app.web_grace())
@@ -533,5 +575,6 @@ impl Inner {
         drop(tokio::task::spawn_blocking(move || cores.stop()).await);
         // Blocks this thread, on which nothing else is left to do.
         self.logs.close();
+        drop(lock(&self.lock).take());
     }
 }

@@ -61,6 +61,7 @@
 pub mod addons;
 mod app;
 pub mod apply;
+mod change;
 mod config;
 mod cores;
 pub mod events;
@@ -69,8 +70,10 @@ mod formation;
 mod host;
 pub mod logs;
 mod one_off;
+mod registry;
 mod router;
 pub mod service;
+mod stage;
 mod tunnels;
 pub mod usage;
 mod web;
@@ -94,6 +97,7 @@ pub mod dynos {
 }
 
 pub use app::{AddError, App};
+pub use change::ChangeError;
 pub use config::HostConfig;
 pub use host::{Host, HostError, ListenError};
 /// What guests may import beside WASI.

@@ -59,7 +59,13 @@ pub enum OneOffError {
         /// How many.
         limit: usize,
     },
-    /// The platform's fault.
+    /// Nothing of the app runs yet, whose settings it would have.
+    #[error("`{0}` has no release yet; a one-off dyno needs one")]
+    NotRunning(AppName),
+    /// The app is being removed, or the host shuts down.
+    #[error("the app is being stopped: nothing is started any more")]
+    ShuttingDown,
+    /// The platform's fault. The text is for the operator.
     #[error("the one-off dyno could not be started: {0}")]
     Platform(String),
 }
@@ -143,9 +149,7 @@ pub(crate) async fn start(
     request: OneOffRequest,
 ) -> Result<OneOff, OneOffError> {
     let Some(release) = app.current.load_full() else {
-        return Err(OneOffError::Platform(
-            "the app has no release yet; a one-off dyno needs one".into(),
-        ));
+        return Err(OneOffError::NotRunning(app.name.clone()));
     };
     let process = find(&release, app, shared, &request.command).await?;
     if matches!(process.program.kind(), ProgramKind::Handler(_)) {
@@ -165,11 +169,10 @@ pub(crate) async fn start(
             stderr: request.stderr,
         },
     };
-    let gone = || OneOffError::Platform("the app is being stopped".into());
     let started = app
         .ask(|reply| Message::Occasional(Box::new(occasional), reply))
         .await
-        .ok_or_else(gone)?;
+        .ok_or(OneOffError::ShuttingDown)?;
     match started {
         Ok(started) => Ok(OneOff {
             dyno: started.name,
@@ -180,9 +183,8 @@ pub(crate) async fn start(
         Err(OccasionalError::TooMany) => Err(OneOffError::TooMany {
             limit: MOST_ONE_OFFS,
         }),
-        Err(error @ (OccasionalError::Closing | OccasionalError::Start(_))) => {
-            Err(OneOffError::Platform(error.to_string()))
-        }
+        Err(OccasionalError::Closing) => Err(OneOffError::ShuttingDown),
+        Err(error @ OccasionalError::Start(_)) => Err(OneOffError::Platform(error.to_string())),
     }
 }
 
@@ -210,6 +212,7 @@ async fn find(
         .await
         .map_err(|error| match error {
             ApplyError::Load(error) => OneOffError::Load(error),
+            ApplyError::ShuttingDown => OneOffError::ShuttingDown,
             other => platform(other),
         })
 }

@@ -97,12 +97,18 @@ impl Totals {
     }
 }
 
+/// Meters of one process type that are kept before it is looked whether their sandboxes have ended.
+const FOLD_AT_LEAST: usize = 64;
+
 struct OfType {
     /// When it was first run, of all.
     order: u64,
     /// Of dynos that have ended.
     ended: Totals,
     live: Vec<Arc<Meter>>,
+    /// At so many `live` it is looked which of them have ended: each time they have doubled, so that a thousand starts
+    /// in a row do not look through a thousand meters each.
+    fold_at: usize,
     /// What [`Meters`] know already.
     told: Totals,
 }
@@ -113,6 +119,7 @@ impl OfType {
             order,
             ended: Totals::default(),
             live: Vec::new(),
+            fold_at: FOLD_AT_LEAST,
             told: Totals::default(),
         }
     }
@@ -175,7 +182,10 @@ impl Tally {
         let of_type = types
             .entry(process.clone())
             .or_insert_with(|| OfType::new(*next));
-        of_type.fold();
+        if of_type.live.len() >= of_type.fold_at {
+            of_type.fold();
+            of_type.fold_at = FOLD_AT_LEAST.max(2 * of_type.live.len());
+        }
         of_type.live.push(meter);
     }
 

@@ -84,6 +84,8 @@ pub(crate) struct WebDyno {
     slots: AtomicU32,
     requests: AtomicU64,
     empty: Notify,
+    /// The number of the last list that it was in; 0: none.
+    listed: AtomicU64,
     /// What wears its instance out, where that is to be replaced before it fails.
     wear: Option<Wear>,
 }
@@ -97,6 +99,7 @@ impl WebDyno {
             slots: AtomicU32::new(CLOSED),
             requests: AtomicU64::new(0),
             empty: Notify::new(),
+            listed: AtomicU64::new(0),
             wear: None,
         })
     }
@@ -245,16 +248,17 @@ impl WebPool {
     ) {
         let mut queue = self.lock_queue();
         let old = self.snapshot.load_full();
-        for dyno in &dynos {
+        let new = Arc::new(Snapshot::new(dynos, state, limits).after(&old));
+        // The queue's lock is held: lists are made one after the other, and only here a dyno is marked with one.
+        for dyno in new.dynos() {
             // Those that were here stay as they are: one whose instance has ended stays closed.
-            if !old.dynos().iter().any(|known| Arc::ptr_eq(known, dyno)) {
+            if dyno.listed.swap(new.number(), Ordering::Relaxed) != old.number() {
                 dyno.open();
             }
         }
-        let new = Arc::new(Snapshot::new(dynos, state, limits).after(&old));
         self.snapshot.store(new.clone());
         for dyno in old.dynos() {
-            if !new.dynos().iter().any(|kept| Arc::ptr_eq(kept, dyno)) {
+            if dyno.listed.load(Ordering::Relaxed) != new.number() {
                 dyno.close();
             }
         }

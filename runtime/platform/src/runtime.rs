@@ -2,25 +2,32 @@
 //! start are tested without a guest.
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use oarlock_host::Host;
-use oarlock_host::apply::{Applied, ApplyError, Desired};
+use oarlock_host::apply::{Applied, ApplyError, Desired, Slug, Staged};
 use oarlock_host::dynos::{OneOff, OneOffError, OneOffExit, OneOffRequest};
 use oarlock_host::logs::LogFilter;
+use oarlock_host::{ChangeError, Host};
 use oarlock_spec::api::{DynoRow, Formation, LogLine, LogSource};
 use oarlock_spec::names::{AppName, DynoName};
 
 /// See [`Host`], whose methods these are.
 #[async_trait]
 pub(crate) trait Runtime: Send + Sync + 'static {
-    async fn apply(&self, desired: Desired) -> Result<Applied, ApplyError>;
-    async fn scale(&self, app: &AppName, change: Formation) -> Option<Result<Formation, String>>;
+    /// `after_phase`: see [`oarlock_host::apply::Stage::after_release_phase`].
+    async fn stage(
+        &self,
+        desired: Desired,
+        slug: Slug,
+        after_phase: BoxFuture<'static, Result<(), String>>,
+    ) -> Result<Box<dyn StagedRelease>, ApplyError>;
+    async fn scale(&self, app: &AppName, change: Formation) -> Result<Formation, ChangeError>;
     async fn formation(&self, app: &AppName) -> Option<Formation>;
     async fn restart(
         &self,
         app: &AppName,
         target: Option<&str>,
-    ) -> Option<Result<Vec<DynoName>, String>>;
+    ) -> Result<Vec<DynoName>, ChangeError>;
     async fn dynos(&self, app: &AppName) -> Option<Vec<DynoRow>>;
     async fn run(
         &self,
@@ -31,6 +38,13 @@ pub(crate) trait Runtime: Send + Sync + 'static {
     fn log(&self, app: &AppName, dyno: &str, message: &str);
     fn tail(&self, app: &AppName, n: usize, filter: &LogFilter) -> Vec<LogLine>;
     fn follow(&self, app: &AppName, n: usize, filter: LogFilter) -> BoxStream<'static, LogLine>;
+}
+
+/// See [`Staged`]. Dropping it brings back what served.
+#[async_trait]
+pub(crate) trait StagedRelease: Send + Sync + 'static {
+    fn applied(&self) -> &Applied;
+    async fn commit(self: Box<Self>) -> Result<Applied, ApplyError>;
 }
 
 /// See [`OneOff`]. Dropping it ends the dyno.
@@ -44,10 +58,16 @@ pub(crate) trait OneOffDyno: Send + Sync + 'static {
 
 #[async_trait]
 impl Runtime for Host {
-    async fn apply(&self, desired: Desired) -> Result<Applied, ApplyError> {
-        Host::apply(self, desired).await
+    async fn stage(
+        &self,
+        desired: Desired,
+        slug: Slug,
+        after_phase: BoxFuture<'static, Result<(), String>>,
+    ) -> Result<Box<dyn StagedRelease>, ApplyError> {
+        let stage = Host::stage(self, desired, slug).after_release_phase(after_phase);
+        Ok(Box::new(stage.await?))
     }
-    async fn scale(&self, app: &AppName, change: Formation) -> Option<Result<Formation, String>> {
+    async fn scale(&self, app: &AppName, change: Formation) -> Result<Formation, ChangeError> {
         Host::scale(self, app, change).await
     }
     async fn formation(&self, app: &AppName) -> Option<Formation> {
@@ -57,7 +77,7 @@ impl Runtime for Host {
         &self,
         app: &AppName,
         target: Option<&str>,
-    ) -> Option<Result<Vec<DynoName>, String>> {
+    ) -> Result<Vec<DynoName>, ChangeError> {
         Host::restart(self, app, target).await
     }
     async fn dynos(&self, app: &AppName) -> Option<Vec<DynoRow>> {
@@ -81,6 +101,16 @@ impl Runtime for Host {
         Box::pin(futures::stream::unfold(follower, async |mut follower| {
             follower.next().await.map(|line| (line, follower))
         }))
+    }
+}
+
+#[async_trait]
+impl StagedRelease for Staged {
+    fn applied(&self) -> &Applied {
+        Staged::applied(self)
+    }
+    async fn commit(self: Box<Self>) -> Result<Applied, ApplyError> {
+        Staged::commit(*self).await
     }
 }
 

@@ -73,6 +73,74 @@ codes! {
 /// The header of a response that the router made because the app did not.
 pub const ERROR_HEADER: &str = "oarlock-error";
 
+/// The words of [`ErrorBody::error`](crate::api::ErrorBody::error).
+pub mod api {
+    /// No such endpoint (404).
+    pub const NOT_FOUND: &str = "not_found";
+    /// The endpoint does not know this method (405).
+    pub const METHOD_NOT_ALLOWED: &str = "method_not_allowed";
+    /// A body, query or path that is not what the endpoint takes (400).
+    pub const BAD_REQUEST: &str = "bad_request";
+    /// The body is larger than the API takes (413).
+    pub const BODY_TOO_LARGE: &str = "body_too_large";
+    /// No such app on this host (404).
+    pub const UNKNOWN_APP: &str = "unknown_app";
+    /// The app has no release that runs yet (409).
+    pub const NOT_RUNNING: &str = "not_running";
+    /// The formation cannot be what was asked (422).
+    pub const INVALID_FORMATION: &str = "invalid_formation";
+    /// No dyno or process type of that name (422).
+    pub const UNKNOWN_TARGET: &str = "unknown_target";
+    /// A config var's name or value is refused (422).
+    pub const INVALID_CONFIG: &str = "invalid_config";
+    /// No such release (404).
+    pub const UNKNOWN_RELEASE: &str = "unknown_release";
+    /// Nothing to go back to, or that release's slug is gone (409).
+    pub const CANNOT_ROLL_BACK: &str = "cannot_roll_back";
+    /// The new release failed; the old one goes on (422).
+    pub const RELEASE_FAILED: &str = "release_failed";
+    /// A new dyno did not become ready (422); the old one goes on.
+    pub const BOOT_FAILED: &str = "boot_failed";
+    /// Neither a process type nor a component (422).
+    pub const UNKNOWN_COMMAND: &str = "unknown_command";
+    /// The component is a handler (422).
+    pub const NOT_A_COMMAND: &str = "not_a_command";
+    /// The component was refused (422).
+    pub const INVALID_COMPONENT: &str = "invalid_component";
+    /// `POST …/runs` without `Connection: upgrade` (426).
+    pub const UPGRADE_REQUIRED: &str = "upgrade_required";
+    /// Too many changes wait for this app (503).
+    pub const BUSY: &str = "busy";
+    /// The host is going down (503).
+    pub const SHUTTING_DOWN: &str = "shutting_down";
+    /// The host's fault; its log says more (500).
+    pub const INTERNAL: &str = "internal";
+
+    /// All of them.
+    pub const ALL: &[&str] = &[
+        NOT_FOUND,
+        METHOD_NOT_ALLOWED,
+        BAD_REQUEST,
+        BODY_TOO_LARGE,
+        UNKNOWN_APP,
+        NOT_RUNNING,
+        INVALID_FORMATION,
+        UNKNOWN_TARGET,
+        INVALID_CONFIG,
+        UNKNOWN_RELEASE,
+        CANNOT_ROLL_BACK,
+        RELEASE_FAILED,
+        BOOT_FAILED,
+        UNKNOWN_COMMAND,
+        NOT_A_COMMAND,
+        INVALID_COMPONENT,
+        UPGRADE_REQUIRED,
+        BUSY,
+        SHUTTING_DOWN,
+        INTERNAL,
+    ];
+}
+
 /// Exit codes of the `oarlock` command. `oarlock run` exits with the guest's own code below 120.
 pub mod exit {
     /// All went well.
@@ -104,6 +172,14 @@ pub mod exit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_of_the_api_are_distinct() {
+        let all: std::collections::BTreeSet<_> = api::ALL.iter().collect();
+        assert_eq!(all.len(), api::ALL.len());
+        let is_word = |word: &&str| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        assert!(api::ALL.iter().all(is_word));
+    }
 
     /// Promised: a change here breaks scripts.
     #[test]

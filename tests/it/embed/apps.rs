@@ -15,7 +15,7 @@ async fn an_app_from_memory_runs_and_a_second_add_is_a_release() {
     assert_eq!(ask(&service, "/").await.text(), "hello");
     let shop = name("shop");
     let two = [("web".parse().unwrap(), 2)].into();
-    embedded.host.scale(&shop, two).await.unwrap().unwrap();
+    embedded.host.scale(&shop, two).await.unwrap();
     let again = embedded
         .add(web("shop", "handler-p2", "").config("GREETING", "moin"))
         .await;

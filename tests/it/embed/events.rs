@@ -64,7 +64,7 @@ async fn a_hosts_life_is_told_in_order() {
     );
 
     let two = [("web".parse().unwrap(), 2)].into();
-    host.scale(&shop, two).await.unwrap().unwrap();
+    host.scale(&shop, two).await.unwrap();
     let scaled = told(&mut events, "web.2 v1 starting up").await;
     assert_eq!(scaled, ["web.2 v1 new starting", "web.2 v1 starting up"]);
 

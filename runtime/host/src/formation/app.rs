@@ -1,7 +1,7 @@
 //! What outlives the releases of an app, and what the apps of a host share.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -9,8 +9,9 @@ use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use oarlock_sandbox::{Engine, HttpClient, clean_tmp};
 use oarlock_spec::api::LogSource;
-use oarlock_spec::names::AppName;
+use oarlock_spec::names::{AppName, ReleaseId};
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
 use super::cron::Schedules;
@@ -22,6 +23,7 @@ use crate::config::HostConfig;
 use crate::cores::Cores;
 use crate::events::Teller;
 use crate::logs::AppLog;
+use crate::registry::AppId;
 use crate::router::Router;
 use crate::usage::Tally;
 use crate::web::WebPool;
@@ -34,7 +36,7 @@ pub(crate) struct Shared {
     pub(crate) router: Router,
     pub(crate) clock: Arc<dyn Clock>,
     /// Components that are compiled at once.
-    pub(crate) compilers: Semaphore,
+    pub(crate) compilers: Arc<Semaphore>,
     /// The runtime of the dispatchers: timers and messages, no guests.
     pub(crate) control: tokio::runtime::Handle,
     /// Where what happens is told.
@@ -43,6 +45,7 @@ pub(crate) struct Shared {
 
 /// What outlives an app's releases.
 pub(crate) struct App {
+    pub(crate) id: AppId,
     pub(crate) name: AppName,
     pub(crate) log: AppLog,
     pub(crate) pool: Arc<WebPool>,
@@ -59,7 +62,11 @@ pub(crate) struct App {
     /// The release that runs.
     pub(crate) current: ArcSwapOption<Prepared>,
     /// Held by an apply from its first step to its last, so that they run one after the other.
-    pub(crate) applying: Mutex<()>,
+    pub(crate) applying: Arc<Mutex<()>>,
+    /// The last release that [`Host::add`](crate::Host::add) gave it.
+    pub(crate) last_release: std::sync::Mutex<ReleaseId>,
+    /// Cancelled when it is taken off.
+    pub(crate) gone: CancellationToken,
     /// To its dispatcher.
     pub(crate) dispatcher: mpsc::Sender<Message>,
 }
@@ -71,7 +78,7 @@ impl App {
     /// Makes the app's folders (what an earlier host left of `/tmp`s goes) and the app, without its
     /// dispatcher. Blocks on the disk.
     pub(crate) fn open(
-        name: AppName,
+        (id, name): (AppId, AppName),
         log: AppLog,
         shared: &Shared,
     ) -> Result<(Arc<Self>, mpsc::Receiver<Message>), OpenError> {
@@ -100,7 +107,10 @@ impl App {
             data: path,
             cron_written: std::sync::Mutex::new(0),
             current: ArcSwapOption::empty(),
-            applying: Mutex::new(()),
+            applying: Arc::default(),
+            last_release: std::sync::Mutex::new(ReleaseId(0)),
+            gone: CancellationToken::new(),
+            id,
             name,
             log,
             dispatcher,
@@ -127,6 +137,18 @@ impl App {
     pub(crate) async fn end(&self, stage: Ending) {
         // A dispatcher that is gone has no dynos.
         let _gone = self.ask(|reply| Message::End(stage, reply)).await.is_none();
+    }
+
+    /// The next release number of [`Host::add`](crate::Host::add).
+    pub(crate) fn next_release(&self) -> ReleaseId {
+        let current = self.current.load();
+        let current = current.as_ref().map_or(0, |release| release.release.0);
+        let mut last = self
+            .last_release
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *last = ReleaseId(last.0.max(current) + 1);
+        *last
     }
 
     /// The `stop_grace` of its web dynos, if it has such.
@@ -161,7 +183,7 @@ fn clean(tmp_root: &Dir, app: &AppName, log: &AppLog) {
 
 /// Opens an app and starts its dispatcher.
 pub(crate) fn open_app(
-    name: AppName,
+    name: (AppId, AppName),
     log: AppLog,
     shared: &Arc<Shared>,
 ) -> Result<Arc<App>, OpenError> {

@@ -24,24 +24,34 @@ use super::cron::Schedules;
 use super::dyno::{News, Task, Word};
 use super::occasional::{Occasional, OccasionalError, Occasionals, Purpose, Started};
 use super::prepare::{Kind, Prepared};
-use super::table::{ChangeError, Closing, DynoId, Effect, Ended, Generation, Now, Table};
+use super::table::{Closing, DynoId, Effect, Ended, Generation, Now, Table};
+use crate::change::ChangeError;
+use crate::events::Event;
 use crate::web::{RequestLimits, WebDyno};
 
 /// Changes that wait for the one under way.
 const WAITING_CHANGES: usize = 32;
 /// News of dynos under way to a dispatcher; above it a dyno's task waits.
 const NEWS: usize = 256;
+/// What a turn hears at most; messages from outside wait for its end.
+const TURN: usize = 4_096;
 
 /// What a dispatcher is asked.
 pub(crate) enum Message {
-    /// Make this release the current one.
-    RollOut(Arc<Prepared>, oneshot::Sender<Result<(), ChangeError>>),
-    /// Change the formation of the named types; the whole formation, or a message for the user.
-    Scale(Formation, oneshot::Sender<Result<Formation, String>>),
-    /// Restart a dyno, a type or all; their names, or a message for the user.
+    /// A release is about to be staged: what is scaled from here on holds for it too. The formation as it is.
+    Begin(oneshot::Sender<Formation>),
+    /// Boot this release beside the current one; answered when it only needs to be committed.
+    Stage(Arc<Prepared>, oneshot::Sender<Staging>),
+    /// Make the staged one current.
+    Commit(Generation, oneshot::Sender<Result<(), ChangeError>>),
+    /// Give the staged one up, or one that is being staged.
+    Undo(Generation),
+    /// Change the formation of the named types; the whole formation.
+    Scale(Formation, oneshot::Sender<Result<Formation, ChangeError>>),
+    /// Restart a dyno, a type or all; their names.
     Restart(
         Option<String>,
-        oneshot::Sender<Result<Vec<DynoName>, String>>,
+        oneshot::Sender<Result<Vec<DynoName>, ChangeError>>,
     ),
     /// The formation wanted.
     Formation(oneshot::Sender<Formation>),
@@ -54,6 +64,12 @@ pub(crate) enum Message {
     ),
     /// End dynos for good; answered when they have ended. After `OneOffs` the dispatcher is gone.
     End(Ending, oneshot::Sender<()>),
+}
+
+/// A release that boots: what it is called, and when it is ready or why it is not.
+pub(crate) struct Staging {
+    pub(crate) generation: Generation,
+    pub(crate) ready: oneshot::Receiver<Result<(), ChangeError>>,
 }
 
 /// The stages of a shutdown, in their order.
@@ -69,18 +85,33 @@ pub(crate) enum Ending {
 
 /// A change that waits for its turn.
 enum Change {
-    RollOut(Arc<Prepared>, oneshot::Sender<Result<(), ChangeError>>),
-    Scale(Formation, oneshot::Sender<Result<Formation, String>>),
+    Stage(
+        Generation,
+        Arc<Prepared>,
+        oneshot::Sender<Result<(), ChangeError>>,
+    ),
+    Scale(Formation, oneshot::Sender<Result<Formation, ChangeError>>),
     Restart(
         Option<String>,
-        oneshot::Sender<Result<Vec<DynoName>, String>>,
+        oneshot::Sender<Result<Vec<DynoName>, ChangeError>>,
     ),
+}
+
+impl Change {
+    /// Whoever asked may have gone.
+    fn refuse(self, error: ChangeError) {
+        match self {
+            Self::Stage(_, _, reply) => drop(reply.send(Err(error))),
+            Self::Scale(_, reply) => drop(reply.send(Err(error))),
+            Self::Restart(_, reply) => drop(reply.send(Err(error))),
+        }
+    }
 }
 
 /// Who waits for the change under way.
 enum Waiting {
-    RollOut(oneshot::Sender<Result<(), ChangeError>>),
-    Restart(oneshot::Sender<Result<Vec<DynoName>, String>>),
+    Stage(oneshot::Sender<Result<(), ChangeError>>),
+    Restart(oneshot::Sender<Result<Vec<DynoName>, ChangeError>>),
 }
 
 pub(super) struct Live {
@@ -106,6 +137,8 @@ pub(crate) struct Dispatcher {
     /// Worn dynos to be replaced, one after the other, when no change is under way; each is here once.
     worn: VecDeque<DynoId>,
     waiting: Option<Waiting>,
+    /// What was scaled since [`Message::Begin`].
+    scaled: Formation,
     pub(super) occasionals: Occasionals,
     pub(super) cron: Schedules,
     pub(super) cron_version: u64,
@@ -133,6 +166,7 @@ impl Dispatcher {
             changes: VecDeque::new(),
             worn: VecDeque::new(),
             waiting: None,
+            scaled: Formation::new(),
             occasionals: Occasionals::new(),
             cron,
             cron_version: 0,
@@ -142,7 +176,8 @@ impl Dispatcher {
         }
     }
 
-    /// Until [`Ending::OneOffs`] was answered.
+    /// Until [`Ending::OneOffs`] was answered. A turn hears everything that dynos have told by now before it carries out
+    /// what follows from it, so that the router's list is made once for all of it.
     pub(crate) async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
         let clock = Arc::clone(&self.shared.clock);
         while !self.over {
@@ -164,9 +199,22 @@ impl Dispatcher {
                     None => return,
                 },
             }
+            self.hear_more();
             self.carry_out();
             self.replace_worn();
             self.answer_endings();
+        }
+    }
+
+    fn hear_more(&mut self) {
+        for _ in 0..TURN {
+            if let Ok(news) = self.told.try_recv() {
+                self.hear(news);
+            } else if let Some(joined) = self.tasks.try_join_next_with_id() {
+                self.has_ended(joined);
+            } else {
+                return;
+            }
         }
     }
 
@@ -179,7 +227,24 @@ impl Dispatcher {
 
     fn take(&mut self, message: Message) {
         let change = match message {
-            Message::RollOut(prepared, reply) => Change::RollOut(prepared, reply),
+            Message::Begin(reply) => {
+                self.scaled.clear();
+                return drop(reply.send(self.table.formation()));
+            }
+            Message::Stage(prepared, reply) => {
+                self.last_generation += 1;
+                let generation = Generation(self.last_generation);
+                let (done, ready) = oneshot::channel();
+                let staging = Staging { generation, ready };
+                if reply.send(staging).is_err() {
+                    return; // Given up before it began.
+                }
+                Change::Stage(generation, prepared, done)
+            }
+            Message::Commit(generation, reply) => {
+                return drop(reply.send(self.commit(generation)));
+            }
+            Message::Undo(generation) => return self.undo(generation),
             Message::Scale(formation, reply) => Change::Scale(formation, reply),
             Message::Restart(target, reply) => Change::Restart(target, reply),
             // Whoever asked and went away does not need the answer.
@@ -190,17 +255,43 @@ impl Dispatcher {
             }
             Message::End(what, reply) => return self.end(what, reply),
         };
-        if self.changes.len() < WAITING_CHANGES {
-            self.changes.push_back(change);
-            return self.next_change();
+        if self.table.is_closing() {
+            return change.refuse(ChangeError::ShuttingDown);
         }
-        let full = format!(
-            "{WAITING_CHANGES} changes of this app wait already; try again when they are made"
+        if self.changes.len() >= WAITING_CHANGES {
+            return change.refuse(ChangeError::Busy {
+                waiting: WAITING_CHANGES,
+            });
+        }
+        self.changes.push_back(change);
+        self.next_change();
+    }
+
+    fn commit(&mut self, generation: Generation) -> Result<(), ChangeError> {
+        let is_first = self.app.current.load().is_none();
+        let now = self.now();
+        self.table.commit(generation, now)?;
+        // Whoever hears it may send a request at once: the router must know before.
+        self.carry_out_effects();
+        let current = self.app.current.load();
+        if let Some(release) = current.as_ref().map(|release| release.release) {
+            let app = self.app.name.clone();
+            self.shared.events.tell(if is_first {
+                Event::AppAdded { app, release }
+            } else {
+                Event::AppReleased { app, release }
+            });
+        }
+        Ok(())
+    }
+
+    fn undo(&mut self, generation: Generation) {
+        self.changes.retain(
+            |change| !matches!(change, Change::Stage(waiting, ..) if *waiting == generation),
         );
-        match change {
-            Change::RollOut(_, reply) => drop(reply.send(Err(ChangeError::Closing))),
-            Change::Scale(_, reply) => drop(reply.send(Err(full))),
-            Change::Restart(_, reply) => drop(reply.send(Err(full))),
+        let now = self.now();
+        if self.table.undo(generation, now) {
+            self.waiting = None;
         }
     }
 
@@ -211,30 +302,30 @@ impl Dispatcher {
             };
             let now = self.now();
             match change {
-                Change::RollOut(prepared, reply) => {
-                    self.last_generation += 1;
-                    let generation = Generation(self.last_generation);
-                    let plan = prepared.plan(generation);
+                Change::Stage(generation, prepared, reply) => {
+                    let mut plan = prepared.plan(generation);
+                    plan.scale(&self.scaled);
                     self.generations.insert(generation, prepared);
-                    self.waiting = Some(Waiting::RollOut(reply));
+                    self.waiting = Some(Waiting::Stage(reply));
                     self.table.roll_out(plan, now);
                 }
                 Change::Scale(formation, reply) => {
                     let result = self.check_scale(&formation);
                     if result.is_ok() {
                         self.table.scale(&formation, now);
+                        self.scaled.extend(formation);
                     }
                     let answer = result.map(|()| self.table.formation());
                     // Whoever hears it may send a request at once: the router must know before.
                     self.carry_out_effects();
                     drop(reply.send(answer));
                 }
-                Change::Restart(target, reply) => match self.named(target.as_deref()) {
+                Change::Restart(target, reply) => match self.named(target) {
                     Ok(names) => {
                         self.waiting = Some(Waiting::Restart(reply));
                         self.table.restart(names, now);
                     }
-                    Err(message) => drop(reply.send(Err(message))),
+                    Err(refused) => drop(reply.send(Err(refused))),
                 },
             }
             self.carry_out();
@@ -255,13 +346,15 @@ impl Dispatcher {
         }
     }
 
-    /// Does what the table asks for, until it asks for nothing more.
+    /// Does what the table asks for, until it asks for nothing more. Web dynos are published once, at the first place
+    /// where that is asked for: the list is made of the table as it is by now.
     fn carry_out_effects(&mut self) {
         loop {
             let effects = self.table.take_effects();
             if effects.is_empty() {
                 break;
             }
+            let mut published = false;
             for effect in effects {
                 match effect {
                     Effect::Start {
@@ -274,8 +367,16 @@ impl Dispatcher {
                             live.words.send_replace(Word::Stop);
                         }
                     }
-                    Effect::Publish => self.publish(),
-                    Effect::Current { generation } => self.make_current(generation),
+                    Effect::Publish if published => {}
+                    Effect::Publish => {
+                        self.publish();
+                        published = true;
+                    }
+                    Effect::Current { generation } => {
+                        self.make_current(generation);
+                        // The limits of its web process are to be published too.
+                        published = false;
+                    }
                     Effect::Wake { name, timer, after } => {
                         self.timers.insert((name, timer), after);
                     }
@@ -296,10 +397,8 @@ impl Dispatcher {
 
     fn done(&mut self, result: Result<Vec<DynoName>, ChangeError>) {
         match self.waiting.take() {
-            Some(Waiting::RollOut(reply)) => drop(reply.send(result.map(|_| ()))),
-            Some(Waiting::Restart(reply)) => {
-                drop(reply.send(result.map_err(|error| error.to_string())))
-            }
+            Some(Waiting::Stage(reply)) => drop(reply.send(result.map(|_| ()))),
+            Some(Waiting::Restart(reply)) => drop(reply.send(result)),
             None => {}
         }
     }
@@ -446,7 +545,7 @@ impl Dispatcher {
             self.routed = true;
             self.shared
                 .router
-                .add(self.app.name.clone(), Arc::clone(&self.app.pool));
+                .add(&self.app.name, Arc::clone(&self.app.pool));
         }
     }
 
@@ -473,12 +572,7 @@ impl Dispatcher {
             Ending::Web => {
                 self.table.close(Closing::Web, now);
                 for change in std::mem::take(&mut self.changes) {
-                    let message = || ChangeError::Closing.to_string();
-                    match change {
-                        Change::RollOut(_, reply) => drop(reply.send(Err(ChangeError::Closing))),
-                        Change::Scale(_, reply) => drop(reply.send(Err(message()))),
-                        Change::Restart(_, reply) => drop(reply.send(Err(message()))),
-                    }
+                    change.refuse(ChangeError::ShuttingDown);
                 }
             }
             Ending::Others => {

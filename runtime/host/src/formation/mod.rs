@@ -44,4 +44,4 @@ pub(crate) use prepare::{
     Prepared, PreparedProcess, metadata_addresses, one_off_type, release_phase_limit,
 };
 pub use room::NoRoom;
-pub(crate) use table::{ChangeError, StateChange};
+pub(crate) use table::{Generation, StateChange};

@@ -1,7 +1,7 @@
 //! From a [`Desired`] to a release that can be started: components loaded and checked, add-ons
 //! bound, and for each process type everything that its dynos' grants have in common.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,7 +63,8 @@ pub(crate) struct Prepared {
     pub(crate) cached: usize,
     pub(crate) slug: Slug,
     config: BTreeMap<String, String>,
-    formation: Formation,
+    /// The dynos that are wanted of it.
+    dynos: BTreeSet<DynoName>,
     programs: BTreeMap<Digest, Program>,
 }
 
@@ -103,33 +104,20 @@ impl Prepared {
     /// Loads, checks and binds; nothing is started.
     pub(crate) async fn new(
         mut desired: Desired,
+        slug: Slug,
         app: &App,
         shared: &Shared,
     ) -> Result<Self, ApplyError> {
         // A slug keeps the limits of its day; the operator's caps are today's.
         let policy = &shared.config.policy;
         policy.hold_below(&mut desired.manifest);
-        let mut formation = desired.manifest.initial_scale();
-        for (name, count) in &mut formation {
-            *count = desired.formation.get(name).copied().unwrap_or(*count);
-        }
-        if policy.app_caps.lower_dynos(&mut formation) {
-            let list: Vec<String> = formation
-                .iter()
-                .map(|(name, count)| format!("{name}={count}"))
-                .collect();
-            let message = format!(
-                "It was scaled above what this host's policy allows by now (`dynos` in [caps]); it starts with {}",
-                list.join(" ")
-            );
-            app.log.write(LogSource::Oarlock, "api", &message);
-        }
-        let loaded = load_all(&desired, app, shared).await?;
+        lower_dynos(&mut desired.formation, policy, app);
+        let loaded = load_all(&desired.manifest, &slug, app, shared).await?;
         let bindings = app.addons.bind(&desired.manifest, &desired.config).await?;
         let mut prepared = Self {
             release: desired.release,
             config: desired.config,
-            formation,
+            dynos: desired.formation,
             processes: BTreeMap::new(),
             compiled: loaded.values().filter(|loaded| loaded.compiled).count(),
             cached: loaded.values().filter(|loaded| !loaded.compiled).count(),
@@ -137,7 +125,7 @@ impl Prepared {
                 .values()
                 .map(|loaded| (loaded.digest, loaded.program.clone()))
                 .collect(),
-            slug: desired.slug,
+            slug,
             manifest: desired.manifest,
         };
         for (name, process) in &prepared.manifest.processes {
@@ -208,7 +196,6 @@ impl Prepared {
 
     /// What it wants of the formation.
     pub(crate) fn plan(&self, generation: Generation) -> Plan {
-        let initial = self.manifest.initial_scale();
         let types = self.processes.iter().filter_map(|(name, process)| {
             let role = match process.kind {
                 Kind::WebFresh { .. } | Kind::WebLive { .. } | Kind::WebListening { .. } => {
@@ -217,18 +204,13 @@ impl Prepared {
                 Kind::Command(role) => role,
                 Kind::Occasional => return None,
             };
-            let count = self
-                .formation
-                .get(name)
-                .or_else(|| initial.get(name))
-                .copied()
-                .unwrap_or(0);
             let most = if role == Role::Singleton {
                 1
             } else {
-                MOST_DYNOS
+                MOST_DYNOS as usize
             };
-            Some((name.clone(), (role, count.min(most))))
+            let numbers = numbers_of(&self.dynos, name).take(most).collect();
+            Some((name.clone(), (role, numbers)))
         });
         Plan {
             generation,
@@ -280,6 +262,49 @@ impl Prepared {
             shared,
         ))
     }
+}
+
+/// The numbers of one process type's dynos, upwards.
+fn numbers_of<'a>(
+    dynos: &'a BTreeSet<DynoName>,
+    process: &'a ProcessType,
+) -> impl Iterator<Item = u32> + 'a {
+    let first = DynoName {
+        process: process.clone(),
+        index: 0,
+    };
+    dynos
+        .range(first..)
+        .take_while(move |dyno| dyno.process == *process)
+        .map(|dyno| dyno.index)
+}
+
+/// Leaves out dynos above what the operator's policy allows by now, the highest numbers first, and says so.
+fn lower_dynos(dynos: &mut BTreeSet<DynoName>, policy: &Policy, app: &App) {
+    let mut formation = Formation::new();
+    for dyno in dynos.iter() {
+        *formation.entry(dyno.process.clone()).or_insert(0) += 1;
+    }
+    if !policy.app_caps.lower_dynos(&mut formation) {
+        return;
+    }
+    let mut left = formation.clone();
+    dynos.retain(|dyno| match left.get_mut(&dyno.process) {
+        Some(count) if *count > 0 => {
+            *count -= 1;
+            true
+        }
+        Some(_) | None => false,
+    });
+    let list: Vec<String> = formation
+        .iter()
+        .map(|(name, count)| format!("{name}={count}"))
+        .collect();
+    let message = format!(
+        "It was scaled above what this host's policy allows by now (`dynos` in [caps]); it starts with {}",
+        list.join(" ")
+    );
+    app.log.write(LogSource::Oarlock, "api", &message);
 }
 
 /// The process type that one-off dynos are named after.
@@ -363,18 +388,19 @@ struct Loaded {
 
 /// Each component once, whatever number of process types name it.
 async fn load_all(
-    desired: &Desired,
+    manifest: &Manifest,
+    slug: &Slug,
     app: &App,
     shared: &Shared,
 ) -> Result<BTreeMap<String, Loaded>, ApplyError> {
     let mut first_use = BTreeMap::new();
-    for (name, process) in &desired.manifest.processes {
+    for (name, process) in &manifest.processes {
         first_use.entry(process.component.as_str()).or_insert(name);
     }
     let loads = first_use.into_iter().map(|(path, process)| async move {
         Ok::<_, ApplyError>((
             path.to_owned(),
-            load(&desired.slug, process, path, app, shared).await?,
+            load(slug, process, path, app, shared).await?,
         ))
     });
     Ok(try_join_all(loads).await?.into_iter().collect())
@@ -397,15 +423,16 @@ async fn load(
         return Err(unreadable(std::io::ErrorKind::NotFound.into()));
     };
     let platform = |reason: String| ApplyError::Platform(reason);
-    let _turn = shared
-        .compilers
-        .acquire()
+    let turn = Arc::clone(&shared.compilers)
+        .acquire_owned()
         .await
         .map_err(|_| platform("the host is shutting down".into()))?;
     let known = app.current.load_full();
     let (engine, owner, name) = (shared.engine.clone(), app.name.clone(), path.to_owned());
     let task = tokio::task::spawn_blocking(
         move || -> Result<Result<Loaded, LoadError>, std::io::Error> {
+            // Goes with the thread: whoever waits for it may give up before it is done.
+            let _turn = turn;
             let bytes = read(&component)?;
             let digest = *blake3::hash(&bytes).as_bytes();
             if let Some(program) = known

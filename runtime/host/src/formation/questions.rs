@@ -1,75 +1,71 @@
 //! What the dispatcher answers without changing anything, and what it refuses to change.
 
 use oarlock_spec::api::{DynoRow, Formation};
-use oarlock_spec::names::{DynoName, ProcessType};
+use oarlock_spec::names::DynoName;
 
 use super::dispatcher::Dispatcher;
 use super::prepare::MOST_DYNOS;
 use super::table::{Generation, Role, Row};
+use crate::change::ChangeError;
 
 impl Dispatcher {
-    /// Whether a formation can be had; otherwise a message for the user.
-    pub(super) fn check_scale(&self, change: &Formation) -> Result<(), String> {
+    /// Whether a formation can be had.
+    pub(super) fn check_scale(&self, change: &Formation) -> Result<(), ChangeError> {
         if self.table.is_closing() {
-            return Err("the host is ending: nothing is started any more".into());
+            return Err(ChangeError::ShuttingDown);
         }
         let Some(release) = self.app.current.load_full() else {
-            return Err("the app has no release yet; it can be scaled once one runs".into());
+            return Err(ChangeError::NotRunning(self.app.name.clone()));
         };
         let plan = release.plan(Generation(0));
-        for (name, count) in change {
-            let role = match (plan.types.get(name), release.processes.contains_key(name)) {
-                (Some((role, _)), _) => *role,
-                (None, true) => {
-                    return Err(format!(
-                        "`{name}` has no scale: it is started by the clock or by a release"
-                    ));
+        for (process, asked) in change {
+            let (process, asked) = (process.clone(), *asked);
+            let role = match plan.types.get(&process) {
+                Some((role, _)) => *role,
+                None if release.processes.contains_key(&process) => {
+                    return Err(ChangeError::NoScale(process));
                 }
-                (None, false) => {
-                    let known: Vec<&str> = plan.types.keys().map(ProcessType::as_str).collect();
-                    return Err(format!(
-                        "the app has no process type `{name}`; it has: {}",
-                        known.join(", ")
-                    ));
+                None => {
+                    let known = plan.types.into_keys().collect();
+                    return Err(ChangeError::UnknownProcess { process, known });
                 }
             };
-            if role == Role::Singleton && *count > 1 {
-                return Err(format!(
-                    "`{name}` is a singleton: it can be scaled to 0 or 1, not to {count}"
-                ));
-            }
-            if *count > MOST_DYNOS {
-                return Err(format!(
-                    "`{name}` can have up to {MOST_DYNOS} dynos, not {count}"
-                ));
+            let most = if role == Role::Singleton {
+                1
+            } else {
+                MOST_DYNOS
+            };
+            if asked > most {
+                return Err(ChangeError::TooMany {
+                    process,
+                    asked,
+                    most,
+                });
             }
         }
         let running = self.table.formation();
         let mut wanted = running.clone();
         wanted.extend(change.clone());
-        let caps = &self.shared.config.policy.app_caps;
-        caps.check_dynos(wanted.values())
-            .map_err(|refused| refused.to_string())?;
-        release
-            .check_room(&wanted, &running, &self.shared.engine)
-            .map_err(|error| error.to_string())
+        self.shared
+            .config
+            .policy
+            .app_caps
+            .check_dynos(wanted.values())?;
+        Ok(release.check_room(&wanted, &running, &self.shared.engine)?)
     }
 
     /// The dynos that a restart's target names.
-    pub(super) fn named(&self, target: Option<&str>) -> Result<Vec<DynoName>, String> {
+    pub(super) fn named(&self, target: Option<String>) -> Result<Vec<DynoName>, ChangeError> {
         let mut names: Vec<DynoName> = self.table.slots.keys().cloned().collect();
         let Some(target) = target else {
             return Ok(names);
         };
         names.retain(|name| name.process.as_str() == target || name.to_string() == target);
-        if !names.is_empty() || self.table.formation().contains_key(target) {
+        if !names.is_empty() || self.table.formation().contains_key(target.as_str()) {
             return Ok(names);
         }
-        let known: Vec<String> = self.table.slots.keys().map(ToString::to_string).collect();
-        Err(format!(
-            "no dyno or process type `{target}` is in the formation; it has: {}",
-            known.join(", ")
-        ))
+        let known = self.table.slots.keys().cloned().collect();
+        Err(ChangeError::UnknownTarget { target, known })
     }
 
     /// The rows of `ps`.

@@ -2,20 +2,22 @@
 //!
 //! **Rollout.** All dynos of the new release but its singletons are started beside the old ones.
 //! Once they are ready, each singleton's old dyno is stopped and, when it has ended, the new one
-//! started. Once these are ready the new dynos take the places, the router gets the new web dynos,
-//! and the old ones are stopped. Until that moment anything that fails ends the new dynos and
+//! started. Once these are ready the rollout is staged: it waits for [`Table::commit`] or
+//! [`Table::undo`]. The commit gives the new dynos the places and the router the new web dynos, and
+//! stops the old ones. Until that moment anything that fails, and an undo, ends the new dynos and
 //! starts the old release's singletons again; no old web dyno or worker was touched. A singleton
 //! that has no dyno yet (a first start, a new type) starts with the others.
 //!
 //! **Restart.** One dyno after the other: the new one is ready before the old one is told to stop,
 //! but for singletons, where the old one has ended before.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use oarlock_spec::api::DynoState;
 use oarlock_spec::names::{DynoName, ReleaseId};
 
-use super::table::{ChangeError, DynoId, Effect, Ended, Generation, Now, Plan, Role, Slot, Table};
+use super::table::{DynoId, Effect, Ended, Generation, Now, Plan, Role, Slot, Table};
+use crate::change::ChangeError;
 
 /// The one change under way.
 #[derive(Debug)]
@@ -38,21 +40,29 @@ impl Change {
 pub(crate) struct Rollout {
     plan: Plan,
     incoming: BTreeMap<DynoName, Incoming>,
+    /// The names of those that were started.
+    names: HashMap<DynoId, DynoName>,
+    /// How many of these are not ready yet.
+    booting: usize,
+    /// Singletons that wait for the end of the dynos they replace.
+    later: Vec<DynoName>,
     stage: Stage,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// All but the singletons that replace one.
+    /// All but the singletons that replace one boot.
     Others,
-    /// The singletons.
+    /// The singletons are exchanged.
     Singletons,
+    /// All are ready.
+    Staged,
 }
 
 #[derive(Debug)]
 struct Incoming {
     role: Role,
-    /// Waits for its stage, or for the end of the dyno it replaces.
+    /// `None`: it is one of [`Rollout::later`].
     id: Option<DynoId>,
     ready: bool,
     /// It was ready, and then ended before its release became current.
@@ -72,36 +82,85 @@ impl Table {
     /// Starts a rollout. The caller has seen that no change is under way.
     pub(crate) fn roll_out(&mut self, plan: Plan, now: Now) {
         if self.is_closing() {
-            self.effects.push(Effect::Done(Err(ChangeError::Closing)));
+            self.effects
+                .push(Effect::Done(Err(ChangeError::ShuttingDown)));
             return;
         }
-        let mut incoming = BTreeMap::new();
-        for (name, role) in plan.names() {
-            let later = role == Role::Singleton && self.occupied(&name);
-            let id =
-                (!later).then(|| self.start(&name, role, (plan.generation, plan.release), now));
-            incoming.insert(
-                name,
+        let mut rollout = Rollout {
+            incoming: BTreeMap::new(),
+            names: HashMap::new(),
+            booting: 0,
+            later: Vec::new(),
+            stage: Stage::Others,
+            plan,
+        };
+        let wanted: Vec<_> = rollout.plan.names().collect();
+        for (name, role) in wanted {
+            rollout.incoming.insert(
+                name.clone(),
                 Incoming {
                     role,
-                    id,
+                    id: None,
                     ready: false,
                     ended: None,
                 },
             );
+            if role == Role::Singleton && self.occupied(&name) {
+                rollout.later.push(name);
+            } else {
+                self.start_incoming(&mut rollout, &name, now);
+            }
         }
-        self.change = Some(Change::Rollout(Rollout {
-            plan,
-            incoming,
-            stage: Stage::Others,
-        }));
+        self.change = Some(Change::Rollout(rollout));
         self.advance(now);
+    }
+
+    fn start_incoming(&mut self, rollout: &mut Rollout, name: &DynoName, now: Now) {
+        let of = (rollout.plan.generation, rollout.plan.release);
+        let Some(incoming) = rollout.incoming.get_mut(name) else {
+            return;
+        };
+        let id = self.start(name, incoming.role, of, now);
+        incoming.id = Some(id);
+        rollout.names.insert(id, name.clone());
+        rollout.booting += 1;
+    }
+
+    /// Gives the dynos of this staged rollout the places of those before them. It may be gone: the app is being stopped.
+    pub(crate) fn commit(&mut self, generation: Generation, now: Now) -> Result<(), ChangeError> {
+        match self.change.take() {
+            Some(Change::Rollout(rollout))
+                if rollout.plan.generation == generation && rollout.stage == Stage::Staged =>
+            {
+                self.take_over(rollout, now);
+                Ok(())
+            }
+            other => {
+                self.change = other;
+                Err(ChangeError::ShuttingDown)
+            }
+        }
+    }
+
+    /// Brings back what was there before this rollout, staged or not; `false`: it is not under way.
+    pub(crate) fn undo(&mut self, generation: Generation, now: Now) -> bool {
+        match self.change.take() {
+            Some(Change::Rollout(rollout)) if rollout.plan.generation == generation => {
+                self.roll_back(rollout, now);
+                true
+            }
+            other => {
+                self.change = other;
+                false
+            }
+        }
     }
 
     /// Starts a restart of these dynos. The caller has seen that no change is under way.
     pub(crate) fn restart(&mut self, names: impl IntoIterator<Item = DynoName>, now: Now) {
         if self.is_closing() {
-            self.effects.push(Effect::Done(Err(ChangeError::Closing)));
+            self.effects
+                .push(Effect::Done(Err(ChangeError::ShuttingDown)));
             return;
         }
         let restart = Restart {
@@ -122,10 +181,12 @@ impl Table {
     pub(crate) fn change_ready(&mut self, id: DynoId, now: Now) -> bool {
         let ours = match &mut self.change {
             Some(Change::Rollout(rollout)) => match rollout.find(id) {
-                Some((_, incoming)) => {
+                Some((_, incoming)) if !incoming.ready => {
                     incoming.ready = true;
+                    rollout.booting -= 1;
                     true
                 }
+                Some(_) => true,
                 None => false,
             },
             Some(Change::Restart(restart)) if restart.is_current(id) => {
@@ -144,7 +205,7 @@ impl Table {
     pub(crate) fn change_ended(&mut self, id: DynoId, how: &Ended, now: Now) -> bool {
         match &mut self.change {
             Some(Change::Rollout(rollout)) => {
-                let release = rollout.plan.release;
+                let (generation, release) = (rollout.plan.generation, rollout.plan.release);
                 let Some((name, incoming)) = rollout.find(id) else {
                     return false;
                 };
@@ -152,7 +213,8 @@ impl Table {
                     incoming.ended = Some(how.clone());
                 } else {
                     let error = boot_error(name.clone(), release, how);
-                    self.roll_back(error, now);
+                    self.undo(generation, now);
+                    self.effects.push(Effect::Done(Err(error)));
                 }
                 true
             }
@@ -181,51 +243,38 @@ impl Table {
     }
 
     fn advance_rollout(&mut self, mut rollout: Rollout, now: Now) {
-        if rollout.stage == Stage::Others {
-            if rollout
-                .incoming
-                .values()
-                .any(|incoming| incoming.id.is_some() && !incoming.ready)
-            {
-                self.change = Some(Change::Rollout(rollout));
-                return;
-            }
+        if rollout.stage == Stage::Others && rollout.booting == 0 {
             rollout.stage = Stage::Singletons;
-            for name in rollout
-                .incoming
-                .iter()
-                .filter(|(_, i)| i.id.is_none())
-                .map(|(name, _)| name)
-            {
+            for name in &rollout.later {
                 self.vacate(name, now);
             }
         }
-        for (name, incoming) in rollout
-            .incoming
-            .iter_mut()
-            .filter(|(_, incoming)| incoming.id.is_none())
-        {
-            if !self.is_alive(&name.process) {
-                let of = (rollout.plan.generation, rollout.plan.release);
-                incoming.id = Some(self.start(name, incoming.role, of, now));
+        if rollout.stage == Stage::Singletons {
+            for name in std::mem::take(&mut rollout.later) {
+                if self.is_alive(&name.process) {
+                    rollout.later.push(name);
+                } else {
+                    self.start_incoming(&mut rollout, &name, now);
+                }
+            }
+            if rollout.booting == 0 && rollout.later.is_empty() {
+                rollout.stage = Stage::Staged;
+                self.effects.push(Effect::Done(Ok(Vec::new())));
             }
         }
-        if rollout.incoming.values().all(|incoming| incoming.ready) {
-            self.commit(rollout, now);
-        } else {
-            self.change = Some(Change::Rollout(rollout));
-        }
+        self.change = Some(Change::Rollout(rollout));
     }
 
     /// Empties the slots of a singleton's type; they stay, for the case that the new one fails.
     fn vacate(&mut self, name: &DynoName, now: Now) {
         let mut ids = Vec::new();
-        for (_, slot) in self
+        for (slot_name, slot) in self
             .slots
             .iter_mut()
             .filter(|(slot, _)| slot.process == name.process)
         {
-            (slot.waiting, slot.blocked) = (None, false);
+            slot.waiting = None;
+            self.blocked.remove(slot_name);
             ids.extend(slot.dyno.take());
         }
         for id in ids {
@@ -234,7 +283,8 @@ impl Table {
     }
 
     /// The new dynos take the places.
-    fn commit(&mut self, rollout: Rollout, now: Now) {
+    fn take_over(&mut self, rollout: Rollout, now: Now) {
+        self.blocked.clear();
         let old: Vec<DynoId> = std::mem::take(&mut self.slots)
             .into_values()
             .filter_map(|slot| slot.dyno)
@@ -271,14 +321,10 @@ impl Table {
             };
             self.slot_ended(id, &dyno, &how, now);
         }
-        self.effects.push(Effect::Done(Ok(Vec::new())));
     }
 
     /// Ends the new dynos; the old release's singletons start again.
-    fn roll_back(&mut self, error: ChangeError, now: Now) {
-        let Some(Change::Rollout(rollout)) = self.change.take() else {
-            return;
-        };
+    fn roll_back(&mut self, rollout: Rollout, now: Now) {
         for id in rollout.incoming.values().filter_map(|incoming| incoming.id) {
             self.stop(id, now);
         }
@@ -291,7 +337,6 @@ impl Table {
         for name in empty {
             self.start_slot(&name, now);
         }
-        self.effects.push(Effect::Done(Err(error)));
     }
 
     fn advance_restart(&mut self, mut restart: Restart, now: Now) {
@@ -364,9 +409,8 @@ impl Table {
 
 impl Rollout {
     fn find(&mut self, id: DynoId) -> Option<(&DynoName, &mut Incoming)> {
-        self.incoming
-            .iter_mut()
-            .find(|(_, incoming)| incoming.id == Some(id))
+        let name = self.names.get(&id)?;
+        Some((name, self.incoming.get_mut(name)?))
     }
 }
 

@@ -56,9 +56,7 @@ impl Prepared {
 
     /// The same for a release that starts beside whatever runs, with its own formation.
     pub(crate) fn fits(&self, engine: &Engine) -> Result<(), NoRoom> {
-        let plan = self.plan(super::table::Generation(0));
-        let formation = plan.types.into_iter();
-        let formation = formation.map(|(name, (_, count))| (name, count)).collect();
+        let formation = self.plan(super::table::Generation(0)).formation();
         self.check_room(&formation, &Formation::new(), engine)
     }
 }

@@ -7,7 +7,8 @@
 //!   release: the one place that starts dynos, [`Table::start_slot`] and [`super::rollout`], asks.
 //! - At most one change (a rollout or a restart) is under way; the dispatcher queues the others.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -17,6 +18,7 @@ use oarlock_spec::names::{DynoName, ProcessType, ReleaseId};
 
 use super::backoff::{Backoff, RestartPolicy};
 use super::rollout::Change;
+use crate::change::ChangeError;
 use crate::web::PoolState;
 
 /// One dyno's whole life; never used again, unlike its name.
@@ -43,24 +45,63 @@ pub(crate) enum Role {
 pub(crate) struct Plan {
     pub(crate) generation: Generation,
     pub(crate) release: ReleaseId,
-    /// Release and scheduled types are not in it.
-    pub(crate) types: BTreeMap<ProcessType, (Role, u32)>,
+    /// The numbers of each type's dynos. Release and scheduled types are not in it.
+    pub(crate) types: BTreeMap<ProcessType, (Role, BTreeSet<u32>)>,
 }
 
 impl Plan {
     /// The names of its dynos.
     pub(crate) fn names(&self) -> impl Iterator<Item = (DynoName, Role)> + '_ {
-        self.types.iter().flat_map(|(process, (role, count))| {
-            (1..=*count).map(move |index| {
+        self.types.iter().flat_map(|(process, (role, numbers))| {
+            numbers.iter().map(move |index| {
                 (
                     DynoName {
                         process: process.clone(),
-                        index,
+                        index: *index,
                     },
                     *role,
                 )
             })
         })
+    }
+
+    fn has(&self, name: &DynoName) -> bool {
+        self.types
+            .get(&name.process)
+            .is_some_and(|(_, numbers)| numbers.contains(&name.index))
+    }
+
+    /// How many of each type it wants.
+    pub(crate) fn formation(&self) -> Formation {
+        let count = |numbers: &BTreeSet<u32>| u32::try_from(numbers.len()).unwrap_or(u32::MAX);
+        self.types
+            .iter()
+            .map(|(process, (_, numbers))| (process.clone(), count(numbers)))
+            .collect()
+    }
+
+    /// Makes it want so many of each named type. Types that it does not have are ignored, and a singleton stays one.
+    pub(crate) fn scale(&mut self, change: &Formation) {
+        for (process, count) in change {
+            match self.types.get_mut(process) {
+                Some((Role::Singleton, numbers)) => resize(numbers, (*count).min(1)),
+                Some((Role::Web | Role::Worker, numbers)) => resize(numbers, *count),
+                None => {}
+            }
+        }
+    }
+}
+
+/// The numbers of `count` dynos: the highest go first, the lowest that are free come first.
+pub(crate) fn resize(numbers: &mut BTreeSet<u32>, count: u32) {
+    let count = count as usize;
+    while numbers.len() > count {
+        numbers.pop_last();
+    }
+    let mut next = 1;
+    while numbers.len() < count {
+        numbers.insert(next);
+        next += 1;
     }
 }
 
@@ -114,7 +155,7 @@ pub(crate) enum Effect {
     Log { dyno: DynoName, message: String },
     /// A dyno's state has changed: another such line, and an event.
     State(StateChange),
-    /// The change under way is done.
+    /// The restart under way is done; or a rollout is staged, and waits to be committed or undone.
     Done(Result<Vec<DynoName>, ChangeError>),
 }
 
@@ -146,21 +187,6 @@ impl Ended {
     }
 }
 
-/// Why a change was not made; what was before goes on.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ChangeError {
-    /// A dyno did not become ready.
-    #[error("{dyno} of {release} did not start: {reason}")]
-    Boot {
-        dyno: DynoName,
-        release: ReleaseId,
-        reason: String,
-    },
-    /// The app is being removed, or the host shuts down.
-    #[error("the app is being stopped")]
-    Closing,
-}
-
 #[derive(Debug, Clone)]
 pub(crate) struct Dyno {
     pub(crate) name: DynoName,
@@ -178,8 +204,6 @@ pub(crate) struct Slot {
     pub(crate) backoff: Backoff,
     /// In crash back-off: its timer and since when.
     pub(crate) waiting: Option<(u64, Timestamp)>,
-    /// A singleton that starts as soon as the dyno before it has ended.
-    pub(crate) blocked: bool,
 }
 
 /// A row of `ps`, as far as the table knows it.
@@ -201,6 +225,10 @@ pub(crate) struct Table {
     pub(crate) dynos: BTreeMap<DynoId, Dyno>,
     pub(crate) change: Option<Change>,
     pub(crate) effects: Vec<Effect>,
+    /// How many dynos of each generation are alive.
+    alive: HashMap<Generation, usize>,
+    /// Slots of singletons that start as soon as the dyno before them has ended.
+    pub(crate) blocked: BTreeSet<DynoName>,
     closing: bool,
     last_id: u64,
     last_timer: u64,
@@ -217,6 +245,8 @@ impl Table {
             dynos: BTreeMap::new(),
             change: None,
             effects: Vec::new(),
+            alive: HashMap::new(),
+            blocked: BTreeSet::new(),
             closing: false,
             last_id: 0,
             last_timer: 0,
@@ -248,20 +278,12 @@ impl Table {
                 .change
                 .as_ref()
                 .is_some_and(|change| change.generation() == Some(generation))
-            || self
-                .dynos
-                .values()
-                .any(|dyno| dyno.generation == generation)
+            || self.alive.contains_key(&generation)
     }
 
     /// How many of each type are wanted.
     pub(crate) fn formation(&self) -> Formation {
-        let types = self.plan.as_ref().map(|plan| &plan.types);
-        types
-            .into_iter()
-            .flatten()
-            .map(|(process, (_, count))| (process.clone(), *count))
-            .collect()
+        self.plan.as_ref().map(Plan::formation).unwrap_or_default()
     }
 
     /// The web dynos that can be leased, and what a request meets if there is none.
@@ -328,18 +350,18 @@ impl Table {
     /// the types; those the plan does not have are ignored.
     pub(crate) fn scale(&mut self, change: &Formation, now: Now) {
         let Some(plan) = &mut self.plan else { return };
-        for (process, count) in change {
-            if let Some((_, wanted)) = plan.types.get_mut(process) {
-                *wanted = *count;
-            }
-        }
-        let wanted: Vec<DynoName> = plan.names().map(|(name, _)| name).collect();
+        plan.scale(change);
         let surplus: Vec<DynoName> = self
             .slots
             .keys()
-            .filter(|name| !wanted.contains(name))
+            .filter(|name| !plan.has(name))
             .rev()
             .cloned()
+            .collect();
+        let missing: Vec<DynoName> = plan
+            .names()
+            .map(|(name, _)| name)
+            .filter(|name| !self.slots.contains_key(name))
             .collect();
         let web_leaves = surplus
             .iter()
@@ -349,13 +371,10 @@ impl Table {
             .filter_map(|name| self.slots.remove(name))
             .filter_map(|slot| slot.dyno)
             .collect();
-        let mut added = false;
-        for name in wanted {
-            if !self.slots.contains_key(&name) {
-                self.slots.insert(name.clone(), Slot::default());
-                self.start_slot(&name, now);
-                added = true;
-            }
+        let added = !missing.is_empty();
+        for name in missing {
+            self.slots.insert(name.clone(), Slot::default());
+            self.start_slot(&name, now);
         }
         if web_leaves || added {
             // First out of the pool, then stopped.
@@ -388,6 +407,12 @@ impl Table {
         let Some(dyno) = self.dynos.remove(&id) else {
             return;
         };
+        if let Entry::Occupied(mut alive) = self.alive.entry(dyno.generation) {
+            *alive.get_mut() -= 1;
+            if *alive.get() == 0 {
+                alive.remove();
+            }
+        }
         let by_itself = dyno.state != DynoState::Stopping;
         let to = if by_itself && *how != Ended::Retired {
             DynoState::Crashed
@@ -418,9 +443,11 @@ impl Table {
     pub(crate) fn close(&mut self, which: Closing, now: Now) {
         self.closing = true;
         if self.change.take().is_some() {
-            self.effects.push(Effect::Done(Err(ChangeError::Closing)));
+            self.effects
+                .push(Effect::Done(Err(ChangeError::ShuttingDown)));
         }
         self.slots.clear();
+        self.blocked.clear();
         self.effects.push(Effect::Publish);
         let ids: Vec<DynoId> = self
             .dynos
@@ -493,6 +520,7 @@ impl Table {
             since: now,
         };
         self.dynos.insert(id, dyno);
+        *self.alive.entry(generation).or_default() += 1;
         self.effects.push(Effect::Start {
             id,
             name: name.clone(),
@@ -511,9 +539,9 @@ impl Table {
         let Some(slot) = self.slots.get_mut(name) else {
             return;
         };
-        let had_crashed = slot.waiting.is_some();
-        (slot.waiting, slot.blocked) = (None, blocked);
+        let had_crashed = slot.waiting.take().is_some();
         if blocked {
+            self.blocked.insert(name.clone());
             return;
         }
         if had_crashed {
@@ -597,13 +625,7 @@ impl Table {
     }
 
     fn start_unblocked(&mut self, now: Now) {
-        let blocked: Vec<DynoName> = self
-            .slots
-            .iter()
-            .filter(|(_, slot)| slot.blocked)
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in blocked {
+        for name in std::mem::take(&mut self.blocked) {
             self.start_slot(&name, now);
         }
     }

@@ -8,9 +8,8 @@ use oarlock_spec::api::{DynoState, Formation};
 use oarlock_spec::names::{DynoName, ProcessType, ReleaseId};
 
 use super::backoff::RestartPolicy;
-use super::table::{
-    ChangeError, Closing, DynoId, Effect, Ended, Generation, Now, Plan, Role, Table,
-};
+use super::table::{Closing, DynoId, Effect, Ended, Generation, Now, Plan, Role, Table};
+use crate::change::ChangeError;
 use crate::web::PoolState;
 
 struct World {
@@ -56,7 +55,7 @@ impl World {
     fn plan(&mut self, release: u64, types: &[(&str, Role, u32)]) -> Plan {
         let types: BTreeMap<ProcessType, _> = types
             .iter()
-            .map(|(name, role, count)| (name.parse().unwrap(), (*role, *count)))
+            .map(|(name, role, count)| (name.parse().unwrap(), (*role, (1..=*count).collect())))
             .collect();
         self.singletons.extend(
             types
@@ -77,13 +76,21 @@ impl World {
         self.settle();
     }
 
-    /// Rolls out and makes everything ready.
+    /// Commits what is staged.
+    fn commit(&mut self, release: u64) {
+        assert_eq!(self.done, [Ok(vec![])]);
+        self.done.clear();
+        let committed = self.table.commit(Generation(release), self.now);
+        assert_eq!(committed, Ok(()));
+        self.settle();
+    }
+
+    /// Rolls out, makes everything ready, and commits.
     fn current(release: u64, types: &[(&str, Role, u32)]) -> Self {
         let mut world = Self::new();
         world.roll_out(release, types);
         world.all_ready();
-        assert_eq!(world.done, [Ok(vec![])]);
-        world.done.clear();
+        world.commit(release);
         world
     }
 
@@ -121,7 +128,7 @@ impl World {
                     Err(ChangeError::Boot { dyno, release, .. }) => {
                         Err(format!("{dyno} of {release}"))
                     }
-                    Err(ChangeError::Closing) => Err("closing".into()),
+                    Err(other) => Err(other.to_string()),
                 }),
             }
         }
@@ -228,7 +235,8 @@ fn a_first_start_starts_all_at_once_and_serves_when_all_are_ready() {
     w.ready("worker.1", 1);
     assert_eq!(w.done, []);
     w.ready("clock.1", 1);
-    assert_eq!(w.done, [Ok(vec![])]);
+    assert_eq!(w.leased().1, PoolState::NoDynos);
+    w.commit(1);
     assert_eq!(
         w.leased(),
         (
@@ -277,8 +285,12 @@ fn new_dynos_are_ready_before_old_ones_stop_and_singletons_come_last() {
     assert!(w.living().contains(&"-clock.1@v1".to_owned()));
     assert!(!w.living().contains(&"-web.1@v1".to_owned()));
     w.end("clock.1", 1, &Ended::Stopped);
+    assert_eq!(w.done, []);
     w.ready("clock.1", 2);
-    assert_eq!(w.done, [Ok(vec![])]);
+    // Staged: nothing but the singleton has changed hands.
+    assert_eq!(w.leased().0, ["web.1@v1", "web.2@v1"]);
+    assert!(!w.living().iter().any(|dyno| dyno.starts_with('-')));
+    w.commit(2);
     assert_eq!(w.leased().0, ["web.1@v2", "web.2@v2"]);
     w.all_stopped();
     assert_eq!(
@@ -355,10 +367,24 @@ fn a_singleton_never_overlaps_across_many_releases_failures_and_restarts() {
         w.all_ready();
         w.all_stopped();
         w.all_ready();
+        if release % 5 == 0 {
+            w.table.undo(Generation(release), w.now);
+            w.settle();
+            w.all_stopped();
+            w.all_ready();
+            w.done.clear();
+            w.roll_out(release, APP);
+            w.all_ready();
+            w.all_stopped();
+            w.all_ready();
+        }
+        w.commit(release);
+        w.all_stopped();
         w.table.restart(["clock.1".parse().unwrap()], w.now);
         w.settle();
         w.all_stopped();
         w.all_ready();
+        w.done.clear();
     }
     assert_eq!(
         w.living(),
@@ -371,6 +397,7 @@ fn types_that_come_and_go() {
     let mut w = World::current(1, APP);
     w.roll_out(2, &[("web", Role::Web, 1), ("other", Role::Worker, 1)]);
     w.all_ready();
+    w.commit(2);
     w.all_stopped();
     assert_eq!(w.living(), ["other.1@v2", "web.1@v2"]);
 }
@@ -384,8 +411,70 @@ fn a_new_dyno_that_ends_before_its_release_is_current_is_started_again_after() {
     w.all_ready();
     w.end("clock.1", 1, &Ended::Stopped);
     w.ready("clock.1", 2);
-    assert_eq!(w.done, [Ok(vec![])]);
+    assert!(!w.living().contains(&"worker.1@v2".to_owned()));
+    w.commit(2);
     assert!(w.living().contains(&"worker.1@v2".to_owned()));
+}
+
+#[test]
+fn a_staged_release_that_is_undone_leaves_what_served() {
+    let mut w = World::current(1, APP);
+    w.roll_out(2, APP);
+    for name in ["web.1", "web.2", "worker.1"] {
+        w.ready(name, 2);
+    }
+    w.end("clock.1", 1, &Ended::Stopped);
+    w.ready("clock.1", 2);
+    assert_eq!(w.done, [Ok(vec![])]);
+    assert!(!w.table.undo(Generation(1), w.now), "it is not staged");
+    assert!(w.table.undo(Generation(2), w.now));
+    w.settle();
+    assert_eq!(w.leased().0, ["web.1@v1", "web.2@v1"]);
+    w.all_stopped();
+    w.all_ready();
+    assert_eq!(
+        w.living(),
+        ["clock.1@v1", "web.1@v1", "web.2@v1", "worker.1@v1"]
+    );
+    assert!(!w.table.uses(Generation(2)));
+    assert_eq!(
+        w.table.commit(Generation(2), w.now),
+        Err(ChangeError::ShuttingDown)
+    );
+    // While it boots, too: before and while the singleton is exchanged.
+    for ready in [&[][..], &["web.1", "web.2", "worker.1"]] {
+        w.roll_out(3, APP);
+        for name in ready {
+            w.ready(name, 3);
+        }
+        assert!(w.table.undo(Generation(3), w.now));
+        w.settle();
+        w.all_stopped();
+        w.all_ready();
+        assert_eq!(
+            w.living(),
+            ["clock.1@v1", "web.1@v1", "web.2@v1", "worker.1@v1"]
+        );
+    }
+}
+
+#[test]
+fn dynos_of_any_numbers_are_kept_and_scaled_by_the_difference() {
+    let mut w = World::new();
+    let mut plan = w.plan(1, &[("worker", Role::Worker, 0)]);
+    plan.types.get_mut("worker").unwrap().1 = [3, 7].into();
+    w.table.roll_out(plan, w.now);
+    w.settle();
+    w.all_ready();
+    w.commit(1);
+    assert_eq!(w.living(), ["worker.3@v1", "worker.7@v1"]);
+    scale(&mut w, &[("worker", 2)]);
+    assert_eq!(w.living(), ["worker.3@v1", "worker.7@v1"]);
+    scale(&mut w, &[("worker", 4)]);
+    w.all_ready();
+    scale(&mut w, &[("worker", 3)]);
+    w.all_stopped();
+    assert_eq!(w.living(), ["worker.1@v1", "worker.2@v1", "worker.3@v1"]);
 }
 
 fn scale(w: &mut World, types: &[(&str, u32)]) {
@@ -576,7 +665,7 @@ fn closing_ends_web_first_then_all_and_nothing_comes_back() {
     w.roll_out(2, APP);
     w.table.close(Closing::Web, w.now);
     w.settle();
-    assert_eq!(w.done, [Err("closing".into())]);
+    assert_eq!(w.done, [Err(ChangeError::ShuttingDown.to_string())]);
     assert_eq!(w.leased(), (vec![], PoolState::NoDynos));
     w.end("worker.1", 1, &crash());
     w.all_stopped();
@@ -587,6 +676,9 @@ fn closing_ends_web_first_then_all_and_nothing_comes_back() {
     w.all_stopped();
     assert!(w.table.is_empty());
     w.roll_out(3, APP);
-    assert_eq!(w.done.last(), Some(&Err("closing".into())));
+    assert_eq!(
+        w.done.last(),
+        Some(&Err(ChangeError::ShuttingDown.to_string()))
+    );
     assert!(w.table.is_empty());
 }

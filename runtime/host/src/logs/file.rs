@@ -127,6 +127,7 @@ impl Files {
     }
 
     fn open_current(&mut self) -> std::io::Result<u64> {
+        std::fs::create_dir_all(&self.dir)?;
         let mut file = self.dir()?.open_with(
             CURRENT,
             OpenOptions::new().read(true).append(true).create(true),

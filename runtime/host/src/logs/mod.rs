@@ -78,12 +78,9 @@ impl Logs {
         })
     }
 
-    /// A log whose files are in `dir`; without one it is in memory only. A folder that cannot be
-    /// written is said in the log itself.
-    pub(crate) fn open(&self, dir: Option<PathBuf>) -> AppLog {
-        let Some(dir) = dir else {
-            return AppLog::in_memory();
-        };
+    /// A log whose files are in `dir`, which is made when there is a line to be written. A folder that
+    /// cannot be written is said in the log itself.
+    pub(crate) fn open(&self, dir: PathBuf) -> AppLog {
         let log = AppLog::new(
             Some(Files::new(dir, FILE_BYTES)),
             Some(self.writer.clone()),

@@ -25,7 +25,7 @@ const ALL: LogFilter = LogFilter {
 fn lines_reach_the_ring_and_the_file_in_contract_form() {
     let (temp, dir) = folder();
     let logs = Logs::start().unwrap();
-    let log = logs.open(Some(dir));
+    let log = logs.open(dir);
     log.write(LogSource::App, "worker.1", "3 entries indexed");
     log.write(
         LogSource::Oarlock,
@@ -49,7 +49,7 @@ fn lines_reach_the_ring_and_the_file_in_contract_form() {
 fn after_a_restart_older_lines_come_from_the_file() {
     let (_temp, dir) = folder();
     let logs = Logs::start().unwrap();
-    let log = logs.open(Some(dir.clone()));
+    let log = logs.open(dir.clone());
     for n in 0..5 {
         log.write(LogSource::App, "web.1", &format!("old {n}"));
     }
@@ -63,7 +63,7 @@ fn after_a_restart_older_lines_come_from_the_file() {
     drop(half);
 
     let logs = Logs::start().unwrap();
-    let log = logs.open(Some(dir));
+    let log = logs.open(dir);
     log.write(LogSource::App, "web.1", "new 0");
     assert_eq!(messages(&log.tail(3, &ALL)), ["old 3", "old 4", "new 0"]);
     log.inner.save();
@@ -216,7 +216,7 @@ async fn a_slow_follower_is_told_what_it_missed() {
 fn times_never_go_back_and_no_line_is_lost_under_many_threads() {
     let (temp, dir) = folder();
     let logs = Logs::start().unwrap();
-    let log = logs.open(Some(dir));
+    let log = logs.open(dir);
     std::thread::scope(|scope| {
         for writer in 0..4 {
             let log = log.clone();

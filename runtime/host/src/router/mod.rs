@@ -26,6 +26,7 @@ mod table;
 mod timer;
 mod transport;
 mod tunnel;
+mod upload;
 mod upstream;
 
 #[cfg(test)]
@@ -33,12 +34,10 @@ pub(crate) mod fake;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use oarlock_sandbox::HostListeners;
 use oarlock_spec::names::AppName;
@@ -79,10 +78,7 @@ pub(crate) struct Router {
 
 struct Inner {
     cores: Cores,
-    domain: String,
-    unclaimed: Unclaimed,
-    apps: Mutex<BTreeMap<AppName, Arc<WebPool>>>,
-    table: ArcSwap<Table>,
+    table: Table,
     addresses: HostListeners,
     permits: Arc<Semaphore>,
     permit_count: u32,
@@ -118,10 +114,7 @@ impl Router {
         Self {
             inner: Arc::new(Inner {
                 cores,
-                domain: domain.to_ascii_lowercase(),
-                unclaimed,
-                apps: Mutex::default(),
-                table: ArcSwap::from_pointee(Table::default()),
+                table: Table::new(&domain, unclaimed),
                 addresses: HostListeners::default(),
                 permits: Arc::new(Semaphore::new(connections as usize)),
                 permit_count: connections,
@@ -162,26 +155,13 @@ impl Router {
 
     /// Routes `<app>.<domain>` to this pool. While there is only one app, every other host name
     /// goes to it too, as far as [`Unclaimed`] says.
-    pub(crate) fn add(&self, app: AppName, pool: Arc<WebPool>) {
-        self.change(|apps| {
-            apps.insert(app, pool);
-        });
+    pub(crate) fn add(&self, app: &AppName, pool: Arc<WebPool>) {
+        self.inner.table.add(app, pool);
     }
 
-    pub(crate) fn remove(&self, app: &AppName) {
-        self.change(|apps| {
-            apps.remove(app);
-        });
-    }
-
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<AppName, Arc<WebPool>>)) {
-        let mut apps = lock(&self.inner.apps);
-        change(&mut apps);
-        self.inner.table.store(Arc::new(Table::new(
-            &apps,
-            &self.inner.domain,
-            self.inner.unclaimed,
-        )));
+    /// Routes nothing to this pool any more.
+    pub(crate) fn remove(&self, app: &AppName, pool: &Arc<WebPool>) {
+        self.inner.table.remove(app, pool);
     }
 
     /// The addresses listened on, later ones included (never granted to guests).

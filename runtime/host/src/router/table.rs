@@ -1,8 +1,8 @@
-//! The routing table: an immutable look-up by host name.
+//! The routing table: a look-up by host name that takes no lock. An app that comes or goes changes its own entry.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwapOption;
 use oarlock_spec::names::AppName;
 
 use crate::web::WebPool;
@@ -20,50 +20,83 @@ pub(crate) enum Unclaimed {
     OnlyAppsButOtherApps,
 }
 
-#[derive(Default)]
 pub(super) struct Table {
-    by_host: HashMap<Box<str>, Arc<WebPool>>,
+    by_host: papaya::HashMap<Box<str>, Arc<WebPool>>,
     /// The app, if it is the only one.
-    only: Option<Arc<WebPool>>,
+    only: ArcSwapOption<WebPool>,
+    /// In lower case.
+    domain: String,
     /// `.` and the domain, if names below it are not the only app's.
     below: Option<Box<str>>,
+    /// Held by whoever changes an entry, so that `only` is true to the entries.
+    changing: Mutex<()>,
 }
 
 impl Table {
-    /// `domain` is in lower case.
-    pub(super) fn new(
-        apps: &BTreeMap<AppName, Arc<WebPool>>,
-        domain: &str,
-        rest: Unclaimed,
-    ) -> Self {
-        let only = if apps.len() == 1 {
-            apps.values().next().cloned()
-        } else {
-            None
-        };
-        let host = |app: &AppName| format!("{app}.{domain}").into_boxed_str();
+    pub(super) fn new(domain: &str, rest: Unclaimed) -> Self {
+        let domain = domain.to_ascii_lowercase();
         Self {
-            by_host: apps
-                .iter()
-                .map(|(app, pool)| (host(app), pool.clone()))
-                .collect(),
-            only,
+            by_host: papaya::HashMap::new(),
+            only: ArcSwapOption::empty(),
             below: match rest {
                 Unclaimed::OnlyApps => None,
                 Unclaimed::OnlyAppsButOtherApps => Some(format!(".{domain}").into_boxed_str()),
             },
+            domain,
+            changing: Mutex::new(()),
         }
     }
 
+    pub(super) fn add(&self, app: &AppName, pool: Arc<WebPool>) {
+        self.change(|table| {
+            table.by_host.pin().insert(table.host(app).into(), pool);
+        });
+    }
+
+    /// Only if it is this pool that has the name.
+    pub(super) fn remove(&self, app: &AppName, pool: &Arc<WebPool>) {
+        self.change(|table| {
+            let is_it = |_: &Box<str>, known: &Arc<WebPool>| Arc::ptr_eq(known, pool);
+            // `Err`: it is another one's by now.
+            let _kept = table
+                .by_host
+                .pin()
+                .remove_if(table.host(app).as_str(), is_it)
+                .is_err();
+        });
+    }
+
+    /// The host name of an app.
+    pub(super) fn host(&self, app: &AppName) -> String {
+        format!("{app}.{}", self.domain)
+    }
+
+    /// The pool of an app.
+    pub(super) fn of(&self, app: &AppName) -> Option<Arc<WebPool>> {
+        self.by_host.pin().get(self.host(app).as_str()).cloned()
+    }
+
+    fn change(&self, change: impl FnOnce(&Self)) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        change(self);
+        let entries = self.by_host.pin();
+        let only = if entries.len() == 1 {
+            entries.values().next().cloned()
+        } else {
+            None
+        };
+        self.only.store(only);
+    }
+
     /// `host`: without a port; case and a dot at the end do not matter.
-    pub(super) fn route(&self, host: &str) -> Option<&Arc<WebPool>> {
+    pub(super) fn route(&self, host: &str) -> Option<Arc<WebPool>> {
         let host = host.strip_suffix('.').unwrap_or(host);
         let mut lower = [0; LONGEST_HOST];
         let lower = lower.get_mut(..host.len())?;
         lower.copy_from_slice(host.as_bytes());
         lower.make_ascii_lowercase();
         let host = std::str::from_utf8(lower).ok()?;
-        let own = self.by_host.get(host);
+        let own = self.by_host.pin().get(host).cloned();
         let below = self.below.as_deref();
         let is_an_apps = below
             .and_then(|below| host.strip_suffix(below))
@@ -71,13 +104,15 @@ impl Table {
         if is_an_apps {
             own
         } else {
-            own.or(self.only.as_ref())
+            own.or_else(|| self.only.load_full())
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::logs::AppLog;
 
@@ -86,14 +121,33 @@ mod tests {
     fn table(names: &[&str]) -> (Apps, Table) {
         let pool = |name: &&str| (name.parse().unwrap(), WebPool::new(AppLog::in_memory()));
         let apps: Apps = names.iter().map(pool).collect();
-        let table = Table::new(&apps, "example.test", Unclaimed::OnlyAppsButOtherApps);
+        let table = Table::new("Example.test", Unclaimed::OnlyAppsButOtherApps);
+        for (app, pool) in &apps {
+            table.add(app, pool.clone());
+        }
         (apps, table)
     }
 
     fn routed<'a>((apps, table): &'a (Apps, Table), host: &str) -> Option<&'a str> {
         let routed = table.route(host)?;
-        let (name, _) = apps.iter().find(|(_, pool)| Arc::ptr_eq(pool, routed))?;
+        let (name, _) = apps.iter().find(|(_, pool)| Arc::ptr_eq(pool, &routed))?;
         Some(name.as_str())
+    }
+
+    #[test]
+    fn an_app_that_goes_takes_its_own_entry_only() {
+        let both = table(&["one", "two"]);
+        let (apps, routes) = &both;
+        let (one, two): (AppName, AppName) = ("one".parse().unwrap(), "two".parse().unwrap());
+        assert_eq!(routed(&both, "www.shop.test"), None);
+        // Another incarnation has the name by now.
+        routes.remove(&one, &WebPool::new(AppLog::in_memory()));
+        assert_eq!(routed(&both, "one.example.test"), Some("one"));
+        routes.remove(&one, &apps[&one]);
+        assert_eq!(routed(&both, "one.example.test"), None);
+        assert_eq!(routed(&both, "www.shop.test"), Some("two"));
+        routes.remove(&two, &apps[&two]);
+        assert_eq!(routed(&both, "www.shop.test"), None);
     }
 
     #[test]
@@ -127,9 +181,8 @@ mod tests {
             assert_eq!(routed(&one, host), Some("one"), "{host}");
         }
         assert_eq!(routed(&one, "two.example.test"), None);
-        let pool = WebPool::new(AppLog::in_memory());
-        let apps = BTreeMap::from([("one".parse().unwrap(), pool)]);
-        let all = Table::new(&apps, "example.test", Unclaimed::OnlyApps);
+        let all = Table::new("example.test", Unclaimed::OnlyApps);
+        all.add(&"one".parse().unwrap(), WebPool::new(AppLog::in_memory()));
         assert!(all.route("two.example.test").is_some());
         assert_eq!(routed(&table(&[]), "one.example.test"), None);
     }

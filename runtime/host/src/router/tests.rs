@@ -62,7 +62,7 @@ impl Bench {
         );
         let pool = WebPool::new(AppLog::in_memory());
         pool.publish(dynos, PoolState::Serving, limits);
-        router.add("app".parse().unwrap(), pool.clone());
+        router.add(&"app".parse().unwrap(), pool.clone());
         let addr = router.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         Self {
             cores,

@@ -10,6 +10,8 @@ use super::{PoolState, RequestLimits, WebDyno};
 use crate::cores::CoreId;
 
 pub(super) struct Snapshot {
+    /// The first is 1.
+    number: u64,
     all: Box<[Arc<WebDyno>]>,
     /// By core: those bound to it and those of every core.
     by_core: Box<[Box<[Arc<WebDyno>]>]>,
@@ -35,6 +37,7 @@ impl Snapshot {
             dynos.iter().filter(mine).cloned().collect()
         };
         Self {
+            number: 1,
             by_core: (0..cores).map(|core| of(Some(CoreId(core)))).collect(),
             anywhere: of(None),
             ready_since: (!dynos.is_empty()).then(Instant::now),
@@ -46,10 +49,16 @@ impl Snapshot {
 
     /// This one, as the successor of `old`.
     pub(super) fn after(mut self, old: &Self) -> Self {
+        self.number = old.number + 1;
         if self.ready_since.is_some() {
             self.ready_since = old.ready_since.or(self.ready_since);
         }
         self
+    }
+
+    /// Its place among the lists of its pool.
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     pub(super) fn dynos(&self) -> &[Arc<WebDyno>] {

@@ -68,9 +68,12 @@ fn release_exit_code(failure: &ReleaseFailure) -> u8 {
             ApplyError::ReleasePhase { code, .. } => code
                 .filter(|code| *code != 0)
                 .unwrap_or(exit::RELEASE_PHASE),
-            ApplyError::Boot { .. } | ApplyError::Superseded(_) | ApplyError::Platform(_) => {
-                exit::FAILURE
-            }
+            ApplyError::Boot { .. }
+            | ApplyError::WrongSlug { .. }
+            | ApplyError::Busy { .. }
+            | ApplyError::GivenUp
+            | ApplyError::ShuttingDown
+            | ApplyError::Platform(_) => exit::FAILURE,
         },
         ReleaseFailure::Scale(_) | ReleaseFailure::NothingCurrent => exit::FAILURE,
         ReleaseFailure::Slug(_) => exit::FAILURE,

@@ -230,16 +230,21 @@ impl App {
 
     /// Not through the task: scaling must not wait for a release that is being applied.
     pub(crate) async fn scale(&self, change: Formation) -> Result<Formation, ApiError> {
-        let whole = match self.shared.runtime.scale(&self.name, change.clone()).await {
-            None => return Err(ApiError::not_running(&self.name)),
-            Some(Err(message)) => return Err(ApiError::refused(words::INVALID_FORMATION, message)),
-            Some(Ok(whole)) => whole,
-        };
+        let runtime = &self.shared.runtime;
+        let mut whole = runtime.scale(&self.name, change.clone()).await?;
         let scaled = {
             let mut scaled = lock(&self.scaled);
             scaled.extend(change.clone());
             scaled.clone()
         };
+        // A release that was begun before we wrote that down may have become current meanwhile, with what was before.
+        let now = runtime.formation(&self.name).await.unwrap_or_default();
+        if change
+            .iter()
+            .any(|(process, count)| now.get(process) != Some(count))
+        {
+            whole = runtime.scale(&self.name, change.clone()).await?;
+        }
         if self.shared.scale_lasts == ScaleLasts::Forever {
             self.releases.keep_formation(&scaled).await?;
         }

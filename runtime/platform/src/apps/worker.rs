@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use http::StatusCode;
-use oarlock_host::apply::{ApplyError, Desired, ReleasePhase};
+use oarlock_host::apply::{ApplyError, Desired, ReleasePhase, dynos_of};
 use oarlock_spec::api::{ConfigChange, ConfigVars, Formation, ReleaseRow, ReleaseStatus};
 use oarlock_spec::manifest::Manifest;
 use oarlock_spec::names::{AppName, ReleaseId};
@@ -15,6 +15,7 @@ use crate::control::{ApiError, words};
 use crate::env_file::refuse_name;
 use crate::platform::Event;
 use crate::releases::{Draft, ReleaseError, Releases, Step, Stored, change_vars, find_current};
+use crate::runtime::StagedRelease;
 use crate::slug::{SlugError, StoredSlug};
 
 /// What the task is asked to do.
@@ -63,11 +64,35 @@ pub(super) enum ReleaseFailure {
     NothingCurrent,
 }
 
+/// What the app's own log and whoever asked are told where the fault is the platform's.
+const HOST_FAILED: &str = "the host failed; its operator's log says why";
+
+impl ReleaseFailure {
+    /// For the app's log: without paths and errors of the host, which are the operator's.
+    pub(super) fn public(&self) -> String {
+        match self {
+            Self::Apply(ApplyError::Platform(_))
+            | Self::Releases(ReleaseError::Store(_) | ReleaseError::Damaged { .. })
+            | Self::Slug(SlugError::Storage { .. } | SlugError::Damaged { .. }) => {
+                HOST_FAILED.to_owned()
+            }
+            Self::Apply(_)
+            | Self::Releases(_)
+            | Self::Slug(_)
+            | Self::Scale(_)
+            | Self::NothingCurrent => self.to_string(),
+        }
+    }
+}
+
 impl From<ReleaseFailure> for ApiError {
     fn from(failure: ReleaseFailure) -> Self {
         let message = failure.to_string();
         match failure {
-            ReleaseFailure::Apply(ApplyError::Superseded(_)) => Self::shutting_down(),
+            ReleaseFailure::Apply(ApplyError::ShuttingDown | ApplyError::GivenUp) => {
+                Self::shutting_down()
+            }
+            ReleaseFailure::Apply(ApplyError::Busy { .. }) => Self::busy(message),
             ReleaseFailure::Apply(ApplyError::Platform(_)) => Self::internal(message),
             ReleaseFailure::Apply(_) | ReleaseFailure::Scale(_) => Self::refused(
                 words::RELEASE_FAILED,
@@ -167,8 +192,7 @@ impl Worker {
                 if unchanged {
                     return Ok(Deployed::Unchanged(current.record.row()));
                 }
-                self.apply(&current, &slug).await?;
-                self.now_running(&current, slug);
+                self.start(&current, slug).await?;
                 Ok(Deployed::Running(current.record.row()))
             }
             Step::Release(pending) => Ok(Deployed::Running(self.release(pending, slug).await?)),
@@ -179,8 +203,7 @@ impl Worker {
         let all = self.releases.all().await?;
         let current = find_current(&all).ok_or(ReleaseFailure::NothingCurrent)?;
         let slug = self.open_slug(current).await?;
-        self.apply(current, &slug).await?;
-        self.now_running(current, slug);
+        self.start(current, slug).await?;
         Ok(Deployed::Running(current.record.row()))
     }
 
@@ -281,7 +304,15 @@ impl Worker {
         Ok(self.release(pending, slug).await?)
     }
 
-    /// Makes a pending release current, or failed.
+    /// Starts the release that is current already.
+    async fn start(&mut self, current: &Stored, slug: StoredSlug) -> Result<(), ReleaseFailure> {
+        let (staged, formation) = self.stage(current, &slug).await?;
+        self.commit(staged, &slug.manifest, &formation).await?;
+        self.now_running(current, slug);
+        Ok(())
+    }
+
+    /// Makes a pending release current, or failed: it is staged, written down, and then committed.
     async fn release(
         &mut self,
         pending: Stored,
@@ -292,39 +323,52 @@ impl Worker {
             "Release {id} created: {}",
             pending.record.description
         ));
-        match self.apply(&pending, &slug).await {
-            Ok(()) => {
-                let current = self.releases.succeed(&pending).await?;
+        let written = async {
+            let (staged, formation) = self.stage(&pending, &slug).await?;
+            // If it cannot be written down, the staged release is dropped: what served goes on.
+            let current = self.releases.succeed(&pending).await?;
+            Ok((staged, formation, current))
+        };
+        match written.await {
+            Ok((staged, formation, current)) => {
+                self.commit(staged, &slug.manifest, &formation).await?;
                 self.log(&format!("Release {id} is current"));
                 self.now_running(&current, slug);
                 self.shared.sweep().await;
                 Ok(current.record.row())
             }
             // The host is ending: the next start finds it pending.
-            Err(error @ ReleaseFailure::Apply(ApplyError::Superseded(_))) => Err(error),
+            Err(error @ ReleaseFailure::Apply(ApplyError::ShuttingDown)) => Err(error),
             Err(error) => {
-                self.log(&format!("Release {id} failed: {error}"));
-                let booted_not = matches!(error, ReleaseFailure::Apply(ApplyError::Boot { .. }));
-                self.releases
-                    .fail(&pending, pending.record.phase_done || booted_not)
-                    .await?;
+                self.log(&format!("Release {id} failed: {}", error.public()));
+                tracing::debug!(app = %self.app, release = %id, %error, "a release failed");
+                if let Err(unwritten) = self.releases.fail(&pending).await {
+                    // It stays pending, which the next start gives up.
+                    tracing::error!(app = %self.app, release = %id, error = %unwritten, "a failed release could not be marked as such");
+                }
                 Err(error)
             }
         }
     }
 
-    /// Hands a release to the host. Whatever the outcome, the host is consistent.
-    async fn apply(&self, stored: &Stored, slug: &StoredSlug) -> Result<(), ReleaseFailure> {
+    /// Has the host make a release ready beside what serves; with what it was scaled to.
+    async fn stage(
+        &self,
+        stored: &Stored,
+        slug: &StoredSlug,
+    ) -> Result<(Box<dyn StagedRelease>, Formation), ReleaseFailure> {
         let record = &stored.record;
         let scaled = lock(&self.scaled).clone();
         let formation = formation_of(&slug.manifest, &scaled).map_err(ReleaseFailure::Scale)?;
+        let phase_done =
+            record.status == ReleaseStatus::Current || self.releases.is_phase_done(record).await?;
         let desired = Desired {
             manifest: slug.manifest.clone(),
             release: record.release,
-            slug: slug.slug.clone(),
+            slug: slug.slug.id.clone(),
             config: record.config(),
-            formation: formation.clone(),
-            release_phase: if record.phase_done {
+            formation: dynos_of(&formation),
+            release_phase: if phase_done {
                 ReleasePhase::Done
             } else {
                 ReleasePhase::Run
@@ -335,15 +379,32 @@ impl Worker {
             release: record.release,
         });
         let started = Instant::now();
-        let applied = self.shared.runtime.apply(desired).await?;
+        let (releases, of) = (self.releases.clone(), record.clone());
+        let after_phase = Box::pin(async move {
+            let noted = releases.note_phase_done(&of).await;
+            noted.map_err(|error| format!("that the release phase succeeded: {error}"))
+        });
+        let runtime = &self.shared.runtime;
+        let staged = runtime.stage(desired, slug.slug.clone(), after_phase);
+        let staged = staged.await?;
         let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.shared.tell(Event::Loaded {
             app: self.app.clone(),
-            compiled: applied.compiled,
-            cached: applied.cached,
+            compiled: staged.applied().compiled,
+            cached: staged.applied().cached,
             millis,
         });
-        self.catch_up_scale(&slug.manifest, &formation).await;
+        Ok((staged, formation))
+    }
+
+    async fn commit(
+        &self,
+        staged: Box<dyn StagedRelease>,
+        manifest: &Manifest,
+        formation: &Formation,
+    ) -> Result<(), ReleaseFailure> {
+        staged.commit().await?;
+        self.catch_up_scale(manifest, formation).await;
         Ok(())
     }
 
@@ -358,9 +419,9 @@ impl Worker {
             .filter(|(process, count)| applied.get(process) != Some(count))
             .collect();
         if !change.is_empty()
-            && let Some(Err(message)) = self.shared.runtime.scale(&self.app, change).await
+            && let Err(error) = self.shared.runtime.scale(&self.app, change).await
         {
-            self.log(&format!("The formation is not as it was scaled: {message}"));
+            self.log(&format!("The formation is not as it was scaled: {error}"));
         }
     }
 

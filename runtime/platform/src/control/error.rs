@@ -2,52 +2,13 @@
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
+use http::header::RETRY_AFTER as RETRY_AFTER_HEADER;
+use http::{HeaderValue, StatusCode};
+use oarlock_host::ChangeError;
 use oarlock_host::dynos::OneOffError;
 use oarlock_spec::api::ErrorBody;
+use oarlock_spec::codes::api as words;
 use oarlock_spec::names::AppName;
-
-/// The words of [`ErrorBody::error`]: promised, they do not change.
-pub mod words {
-    /// No such endpoint (404).
-    pub const NOT_FOUND: &str = "not_found";
-    /// The endpoint does not know this method (405).
-    pub const METHOD_NOT_ALLOWED: &str = "method_not_allowed";
-    /// A body, query or path that is not what the endpoint takes (400).
-    pub const BAD_REQUEST: &str = "bad_request";
-    /// The body is over `MAX_BODY` (413).
-    pub const BODY_TOO_LARGE: &str = "body_too_large";
-    /// No such app on this host (404).
-    pub const UNKNOWN_APP: &str = "unknown_app";
-    /// The app has no release that runs yet (409).
-    pub const NOT_RUNNING: &str = "not_running";
-    /// The formation cannot be what was asked (422).
-    pub const INVALID_FORMATION: &str = "invalid_formation";
-    /// No dyno or process type of that name (422).
-    pub const UNKNOWN_TARGET: &str = "unknown_target";
-    /// A config var's name or value is refused (422).
-    pub const INVALID_CONFIG: &str = "invalid_config";
-    /// No such release (404).
-    pub const UNKNOWN_RELEASE: &str = "unknown_release";
-    /// Nothing to go back to, or that release's slug is gone (409).
-    pub const CANNOT_ROLL_BACK: &str = "cannot_roll_back";
-    /// The new release failed; the old one goes on (422).
-    pub const RELEASE_FAILED: &str = "release_failed";
-    /// Neither a process type nor a component (422).
-    pub const UNKNOWN_COMMAND: &str = "unknown_command";
-    /// The component is a handler (422).
-    pub const NOT_A_COMMAND: &str = "not_a_command";
-    /// The component was refused (422).
-    pub const INVALID_COMPONENT: &str = "invalid_component";
-    /// `POST …/runs` without `Connection: upgrade` (426).
-    pub const UPGRADE_REQUIRED: &str = "upgrade_required";
-    /// Too many changes wait for this app (503).
-    pub const BUSY: &str = "busy";
-    /// The host is going down (503).
-    pub const SHUTTING_DOWN: &str = "shutting_down";
-    /// The host's fault; its log says more (500).
-    pub const INTERNAL: &str = "internal";
-}
 
 /// An error as the API answers it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,8 +16,14 @@ pub mod words {
 pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
     pub(crate) word: &'static str,
+    /// For whoever asked: what is wrong with the request, or what can be done.
     pub(crate) message: String,
+    /// For the operator's log: what went wrong in the host, with paths and errors of the system.
+    pub(crate) cause: Option<String>,
 }
+
+/// When a refused change may be tried again, in seconds.
+const RETRY_AFTER: u64 = 1;
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, word: &'static str, message: impl Into<String>) -> Self {
@@ -64,6 +31,7 @@ impl ApiError {
             status,
             word,
             message: message.into(),
+            cause: None,
         }
     }
 
@@ -103,8 +71,33 @@ impl ApiError {
         )
     }
 
-    pub(crate) fn internal(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, words::INTERNAL, message)
+    /// The platform's fault: the operator finds `cause` in the host's own log.
+    pub(crate) fn internal(cause: impl Into<String>) -> Self {
+        let message =
+            "the host failed; its own log (stderr) says why, and what was running goes on";
+        Self {
+            cause: Some(cause.into()),
+            ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, words::INTERNAL, message)
+        }
+    }
+}
+
+impl From<ChangeError> for ApiError {
+    fn from(error: ChangeError) -> Self {
+        let message = error.to_string();
+        match error {
+            ChangeError::UnknownApp(app) | ChangeError::NotRunning(app) => Self::not_running(&app),
+            ChangeError::UnknownProcess { .. }
+            | ChangeError::NoScale(_)
+            | ChangeError::TooMany { .. }
+            | ChangeError::Cap(_)
+            | ChangeError::NoRoom(_) => Self::refused(words::INVALID_FORMATION, message),
+            ChangeError::UnknownTarget { .. } => Self::refused(words::UNKNOWN_TARGET, message),
+            ChangeError::Busy { .. } => Self::busy(message),
+            ChangeError::Boot { .. } => Self::refused(words::BOOT_FAILED, message),
+            ChangeError::ShuttingDown => Self::shutting_down(),
+            other => Self::internal(other.to_string()),
+        }
     }
 }
 
@@ -119,6 +112,8 @@ impl From<OneOffError> for ApiError {
             OneOffError::NotACommand { .. } => Self::refused(words::NOT_A_COMMAND, message),
             OneOffError::Load(_) => Self::refused(words::INVALID_COMPONENT, message),
             OneOffError::TooMany { .. } => Self::busy(message),
+            OneOffError::NotRunning(app) => Self::not_running(&app),
+            OneOffError::ShuttingDown => Self::shutting_down(),
             OneOffError::Platform(_) => Self::internal(message),
         }
     }
@@ -126,10 +121,18 @@ impl From<OneOffError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
+        if let Some(cause) = &self.cause {
+            tracing::error!(%cause, "a request to the control API failed");
+        }
         let body = ErrorBody {
             error: self.word.to_owned(),
             message: self.message,
         };
-        (self.status, Json(body)).into_response()
+        let mut response = (self.status, Json(body)).into_response();
+        if self.word == words::BUSY {
+            let seconds = HeaderValue::from(RETRY_AFTER);
+            response.headers_mut().insert(RETRY_AFTER_HEADER, seconds);
+        }
+        response
     }
 }

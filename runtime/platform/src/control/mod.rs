@@ -15,7 +15,7 @@ mod server;
 mod socket;
 
 pub use client::{Client, ClientError, LogQuery, LogStream, RunConnection, RunReader, RunWriter};
-pub use error::words;
+pub use oarlock_spec::codes::api as words;
 pub use socket::SOCKET_NAME;
 
 pub(crate) use error::ApiError;

@@ -117,15 +117,8 @@ async fn restart(
 ) -> Answer<Vec<DynoName>> {
     let app = state.apps.find(&app)?;
     let request: RestartRequest = read_body(body)?;
-    match state
-        .runtime
-        .restart(app.name(), request.target.as_deref())
-        .await
-    {
-        None => Err(ApiError::not_running(app.name())),
-        Some(Err(message)) => Err(ApiError::refused(words::UNKNOWN_TARGET, message)),
-        Some(Ok(dynos)) => Ok(Json(dynos)),
-    }
+    let target = request.target.as_deref();
+    Ok(Json(state.runtime.restart(app.name(), target).await?))
 }
 
 async fn show_config(

@@ -1,7 +1,8 @@
 //! Releases in the store: what an app was, is and was meant to be.
 //!
 //! Keys: `apps/<app>/releases/<20 digits>` holds a [`Record`], `apps/<app>/formation` the scaled formation
-//! (`serve` only), `names/<app>` that the app exists. A release is pending while it is being applied;
+//! (`serve` only), `apps/<app>/phase` which slug and config the last release phase has succeeded for, while no release
+//! has become current since, `names/<app>` that the app exists. A release is pending while it is being applied;
 //! making it current and the old one superseded is one commit, so a host that dies at any point leaves
 //! at most a pending release, which the next start gives up ([`Releases::resolve`]) or tries again.
 //!
@@ -17,6 +18,7 @@ use oarlock_spec::api::{ConfigVars, Formation, ReleaseRow, ReleaseStatus};
 use oarlock_spec::names::{AppName, ReleaseId, SlugId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::store::{Commit, Condition, Rev, Store, StoreError, Write};
 use settle::{Writer, commit_settled};
@@ -40,8 +42,6 @@ pub(crate) struct Record {
     /// What `config set` has set.
     pub(crate) set: ConfigVars,
     pub(crate) status: ReleaseStatus,
-    /// Whether its release phase exited 0 once, or it has none.
-    pub(crate) phase_done: bool,
     pub(crate) description: String,
     pub(crate) created_at: Timestamp,
     /// Who wrote this, and which of its writes it was.
@@ -123,6 +123,15 @@ struct StoredFormation {
     stamp: String,
 }
 
+/// The slug and the config vars that a release phase has exited 0 for.
+#[derive(Serialize, Deserialize)]
+struct StoredPhase {
+    slug: SlugId,
+    /// SHA-256, in hexadecimal: the values are secrets, and lie with the release already.
+    config: String,
+    stamp: String,
+}
+
 #[derive(Serialize)]
 struct StoredName<'a> {
     app: &'a AppName,
@@ -191,7 +200,6 @@ impl Releases {
             base: draft.base,
             set: draft.set,
             status: ReleaseStatus::Pending,
-            phase_done: false,
             description: draft.description,
             created_at: Timestamp::now(),
             stamp: self.writer.stamp(),
@@ -223,13 +231,14 @@ impl Releases {
         let all = self.all().await?;
         let record = Record {
             status: ReleaseStatus::Current,
-            phase_done: true,
             stamp: self.writer.stamp(),
             ..pending.record.clone()
         };
         let key = self.key(record.release);
         let mut conditions = vec![Condition::Unchanged(key.clone(), pending.rev)];
-        let mut writes = vec![Write::Put(key, encode(&record)?)];
+        // Whatever is released next runs its phase.
+        let phase = Write::Delete(self.phase_key());
+        let mut writes = vec![Write::Put(key, encode(&record)?), phase];
         if let Some(old) = find_current(&all).filter(|old| old.record.release != record.release) {
             let key = self.key(old.record.release);
             let superseded = Record {
@@ -244,15 +253,33 @@ impl Releases {
         Ok(Stored { record, rev })
     }
 
-    /// Makes a pending release failed; `phase_done`: its release phase had exited 0.
-    pub(crate) async fn fail(
-        &self,
-        pending: &Stored,
-        phase_done: bool,
-    ) -> Result<Stored, ReleaseError> {
+    /// Whether a release phase has succeeded for what this one holds, and no release has become current since.
+    pub(crate) async fn is_phase_done(&self, record: &Record) -> Result<bool, ReleaseError> {
+        let key = self.phase_key();
+        let Some(entry) = self.store.get(&key).await? else {
+            return Ok(false);
+        };
+        let stored: StoredPhase = decode(&key, &entry.value)?;
+        Ok(stored.slug == record.slug && stored.config == digest(&record.config())?)
+    }
+
+    /// Notes that the release phase has exited 0 for what this release holds: if it does not become current after all,
+    /// the next one that holds the same need not run it again.
+    pub(crate) async fn note_phase_done(&self, record: &Record) -> Result<(), ReleaseError> {
+        let stored = StoredPhase {
+            slug: record.slug.clone(),
+            config: digest(&record.config())?,
+            stamp: self.writer.stamp(),
+        };
+        self.commit(&[], &[Write::Put(self.phase_key(), encode(&stored)?)])
+            .await?;
+        Ok(())
+    }
+
+    /// Makes a pending release failed.
+    pub(crate) async fn fail(&self, pending: &Stored) -> Result<Stored, ReleaseError> {
         let record = Record {
             status: ReleaseStatus::Failed,
-            phase_done,
             ..pending.record.clone()
         };
         self.replace(pending, record).await
@@ -267,7 +294,7 @@ impl Releases {
             .iter()
             .filter(|one| one.record.status == ReleaseStatus::Pending)
         {
-            self.fail(pending, pending.record.phase_done).await?;
+            self.fail(pending).await?;
             resolved += 1;
         }
         Ok(resolved)
@@ -321,6 +348,10 @@ impl Releases {
         format!("{}{:020}", releases_prefix(&self.app), release.0)
     }
 
+    fn phase_key(&self) -> String {
+        format!("apps/{}/phase", self.app)
+    }
+
     fn formation_key(&self) -> String {
         format!("apps/{}/formation", self.app)
     }
@@ -369,6 +400,12 @@ pub(crate) async fn wanted_slugs(store: &dyn Store) -> Result<BTreeSet<SlugId>, 
         }
     }
     Ok(wanted)
+}
+
+/// Of config vars, which are in order.
+fn digest(config: &ConfigVars) -> Result<String, ReleaseError> {
+    let digest = Sha256::digest(encode(config)?);
+    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, ReleaseError> {

@@ -54,7 +54,7 @@ async fn a_release_is_made_when_something_differs_and_only_then() {
         panic!()
     };
     assert_eq!(current.record.release, ReleaseId(1));
-    assert!(current.record.phase_done);
+    assert_eq!(current.record.status, Current);
     let second = pending(&releases, draft(1, &[("A", "set")])).await;
     assert_eq!(second.record.config(), vars(&[("A", "set"), ("B", "base")]));
     releases.succeed(&second).await.unwrap();
@@ -71,26 +71,31 @@ async fn a_failed_release_is_taken_up_again_until_something_changes() {
     let store = MemStore::new(100);
     let releases = releases(&store);
     let first = pending(&releases, draft(1, &[])).await;
-    releases.fail(&first, false).await.unwrap();
+    releases.fail(&first).await.unwrap();
     let again = pending(&releases, draft(1, &[])).await;
     assert_eq!(again.record.release, ReleaseId(1));
-    assert!(
-        !again.record.phase_done,
-        "its release phase is to run again"
-    );
-    releases.fail(&again, true).await.unwrap();
+    let is_done = async |of: &Stored| releases.is_phase_done(&of.record).await.unwrap();
+    assert!(!is_done(&again).await, "its release phase is to run again");
+    releases.note_phase_done(&again.record).await.unwrap();
+    releases.fail(&again).await.unwrap();
     let again = pending(&releases, draft(1, &[])).await;
-    assert!(again.record.phase_done, "it only did not boot");
-    releases.fail(&again, true).await.unwrap();
+    assert!(is_done(&again).await, "it only did not boot");
+    releases.fail(&again).await.unwrap();
+    // By slug and config, whatever the number of the release is.
+    let same = releases.create(draft(1, &[])).await.unwrap();
+    assert!(is_done(&same).await);
+    releases.fail(&same).await.unwrap();
+    let set = pending(&releases, draft(1, &[("A", "set")])).await;
+    assert!(!is_done(&set).await);
+    releases.fail(&set).await.unwrap();
     let other = pending(&releases, draft(2, &[])).await;
-    assert_eq!(other.record.release, ReleaseId(2));
+    assert_eq!(other.record.release, ReleaseId(4));
+    assert!(!is_done(&other).await);
     releases.succeed(&other).await.unwrap();
-    // v1 is not the newest any more: its contents are a new release, whose release phase runs.
+    // Those contents are not the newest any more: they are a new release, whose release phase runs.
     let back = pending(&releases, draft(1, &[])).await;
-    assert_eq!(
-        (back.record.release, back.record.phase_done),
-        (ReleaseId(3), false)
-    );
+    assert_eq!(back.record.release, ReleaseId(5));
+    assert!(!is_done(&back).await);
 }
 
 #[tokio::test]
@@ -158,7 +163,7 @@ async fn another_writer_is_a_conflict_and_not_overwritten() {
     let store = MemStore::new(100);
     let (ours, theirs) = (releases(&store), releases(&store));
     let pending = pending(&ours, draft(1, &[])).await;
-    theirs.fail(&pending, false).await.unwrap();
+    theirs.fail(&pending).await.unwrap();
     assert!(matches!(
         ours.succeed(&pending).await,
         Err(ReleaseError::Conflict(_))
@@ -177,7 +182,7 @@ async fn old_releases_are_forgotten_and_their_slugs_sooner() {
         if n == 0 {
             releases.succeed(&one).await.unwrap();
         } else {
-            releases.fail(&one, false).await.unwrap();
+            releases.fail(&one).await.unwrap();
         }
     }
     let all = releases.all().await.unwrap();

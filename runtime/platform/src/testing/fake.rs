@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt};
-use oarlock_host::apply::{Applied, ApplyError, Desired, ReleasePhase};
+use oarlock_host::ChangeError;
+use oarlock_host::apply::{Applied, ApplyError, Desired, ReleasePhase, Slug};
 use oarlock_host::dynos::{OneOffError, OneOffExit, OneOffRequest};
 use oarlock_host::logs::LogFilter;
 use oarlock_spec::api::{ConfigVars, DynoRow, DynoState, Formation, LogLine, LogSource};
@@ -15,7 +17,7 @@ use oarlock_spec::names::{AppName, DynoName, ReleaseId};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{broadcast, watch};
 
-use crate::runtime::{OneOffDyno, Runtime};
+use crate::runtime::{OneOffDyno, Runtime, StagedRelease};
 
 /// What one apply was told.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,7 +39,7 @@ struct State {
 }
 
 pub(crate) struct FakeRuntime {
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
     lines: broadcast::Sender<(AppName, LogLine)>,
     /// One-off dynos alive.
     pub(crate) one_offs: watch::Sender<usize>,
@@ -46,7 +48,7 @@ pub(crate) struct FakeRuntime {
 impl FakeRuntime {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
-            state: Mutex::default(),
+            state: Arc::default(),
             lines: broadcast::Sender::new(1000),
             one_offs: watch::Sender::new(0),
         })
@@ -61,50 +63,101 @@ impl FakeRuntime {
         self.state.lock().unwrap().told.clone()
     }
 
+    /// The release of an app that serves.
+    pub(crate) fn serves(&self, app: &AppName) -> Option<ReleaseId> {
+        let state = self.state.lock().unwrap();
+        state.apps.get(app).map(|(release, _)| *release)
+    }
+
     pub(crate) fn last(&self) -> Told {
         self.told().pop().expect("something was applied")
     }
 }
 
+struct FakeStaged {
+    state: Arc<Mutex<State>>,
+    applied: Applied,
+    formation: Formation,
+}
+
 #[async_trait]
-impl Runtime for FakeRuntime {
-    async fn apply(&self, desired: Desired) -> Result<Applied, ApplyError> {
-        // Long enough for a kill or a second request to fall into it.
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        let mut state = self.state.lock().unwrap();
-        let app = desired.manifest.app.clone();
-        state.told.push(Told {
-            app: app.clone(),
-            release: desired.release,
-            phase: desired.release_phase,
-            config: desired.config,
-            formation: desired.formation.clone(),
-        });
-        if let Some(failure) = state.failures.pop_front() {
-            return Err(failure);
-        }
-        state
-            .apps
-            .insert(app.clone(), (desired.release, desired.formation));
-        Ok(Applied {
-            app,
-            release: desired.release,
-            compiled: desired.slug.components.len(),
-            cached: 0,
-        })
+impl StagedRelease for FakeStaged {
+    fn applied(&self) -> &Applied {
+        &self.applied
     }
 
-    async fn scale(&self, app: &AppName, change: Formation) -> Option<Result<Formation, String>> {
+    async fn commit(self: Box<Self>) -> Result<Applied, ApplyError> {
         let mut state = self.state.lock().unwrap();
-        let (_, formation) = state.apps.get_mut(app)?;
-        if let Some(unknown) = change
+        let (app, release) = (self.applied.app.clone(), self.applied.release);
+        state.apps.insert(app, (release, self.formation.clone()));
+        Ok(self.applied.clone())
+    }
+}
+
+#[async_trait]
+impl Runtime for FakeRuntime {
+    async fn stage(
+        &self,
+        desired: Desired,
+        slug: Slug,
+        after_phase: BoxFuture<'static, Result<(), String>>,
+    ) -> Result<Box<dyn StagedRelease>, ApplyError> {
+        assert_eq!(desired.slug, slug.id);
+        // Long enough for a kill or a second request to fall into it.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let app = desired.manifest.app.clone();
+        let mut formation = Formation::new();
+        for dyno in &desired.formation {
+            *formation.entry(dyno.process.clone()).or_insert(0) += 1;
+        }
+        let failure = {
+            let mut state = self.state.lock().unwrap();
+            state.told.push(Told {
+                app: app.clone(),
+                release: desired.release,
+                phase: desired.release_phase,
+                config: desired.config,
+                formation: formation.clone(),
+            });
+            state.failures.pop_front()
+        };
+        // Every app of this host has a release phase.
+        let phase_failed = matches!(failure, Some(ApplyError::ReleasePhase { .. }));
+        if desired.release_phase == ReleasePhase::Run && !phase_failed {
+            after_phase.await.map_err(ApplyError::Platform)?;
+        }
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        let applied = Applied {
+            app,
+            release: desired.release,
+            compiled: slug.components.len(),
+            cached: 0,
+        };
+        Ok(Box::new(FakeStaged {
+            state: Arc::clone(&self.state),
+            applied,
+            formation,
+        }))
+    }
+
+    async fn scale(&self, app: &AppName, change: Formation) -> Result<Formation, ChangeError> {
+        let mut state = self.state.lock().unwrap();
+        let Some((_, formation)) = state.apps.get_mut(app) else {
+            return Err(ChangeError::UnknownApp(app.clone()));
+        };
+        if let Some(process) = change
             .keys()
             .find(|process| !formation.contains_key(*process))
         {
-            return Some(Err(format!("no process type `{unknown}`")));
+            return Err(ChangeError::UnknownProcess {
+                process: process.clone(),
+                known: formation.keys().cloned().collect(),
+            });
         }
         formation.extend(change);
-        Some(Ok(formation.clone()))
+        Ok(formation.clone())
     }
 
     async fn formation(&self, app: &AppName) -> Option<Formation> {
@@ -120,19 +173,22 @@ impl Runtime for FakeRuntime {
         &self,
         app: &AppName,
         target: Option<&str>,
-    ) -> Option<Result<Vec<DynoName>, String>> {
-        let dynos = self.dynos(app).await?;
+    ) -> Result<Vec<DynoName>, ChangeError> {
+        let unknown = || ChangeError::UnknownApp(app.clone());
+        let dynos = self.dynos(app).await.ok_or_else(unknown)?;
         let wanted = |row: &DynoRow| target.is_none_or(|target| target == row.process.as_str());
         let names: Vec<DynoName> = dynos
             .into_iter()
             .filter(wanted)
             .map(|row| row.dyno)
             .collect();
-        Some(if names.is_empty() {
-            Err("no such dyno".to_owned())
-        } else {
-            Ok(names)
-        })
+        if names.is_empty() {
+            return Err(ChangeError::UnknownTarget {
+                target: target.unwrap_or_default().to_owned(),
+                known: Vec::new(),
+            });
+        }
+        Ok(names)
     }
 
     async fn dynos(&self, app: &AppName) -> Option<Vec<DynoRow>> {

@@ -214,7 +214,7 @@ async fn bad_requests_are_refused() {
 async fn hosts_choose_apps() {
     let bench = Bench::new(|_| async { hello() }).await;
     let other = WebPool::new(AppLog::in_memory());
-    bench.router.add("other".parse().unwrap(), other.clone());
+    bench.router.add(&"other".parse().unwrap(), other.clone());
     let get = |host: &str| format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     assert!(
         bench
@@ -237,7 +237,7 @@ async fn hosts_choose_apps() {
         text.contains("No app is served under this host name"),
         "{text}"
     );
-    bench.router.remove(&"other".parse().unwrap());
+    bench.router.remove(&"other".parse().unwrap(), &other);
     // An only app has every name (as under `up`; see `table` for `serve`).
     let (text, _) = bench.raw(&get("other.localhost")).await;
     assert!(text.contains(" 200 OK"), "{text}");

@@ -364,6 +364,38 @@ async fn a_failed_change_keeps_the_old_release() {
 }
 
 #[tokio::test]
+async fn a_release_that_cannot_be_written_down_never_serves() {
+    let place = Place::app();
+    let runtime = FakeRuntime::new();
+    let running = place.up(&runtime).await.unwrap();
+    let client = running.client.clone();
+    // The pending record and the phase's pass; the commit that makes it current does not.
+    let store = place.store.as_ref().unwrap();
+    store.inject([None, None, Some(crate::store::Fault::Conflict)]);
+    let set = change(&[("B", Some("set"))]);
+    let error = client.change_config(&name(), &set).await.unwrap_err();
+    assert_eq!(word(&error), words::BUSY);
+    assert_eq!(runtime.last().release, ReleaseId(2));
+    assert_eq!(runtime.serves(&name()), Some(ReleaseId(1)));
+    let states: Vec<_> = running.rows().await.iter().map(|row| row.1).collect();
+    assert_eq!(states, [ReleaseStatus::Failed, ReleaseStatus::Current]);
+    assert_eq!(client.config(&name()).await.unwrap()["B"], "env");
+    // The same again is another release; its phase has succeeded for that slug and that config.
+    let again = client.change_config(&name(), &set).await.unwrap();
+    assert_eq!(again.release, ReleaseId(3));
+    assert_eq!(runtime.last().phase, ReleasePhase::Done);
+    assert_eq!(runtime.serves(&name()), Some(ReleaseId(3)));
+    // From then on each release runs it.
+    client
+        .change_config(&name(), &change(&[("B", None)]))
+        .await
+        .unwrap();
+    client.change_config(&name(), &set).await.unwrap();
+    assert_eq!(runtime.last().phase, ReleasePhase::Run);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_first_start_ends_with_the_release_phases_code() {
     let place = Place::app();
     let runtime = FakeRuntime::new();
