@@ -29,6 +29,7 @@ use crate::apply::{Applied, ApplyError, Desired};
 use crate::config::HostConfig;
 use crate::cores::Cores;
 use crate::events::{Event, Events, Teller};
+use crate::expected::Expected;
 use crate::formation::{App, Clock, Ending, Message, Shared, SystemClock, app_folder, open_app};
 use crate::logs::{AppLog, Logs};
 use crate::one_off::{self, OneOff, OneOffError, OneOffRequest};
@@ -201,6 +202,7 @@ impl Host {
             compilers,
             control,
             events: Teller::new(),
+            expected: Expected::default(),
         });
         let engine = shared.engine.clone();
         shared.control.spawn(give_back(engine));
@@ -250,7 +252,9 @@ impl Host {
     /// Stops an app's dynos and forgets it.
     pub async fn remove(&self, app: &AppName) {
         let removed = lock(&self.inner.apps).remove(app);
-        let Some(app) = removed else { return };
+        let Some(app) = removed else {
+            return self.stop_expecting(app);
+        };
         self.inner.shared.router.remove(&app.name);
         let inner = Arc::clone(&self.inner);
         // On the control thread, so that it comes to its end though the caller may not wait.
@@ -469,7 +473,7 @@ impl Inner {
         lock(&self.apps).get(app).cloned()
     }
 
-    fn log(&self, app: &AppName) -> AppLog {
+    pub(crate) fn log(&self, app: &AppName) -> AppLog {
         let mut logs = lock(&self.app_logs);
         logs.entry(app.clone())
             .or_insert_with(|| {
@@ -520,6 +524,10 @@ impl Inner {
             .unwrap_or_default();
         for app in &apps {
             app.pool.announce_end();
+            app.pool.refuse_early();
+        }
+        for pool in self.shared.expected.all() {
+            pool.refuse_early();
         }
         self.shared.router.drain(grace).await;
         for stage in [Ending::Web, Ending::Others, Ending::OneOffs] {

@@ -64,6 +64,7 @@ pub mod apply;
 mod config;
 mod cores;
 pub mod events;
+mod expected;
 pub mod folder;
 mod formation;
 mod host;

@@ -8,11 +8,14 @@ use oarlock_host::apply::{Applied, ApplyError, Desired};
 use oarlock_host::dynos::{OneOff, OneOffError, OneOffExit, OneOffRequest};
 use oarlock_host::logs::LogFilter;
 use oarlock_spec::api::{DynoRow, Formation, LogLine, LogSource};
+use oarlock_spec::limits::Limits;
 use oarlock_spec::names::{AppName, DynoName};
 
 /// See [`Host`], whose methods these are.
 #[async_trait]
 pub(crate) trait Runtime: Send + Sync + 'static {
+    fn expect(&self, app: &AppName, limits: &Limits);
+    fn give_up(&self, app: &AppName);
     async fn apply(&self, desired: Desired) -> Result<Applied, ApplyError>;
     async fn scale(&self, app: &AppName, change: Formation) -> Option<Result<Formation, String>>;
     async fn formation(&self, app: &AppName) -> Option<Formation>;
@@ -44,6 +47,12 @@ pub(crate) trait OneOffDyno: Send + Sync + 'static {
 
 #[async_trait]
 impl Runtime for Host {
+    fn expect(&self, app: &AppName, limits: &Limits) {
+        Host::expect(self, app, limits);
+    }
+    fn give_up(&self, app: &AppName) {
+        Host::give_up(self, app);
+    }
     async fn apply(&self, desired: Desired) -> Result<Applied, ApplyError> {
         Host::apply(self, desired).await
     }

@@ -1,6 +1,6 @@
 //! A host without guests: it remembers what it was told, and fails as it is told.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use oarlock_host::apply::{Applied, ApplyError, Desired, ReleasePhase};
 use oarlock_host::dynos::{OneOffError, OneOffExit, OneOffRequest};
 use oarlock_host::logs::LogFilter;
 use oarlock_spec::api::{ConfigVars, DynoRow, DynoState, Formation, LogLine, LogSource};
+use oarlock_spec::limits::Limits;
 use oarlock_spec::names::{AppName, DynoName, ReleaseId};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{broadcast, watch};
@@ -34,10 +35,14 @@ struct State {
     apps: BTreeMap<AppName, (ReleaseId, Formation)>,
     failures: VecDeque<ApplyError>,
     lines: Vec<(AppName, LogLine)>,
+    /// The apps that are known, and whether requests still wait for them.
+    expected: BTreeMap<AppName, bool>,
 }
 
 pub(crate) struct FakeRuntime {
     state: Mutex<State>,
+    /// Apps whose applies do not come to an end.
+    hanging: watch::Sender<BTreeSet<AppName>>,
     lines: broadcast::Sender<(AppName, LogLine)>,
     /// One-off dynos alive.
     pub(crate) one_offs: watch::Sender<usize>,
@@ -47,6 +52,7 @@ impl FakeRuntime {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
+            hanging: watch::Sender::default(),
             lines: broadcast::Sender::new(1000),
             one_offs: watch::Sender::new(0),
         })
@@ -55,6 +61,18 @@ impl FakeRuntime {
     /// The next applies fail.
     pub(crate) fn fail(&self, failures: impl IntoIterator<Item = ApplyError>) {
         self.state.lock().unwrap().failures.extend(failures);
+    }
+
+    /// The applies of these apps hang until this is called without them.
+    pub(crate) fn hang(&self, apps: &[&str]) {
+        let apps = apps.iter().map(|app| app.parse().unwrap()).collect();
+        self.hanging.send_replace(apps);
+    }
+
+    /// Whether requests wait for an app; `None`: it is not known.
+    pub(crate) fn expects(&self, app: &str) -> Option<bool> {
+        let app: AppName = app.parse().unwrap();
+        self.state.lock().unwrap().expected.get(&app).copied()
     }
 
     pub(crate) fn told(&self) -> Vec<Told> {
@@ -68,9 +86,22 @@ impl FakeRuntime {
 
 #[async_trait]
 impl Runtime for FakeRuntime {
+    fn expect(&self, app: &AppName, _limits: &Limits) {
+        let mut state = self.state.lock().unwrap();
+        state.expected.insert(app.clone(), true);
+    }
+
+    fn give_up(&self, app: &AppName) {
+        let mut state = self.state.lock().unwrap();
+        state.expected.insert(app.clone(), false);
+    }
+
     async fn apply(&self, desired: Desired) -> Result<Applied, ApplyError> {
         // Long enough for a kill or a second request to fall into it.
         tokio::time::sleep(Duration::from_millis(5)).await;
+        let mut hanging = self.hanging.subscribe();
+        let free = hanging.wait_for(|apps| !apps.contains(&desired.manifest.app));
+        drop(free.await);
         let mut state = self.state.lock().unwrap();
         let app = desired.manifest.app.clone();
         state.told.push(Told {
