@@ -150,7 +150,11 @@ mod tests {
         assert_eq!(ERROR_HEADER, "oarlock-error");
         for code in RouterCode::ALL {
             let json = serde_json::to_value(code).unwrap();
-            assert_eq!(json, code.as_str(), "JSON has the code as the log prints it");
+            assert_eq!(
+                json,
+                code.as_str(),
+                "JSON has the code as the log prints it"
+            );
         }
     }
 

@@ -143,8 +143,10 @@ async fn read(app: &Arc<App>) -> Result<(Manifest, ConfigVars), DeployFailure> {
     let failed = |error: tokio::task::JoinError| DeployFailure::Manifest(error.to_string());
     let (manifest, base) = read.await.map_err(failed)??;
     // From now on who waits for it is held to its own limits.
-    let limits = manifest.limits_of(&web_type());
-    app.shared.runtime.expect(&app.name, &limits);
+    if let Some(web) = manifest.processes.keys().find(|process| process.is_web()) {
+        let limits = manifest.limits_of(web);
+        app.shared.runtime.expect(&app.name, &limits);
+    }
     Ok((manifest, base))
 }
 

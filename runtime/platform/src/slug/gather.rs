@@ -57,11 +57,7 @@ pub(super) fn gather(
 }
 
 /// Reads components and files in the order of the id, and copies them if there is where to.
-fn read_all(
-    root: &Path,
-    manifest: &Manifest,
-    to: Option<Target<'_>>,
-) -> Result<String, SlugError> {
+fn read_all(root: &Path, manifest: &Manifest, to: Option<Target<'_>>) -> Result<String, SlugError> {
     let failed = |error: io::Error| SlugError::Storage {
         path: root.to_owned(),
         reason: explain_io(&error),

@@ -472,7 +472,11 @@ mod tests {
         let before = (seen(), inode());
         std::thread::sleep(std::time::Duration::from_millis(20));
         assert_eq!(id(&store, &app, &manifest()), first);
-        assert_eq!((seen(), inode()), before, "no folder had an entry made or removed");
+        assert_eq!(
+            (seen(), inode()),
+            before,
+            "no folder had an entry made or removed"
+        );
         write(&app, "static/a.css", "changed");
         let second = id(&store, &app, &manifest());
         assert_ne!(second, first);
