@@ -35,7 +35,16 @@ async fn start(
     config: PlatformConfig,
 ) -> (Result<Platform, StartError>, mpsc::UnboundedReceiver<Event>) {
     let (tell, events) = mpsc::unbounded_channel();
-    (Platform::start(config, tell).await, events)
+    let mut platform = match Platform::start(config, tell).await {
+        Ok(platform) => platform,
+        Err(error) => return (Err(error), events),
+    };
+    let started = platform.started().await;
+    if let Err(error) = started {
+        platform.shutdown().await;
+        return (Err(error), events);
+    }
+    (Ok(platform), events)
 }
 
 async fn get(address: std::net::SocketAddr) -> (u16, String) {

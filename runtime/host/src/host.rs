@@ -34,6 +34,7 @@ use crate::change::ChangeError;
 use crate::config::HostConfig;
 use crate::cores::Cores;
 use crate::events::{Event, Events, Teller};
+use crate::expected::Expected;
 use crate::formation::{App, Clock, Ending, Message, Shared, SystemClock, app_folder, open_app};
 use crate::logs::{AppLog, Logs};
 use crate::one_off::{self, OneOff, OneOffError, OneOffRequest};
@@ -213,6 +214,7 @@ impl Host {
             compilers,
             control,
             events: Teller::new(),
+            expected: Expected::default(),
         });
         let engine = shared.engine.clone();
         shared.control.spawn(give_back(engine));
@@ -252,7 +254,7 @@ impl Host {
     /// meanwhile waits until this one is gone.
     pub async fn remove(&self, app: &AppName) {
         let Some(leaving) = self.inner.apps.leave(app) else {
-            return;
+            return self.stop_expecting(app);
         };
         let inner = Arc::clone(&self.inner);
         // On the control thread, so that it comes to its end though the caller may not wait.
@@ -511,7 +513,7 @@ impl Inner {
         self.apps.find(app)
     }
 
-    fn log(&self, app: &AppName) -> AppLog {
+    pub(crate) fn log(&self, app: &AppName) -> AppLog {
         let mut logs = lock(&self.app_logs);
         logs.entry(app.clone())
             .or_insert_with(|| {
@@ -562,6 +564,10 @@ impl Inner {
             .unwrap_or_default();
         for app in &apps {
             app.pool.announce_end();
+            app.pool.refuse_early();
+        }
+        for pool in self.shared.expected.all() {
+            pool.refuse_early();
         }
         self.shared.router.drain(grace).await;
         for stage in [Ending::Web, Ending::Others, Ending::OneOffs] {

@@ -65,6 +65,7 @@ mod change;
 mod config;
 mod cores;
 pub mod events;
+mod expected;
 pub mod folder;
 mod formation;
 mod host;

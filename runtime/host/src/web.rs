@@ -5,13 +5,14 @@
 //! slot takes no lock; one that does not waits in a queue of at most `queue` places, first come
 //! first served, and each slot given back wakes exactly one of them.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use oarlock_sandbox::{Instance, Sandbox};
 use oarlock_spec::codes::RouterCode;
+use oarlock_spec::limits::Limits;
 use oarlock_spec::names::DynoName;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -191,7 +192,12 @@ pub(crate) struct RequestLimits {
 impl Default for RequestLimits {
     /// Those of a manifest that says nothing: for a pool before its first list.
     fn default() -> Self {
-        let limits = oarlock_spec::limits::Limits::default();
+        Self::from(&Limits::default())
+    }
+}
+
+impl From<&Limits> for RequestLimits {
+    fn from(limits: &Limits) -> Self {
         Self {
             queue: limits.queue,
             timeout: limits.timeout,
@@ -207,6 +213,9 @@ impl Default for RequestLimits {
 /// What a request meets when no dyno can be leased at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PoolState {
+    /// The app's first release in this host is still to serve: wait in the queue (`app-starting` when it is full, or when
+    /// the wait is longer than `boot_timeout`).
+    Starting,
     /// Dynos serve, or are about to: wait in the queue (H11 when it is full, or the wait is longer than `timeout`;
     /// H20 if no dyno has become ready within `boot_timeout`).
     Serving,
@@ -223,6 +232,8 @@ pub(crate) struct WebPool {
     queue: Mutex<Queue>,
     /// How many wait; read without the lock by those who give a slot back, and by those who come.
     waiting: AtomicU32,
+    /// Whether a release has published its dynos; changed under the queue's lock.
+    has_served: AtomicBool,
 }
 
 impl WebPool {
@@ -236,6 +247,7 @@ impl WebPool {
             )),
             queue: Mutex::new(Queue::default()),
             waiting: AtomicU32::new(0),
+            has_served: AtomicBool::new(false),
         })
     }
 
@@ -247,6 +259,7 @@ impl WebPool {
         limits: RequestLimits,
     ) {
         let mut queue = self.lock_queue();
+        self.has_served.store(true, Ordering::SeqCst);
         let old = self.snapshot.load_full();
         let new = Arc::new(Snapshot::new(dynos, state, limits).after(&old));
         // The queue's lock is held: lists are made one after the other, and only here a dyno is marked with one.
@@ -267,6 +280,43 @@ impl WebPool {
         }
         // Slots taken here are handed over after the lock is free.
         self.serve(queue, &new);
+    }
+
+    /// The app's first release is still to come: until its first list requests wait for it, within these limits.
+    pub(crate) fn expect(&self, limits: RequestLimits) {
+        self.before_first_list(PoolState::Starting, limits);
+    }
+
+    /// It does not come, and nobody waits for it: H14, until the app is expected again.
+    pub(crate) fn give_up(&self) {
+        let limits = (*self.limits()).clone();
+        self.before_first_list(PoolState::NoDynos, limits);
+    }
+
+    /// Changes nothing for an app that has served: its dynos say what requests meet.
+    fn before_first_list(&self, state: PoolState, limits: RequestLimits) {
+        let mut queue = self.lock_queue();
+        if self.has_served.load(Ordering::SeqCst) {
+            return;
+        }
+        let new = Snapshot::new(Vec::new(), state, limits);
+        if let Some(code) = new.refusal() {
+            self.refuse_all(&mut queue, code);
+        }
+        self.snapshot.store(Arc::new(new));
+    }
+
+    /// The host is about to end: who waits for an app that is starting is told so at once.
+    pub(crate) fn refuse_early(&self) {
+        let mut queue = self.lock_queue();
+        if !self.has_served.load(Ordering::SeqCst) {
+            self.refuse_all(&mut queue, RouterCode::AppStarting);
+        }
+    }
+
+    fn refuse_all(&self, queue: &mut Queue, code: RouterCode) {
+        queue.refuse_all(code);
+        self.waiting.store(queue.count(), Ordering::SeqCst);
     }
 
     /// The host is about to end: guests with long requests (WebSockets, event streams) must hear it before these are
@@ -365,7 +415,7 @@ impl WebPool {
             return Err(code);
         }
         if queue.len() >= snapshot.limits.queue as usize && queue.len() > 0 {
-            return Err(RouterCode::H11);
+            return Err(snapshot.no_place());
         }
         let (send, answer) = oneshot::channel();
         let id = queue.push(core, self.clone(), send);
@@ -378,7 +428,7 @@ impl WebPool {
         };
         let free = self.serve(queue, &snapshot);
         if !free && snapshot.limits.queue == 0 {
-            return Err(RouterCode::H11);
+            return Err(snapshot.no_place());
         }
         Ok(place)
     }

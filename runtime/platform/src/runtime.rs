@@ -9,11 +9,14 @@ use oarlock_host::dynos::{OneOff, OneOffError, OneOffExit, OneOffRequest};
 use oarlock_host::logs::LogFilter;
 use oarlock_host::{ChangeError, Host};
 use oarlock_spec::api::{DynoRow, Formation, LogLine, LogSource};
+use oarlock_spec::limits::Limits;
 use oarlock_spec::names::{AppName, DynoName};
 
 /// See [`Host`], whose methods these are.
 #[async_trait]
 pub(crate) trait Runtime: Send + Sync + 'static {
+    fn expect(&self, app: &AppName, limits: &Limits);
+    fn give_up(&self, app: &AppName);
     /// `after_phase`: see [`oarlock_host::apply::Stage::after_release_phase`].
     async fn stage(
         &self,
@@ -58,6 +61,12 @@ pub(crate) trait OneOffDyno: Send + Sync + 'static {
 
 #[async_trait]
 impl Runtime for Host {
+    fn expect(&self, app: &AppName, limits: &Limits) {
+        Host::expect(self, app, limits);
+    }
+    fn give_up(&self, app: &AppName) {
+        Host::give_up(self, app);
+    }
     async fn stage(
         &self,
         desired: Desired,

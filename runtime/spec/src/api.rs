@@ -110,11 +110,41 @@ pub enum ReleaseStatus {
     Failed,
 }
 
+/// What has become of an app since its host started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AppState {
+    /// No release serves yet, and one is on its way.
+    Starting,
+    /// A release runs. Hosts that say nothing of it list such apps only.
+    #[default]
+    Running,
+    /// Its start failed, and there was no release to go on with.
+    Failed,
+}
+
+impl AppState {
+    /// As `ps` prints it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// One row of the apps of a host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AppRow {
     /// Its name.
     pub app: AppName,
+    /// What has become of it.
+    #[serde(default)]
+    pub state: AppState,
+    /// What is being done while it starts, as in `compiling`; why it failed.
+    #[serde(default)]
+    pub detail: Option<String>,
     /// The release that runs; `None` before the first.
     pub release: Option<ReleaseId>,
     /// Where it answers.

@@ -5,10 +5,12 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 macro_rules! codes {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident => $text:literal,)* }) => {
+    ($(#[$doc:meta])* $name:ident {
+        $($(#[$vdoc:meta])* $variant:ident $(= $word:literal)? => $text:literal,)*
+    }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-        pub enum $name { $($(#[$vdoc])* $variant,)* }
+        pub enum $name { $($(#[$vdoc])* $(#[serde(rename = $word)])? $variant,)* }
         impl $name {
             /// All of them, in order.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
@@ -18,7 +20,7 @@ macro_rules! codes {
             }
             /// The code itself, as in `H12`.
             pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => stringify!($variant),)* }
+                match self { $(Self::$variant => codes!(@word $variant $($word)?),)* }
             }
         }
         impl fmt::Display for $name {
@@ -27,11 +29,13 @@ macro_rules! codes {
             }
         }
     };
+    (@word $variant:ident) => { stringify!($variant) };
+    (@word $variant:ident $word:literal) => { $word };
 }
 
 codes! {
     /// Why the router could not answer with what the app said; in the log (`code=`) and in the
-    /// response header `oarlock-error`. The meanings are Heroku's.
+    /// response header `oarlock-error`. The meanings are Heroku's; what Heroku has no code for is a word.
     RouterCode {
         /// All web dynos are in crash back-off (503).
         H10 => "App crashed",
@@ -53,6 +57,8 @@ codes! {
         H27 => "Client request interrupted",
         /// The app is in maintenance (503).
         H80 => "Maintenance mode",
+        /// The host knows the app and is still building, compiling or starting its first release (503).
+        AppStarting = "app-starting" => "App is starting",
     }
 }
 
@@ -201,6 +207,7 @@ mod tests {
                 "H20 App boot timeout",
                 "H27 Client request interrupted",
                 "H80 Maintenance mode",
+                "app-starting App is starting",
             ]
         );
         let dyno: Vec<String> = DynoCode::ALL
@@ -217,6 +224,14 @@ mod tests {
             ]
         );
         assert_eq!(ERROR_HEADER, "oarlock-error");
+        for code in RouterCode::ALL {
+            let json = serde_json::to_value(code).unwrap();
+            assert_eq!(
+                json,
+                code.as_str(),
+                "JSON has the code as the log prints it"
+            );
+        }
     }
 
     #[test]

@@ -80,8 +80,8 @@ pub(super) fn compiler() -> Compiler {
     std::env::current_exe().map_or(Compiler::InProcess, Compiler::Child)
 }
 
-/// Runs a platform until a signal ends it.
-pub(super) fn until_stopped(config: PlatformConfig) -> Outcome {
+/// Runs a platform until a signal ends it. `interrupted`: the exit code if that comes before an app runs.
+pub(super) fn until_stopped(config: PlatformConfig, interrupted: u8) -> Outcome {
     // Before the host looks at it.
     descriptors::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -90,58 +90,54 @@ pub(super) fn until_stopped(config: PlatformConfig) -> Outcome {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(exit::FAILURE, format!("cannot start: {error}")))?;
-    let outcome = runtime.block_on(drive(config));
+    let outcome = runtime.block_on(drive(config, interrupted));
     // What still blocks (a compilation that a second Ctrl-C gave up on) must not hold the exit.
     runtime.shutdown_background();
     outcome
 }
 
-async fn drive(config: PlatformConfig) -> Outcome {
+async fn drive(config: PlatformConfig, interrupted: u8) -> Outcome {
     let mut signals = Signals::install().map_err(|error| {
         Failure::new(exit::FAILURE, format!("cannot listen for signals: {error}"))
     })?;
     let (events, mut told) = mpsc::unbounded_channel();
     let mut screen = Screen::default();
-
-    let mut starting = Box::pin(Platform::start(config, events));
+    let started = tokio::select! {
+        biased;
+        // Nothing of an app was begun.
+        () = signals.next() => return Ok(interrupted),
+        started = Platform::start(config, events) => started,
+    };
+    let mut platform = match started {
+        Ok(platform) => platform,
+        Err(error) => {
+            screen.finish(&mut told).await;
+            return Err(Failure::new(error.exit_code, error.message));
+        }
+    };
     let mut turn = tokio::time::interval(TURN);
-    let mut stopping = false;
-    let platform = loop {
+    let mut is_started = false;
+    loop {
         tokio::select! {
             biased;
-            // Dropping the start ends what it began: children, dynos, half-written files.
-            () = signals.next() => {
-                print::worked();
-                if !screen.serves || stopping {
-                    return Ok(exit::INTERRUPTED);
-                }
-                // It is said to run, so it is asked already: it is drained when its start has ended.
-                stopping = true;
-                print::note("Stopping", STOPPING);
-            }
+            () = signals.next() => break,
             Some(event) = told.recv() => screen.show(event),
-            started = &mut starting => match started {
-                Ok(platform) => break platform,
+            started = platform.started(), if !is_started => match started {
+                Ok(()) => is_started = true,
                 Err(error) => {
+                    platform.shutdown().await;
                     screen.finish(&mut told).await;
                     return Err(Failure::new(error.exit_code, error.message));
                 }
             },
-            _ = turn.tick() => screen.turn(),
-        }
-    };
-    print::worked();
-    while !stopping {
-        tokio::select! {
-            () = signals.next() => {
-                stopping = true;
-                print::note("Stopping", STOPPING);
-            }
-            Some(event) = told.recv() => screen.show(event),
+            _ = turn.tick(), if !is_started => screen.turn(),
         }
     }
+    print::worked();
+    print::note("Stopping", STOPPING);
+    let done = if screen.serves { exit::OK } else { interrupted };
     let ended = tokio::select! {
-        () = platform.shutdown() => exit::OK,
+        () = platform.shutdown() => done,
         () = signals.next() => exit::INTERRUPTED,
     };
     screen.finish(&mut told).await;

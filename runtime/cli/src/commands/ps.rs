@@ -1,7 +1,7 @@
 //! `oarlock ps`
 
 use jiff::Timestamp;
-use oarlock_spec::api::DynoRow;
+use oarlock_spec::api::{AppRow, AppState, DynoRow};
 use oarlock_spec::codes::exit;
 
 use crate::args::Which;
@@ -26,15 +26,42 @@ impl Ps {
             .dynos(&target.app)
             .await
             .map_err(client_failure)?;
-        output::listing(&rows, self.json, |rows| text(rows, Timestamp::now()))?;
+        let apps = target.client.apps().await.map_err(client_failure)?;
+        let app = apps.into_iter().find(|row| row.app == target.app);
+        output::listing(&rows, self.json, |rows| {
+            text(app.as_ref(), rows, Timestamp::now())
+        })?;
         Ok(exit::OK)
     }
 }
 
-fn text(rows: &Vec<DynoRow>, now: Timestamp) -> String {
+/// The app, unless it runs, and its dynos.
+fn text(app: Option<&AppRow>, rows: &[DynoRow], now: Timestamp) -> String {
+    let state = app.and_then(not_running);
     if rows.is_empty() {
-        return "No dynos. `oarlock scale web=1` starts one.".to_owned();
+        return state.unwrap_or_else(|| NO_DYNOS.to_owned());
     }
+    let table = table(rows, now);
+    match state {
+        Some(state) => format!("{state}\n\n{table}"),
+        None => table,
+    }
+}
+
+const NO_DYNOS: &str = "No dynos. `oarlock scale web=1` starts one.";
+
+/// As in `guestbook: starting (compiling)`.
+fn not_running(app: &AppRow) -> Option<String> {
+    let (name, state) = (&app.app, app.state.as_str());
+    let detail = app.detail.as_deref().unwrap_or("unknown");
+    match app.state {
+        AppState::Running => None,
+        AppState::Starting => Some(format!("{name}: {state} ({detail})")),
+        AppState::Failed => Some(format!("{name}: {state}: {detail}")),
+    }
+}
+
+fn table(rows: &[DynoRow], now: Timestamp) -> String {
     let mut table = output::table(&[
         "DYNO", "STATE", "RELEASE", "SINCE", "RESTARTS", "CPU", "MEMORY", "REQUESTS",
     ]);

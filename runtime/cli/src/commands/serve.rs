@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use oarlock_platform::{Builds, PlatformConfig, Source};
+use oarlock_spec::codes::exit;
 
 use super::drive;
 use crate::output::Outcome;
@@ -65,6 +66,6 @@ impl Serve {
             relay: std::env::current_exe().ok(),
             build_env: std::env::vars().collect(),
         };
-        drive::until_stopped(config)
+        drive::until_stopped(config, exit::OK)
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use oarlock_platform::{Builds, PlatformConfig, Source};
+use oarlock_spec::codes::exit;
 use oarlock_spec::names::ProcessType;
 
 use super::{drive, scale};
@@ -53,6 +54,6 @@ impl Up {
             relay: None,
             build_env: std::env::vars().collect(),
         };
-        drive::until_stopped(config)
+        drive::until_stopped(config, exit::INTERRUPTED)
     }
 }

@@ -22,6 +22,7 @@ use crate::addons::AppAddons;
 use crate::config::HostConfig;
 use crate::cores::Cores;
 use crate::events::Teller;
+use crate::expected::Expected;
 use crate::logs::AppLog;
 use crate::registry::AppId;
 use crate::router::Router;
@@ -41,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) control: tokio::runtime::Handle,
     /// Where what happens is told.
     pub(crate) events: Teller,
+    /// Apps that are known before they are opened.
+    pub(crate) expected: Expected,
 }
 
 /// What outlives an app's releases.
@@ -99,7 +102,7 @@ impl App {
         let (dispatcher, messages) = mpsc::channel(MESSAGES);
         let addons = AppAddons::new(&path.join("addons"));
         let app = Self {
-            pool: WebPool::new(log.clone()),
+            pool: shared.expected.take(&name, &log),
             addons,
             http: HttpClient::new(&[]),
             usage: Tally::new(),

@@ -525,23 +525,20 @@ impl Dispatcher {
             .filter_map(|id| self.live.get(id)?.web.clone())
             .collect();
         let release = self.app.current.load();
+        // Before the first release serves, requests wait for it: this list would send them away.
+        if release.is_none() {
+            return;
+        }
         let web = release
             .iter()
             .find_map(|release| release.processes.iter().find(|(name, _)| name.is_web()));
         let limits = web
             .map(|(_, process)| process.limits.clone())
             .unwrap_or_default();
-        let limits = RequestLimits {
-            queue: limits.queue,
-            timeout: limits.timeout,
-            idle_timeout: limits.idle_timeout,
-            boot_timeout: limits.boot_timeout,
-            request_body: limits.request_body,
-            header: limits.header,
-            after_response: limits.after_response,
-        };
-        self.app.pool.publish(dynos, state, limits);
-        if release.is_some() && !self.routed && !self.table.is_closing() {
+        self.app
+            .pool
+            .publish(dynos, state, RequestLimits::from(&limits));
+        if !self.routed && !self.table.is_closing() {
             self.routed = true;
             self.shared
                 .router

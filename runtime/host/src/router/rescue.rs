@@ -113,6 +113,7 @@ fn of_code(code: RouterCode) -> Rescue {
             "The client interrupted this request.\n",
         ),
         RouterCode::H80 => (unavailable, "The app is in maintenance. Try again later.\n"),
+        RouterCode::AppStarting => (unavailable, "The app is starting. Try again in a moment.\n"),
     };
     Rescue {
         status,
@@ -126,7 +127,7 @@ fn of_code(code: RouterCode) -> Rescue {
 fn retry_after(failure: Failure) -> Option<&'static str> {
     match failure {
         Failure::Code(RouterCode::H11) | Failure::TooManyRequests => Some("1"),
-        Failure::Code(RouterCode::H14 | RouterCode::H20) => Some("5"),
+        Failure::Code(RouterCode::H14 | RouterCode::H20 | RouterCode::AppStarting) => Some("5"),
         Failure::Code(
             RouterCode::H10
             | RouterCode::H12
@@ -183,7 +184,13 @@ mod tests {
             assert_eq!(response.headers()[ERROR_HEADER], code.as_str());
             let seconds = response.headers().get(RETRY_AFTER);
             let seconds = seconds.map(|it| it.to_str().unwrap().parse::<u64>().unwrap());
-            let expected = matches!(code, RouterCode::H11 | RouterCode::H14 | RouterCode::H20);
+            let not_yet = [
+                RouterCode::H11,
+                RouterCode::H14,
+                RouterCode::H20,
+                RouterCode::AppStarting,
+            ];
+            let expected = not_yet.contains(code);
             assert_eq!(seconds.is_some_and(|it| it > 0), expected, "{code}");
         }
         let others = [

@@ -68,9 +68,17 @@ impl Snapshot {
     /// Why there is nothing to wait for, if there is not.
     pub(super) fn refusal(&self) -> Option<RouterCode> {
         match self.state {
-            PoolState::Serving => None,
+            PoolState::Serving | PoolState::Starting => None,
             PoolState::NoDynos => Some(RouterCode::H14),
             PoolState::Crashed => Some(RouterCode::H10),
+        }
+    }
+
+    /// What a request is told that finds the queue full.
+    pub(super) fn no_place(&self) -> RouterCode {
+        match self.state {
+            PoolState::Starting => RouterCode::AppStarting,
+            PoolState::Serving | PoolState::NoDynos | PoolState::Crashed => RouterCode::H11,
         }
     }
 
@@ -109,8 +117,10 @@ impl Snapshot {
 
     /// Until when a request that came at `arrived` may wait, as things are now, and what it is told then.
     pub(super) fn deadline(&self, arrived: Instant) -> (Instant, RouterCode) {
+        let booted = arrived + self.limits.boot_timeout;
         match self.ready_since {
-            None => (arrived + self.limits.boot_timeout, RouterCode::H20),
+            None if self.state == PoolState::Starting => (booted, RouterCode::AppStarting),
+            None => (booted, RouterCode::H20),
             Some(ready) => (arrived.max(ready) + self.limits.timeout, RouterCode::H11),
         }
     }

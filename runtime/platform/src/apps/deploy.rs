@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use oarlock_host::apply::ApplyError;
+use oarlock_spec::api::ConfigVars;
 use oarlock_spec::codes::exit;
 use oarlock_spec::manifest::Manifest;
+use tokio::sync::oneshot;
 
 use super::worker::{Command, Deployed, ReleaseFailure, blocking};
-use super::{App, Building};
+use super::{App, Building, Step};
 use crate::build::{BuildError, Progress, build, build_fenced};
 use crate::control::ApiError;
 use crate::env_file;
@@ -90,6 +92,68 @@ fn release_exit_code(failure: &ReleaseFailure) -> u8 {
 /// Builds the app's folder and makes it run; what is running already stays if it does not differ.
 /// Dropping the future ends the build; a release that was begun goes on.
 pub(crate) async fn bring_up(app: &Arc<App>) -> Result<(), DeployFailure> {
+    let turns = &app.shared.turns;
+    let (manifest, base) = turns.reading.take(read(app)).await?;
+    if app.shared.building == Building::Yes {
+        let build = async {
+            app.is_at(Step::Building);
+            run_build(app, &manifest).await
+        };
+        turns.building.take(build).await?;
+    }
+    let (slugs, dir) = (app.shared.slugs.clone(), app.dir.clone());
+    let slug = async {
+        app.is_at(Step::Reading);
+        blocking(move || slugs.create(&dir, &manifest)).await
+    };
+    let slug = turns.reading.take(slug).await?;
+    release(app, |answer| Command::Deploy {
+        slug: Box::new(slug),
+        base,
+        answer,
+    })
+    .await
+}
+
+/// Starts the current release as it is stored; `serve` does so when the folder's own does not run, or is still to be
+/// built.
+pub(crate) async fn resume(app: &Arc<App>) -> Result<(), DeployFailure> {
+    release(app, |answer| Command::Resume { answer }).await
+}
+
+/// Has the app's task bring up a release, in its turn.
+async fn release(
+    app: &Arc<App>,
+    command: impl FnOnce(oneshot::Sender<Result<Deployed, ReleaseFailure>>) -> Command,
+) -> Result<(), DeployFailure> {
+    app.is_at(Step::Waiting);
+    let release = async {
+        app.is_at(Step::Compiling);
+        app.send(command).await
+    };
+    let sent = app.shared.turns.releasing.take(release).await;
+    match sent.map_err(DeployFailure::Queue)? {
+        Ok(Deployed::Running(_) | Deployed::Unchanged(_)) => Ok(()),
+        Err(failure) => Err(ReleaseFailureBox(Box::new(failure)).into()),
+    }
+}
+
+/// The manifest, and the config vars that the folder says.
+async fn read(app: &Arc<App>) -> Result<(Manifest, ConfigVars), DeployFailure> {
+    app.is_at(Step::Reading);
+    let reader = app.clone();
+    let read = tokio::task::spawn_blocking(move || read_folder(&reader));
+    let failed = |error: tokio::task::JoinError| DeployFailure::Manifest(error.to_string());
+    let (manifest, base) = read.await.map_err(failed)??;
+    // From now on who waits for it is held to its own limits.
+    if let Some(web) = manifest.processes.keys().find(|process| process.is_web()) {
+        let limits = manifest.limits_of(web);
+        app.shared.runtime.expect(&app.name, &limits);
+    }
+    Ok((manifest, base))
+}
+
+fn read_folder(app: &App) -> Result<(Manifest, ConfigVars), DeployFailure> {
     let folder = open_app(&app.dir).map_err(DeployFailure::Manifest)?;
     let manifest = app.manifest(&folder).map_err(DeployFailure::Manifest)?;
     if manifest.app != app.name {
@@ -101,34 +165,7 @@ pub(crate) async fn bring_up(app: &Arc<App>) -> Result<(), DeployFailure> {
     check_scaled(app, &manifest)?;
     let mut base = manifest.config.clone();
     base.extend(env_file::load(&folder).map_err(DeployFailure::Manifest)?);
-    if app.shared.building == Building::Yes {
-        run_build(app, &manifest).await?;
-    }
-    let (slugs, dir) = (app.shared.slugs.clone(), app.dir.clone());
-    let slug = blocking(move || slugs.create(&dir, &manifest)).await?;
-    let sent = app
-        .send(|answer| Command::Deploy {
-            slug: Box::new(slug),
-            base,
-            answer,
-        })
-        .await;
-    match sent.map_err(DeployFailure::Queue)? {
-        Ok(Deployed::Running(_) | Deployed::Unchanged(_)) => Ok(()),
-        Err(failure) => Err(ReleaseFailureBox(Box::new(failure)).into()),
-    }
-}
-
-/// Starts the current release as it is stored; `serve` does so when the folder's own does not run.
-pub(crate) async fn resume(app: &Arc<App>) -> Result<(), DeployFailure> {
-    match app
-        .send(|answer| Command::Resume { answer })
-        .await
-        .map_err(DeployFailure::Queue)?
-    {
-        Ok(_) => Ok(()),
-        Err(failure) => Err(ReleaseFailureBox(Box::new(failure)).into()),
-    }
+    Ok((manifest, base))
 }
 
 /// `--scale` of a type that the manifest does not have is a mistake of the user's, said at the start.

@@ -1,15 +1,18 @@
 //! The apps of a host: one task for each owns its releases, everything else sends it messages.
 
 mod deploy;
+mod start;
+mod turns;
 mod watch;
 mod worker;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use oarlock_host::folder::AppFolder;
-use oarlock_spec::api::{AppRow, ConfigChange, ConfigVars, Formation, ReleaseRow};
+use oarlock_spec::api::{AppRow, AppState, ConfigChange, ConfigVars, Formation, ReleaseRow};
 use oarlock_spec::manifest::Manifest;
 use oarlock_spec::names::{AppName, ReleaseId};
 use oarlock_spec::policy::Policy;
@@ -26,6 +29,9 @@ use crate::slug::SlugStore;
 use crate::store::Store;
 
 pub(crate) use deploy::{DeployFailure, bring_up, resume};
+use start::Start;
+pub(crate) use start::Step;
+pub(crate) use turns::Turns;
 pub(crate) use watch::watch;
 use worker::{Command, Worker};
 
@@ -83,6 +89,9 @@ pub(crate) struct Shared {
     pub(crate) fence: Option<Arc<Fence>>,
     pub(crate) scale_lasts: ScaleLasts,
     pub(crate) urls: Urls,
+    pub(crate) turns: Turns,
+    /// Whether apps are still being started for the first time: old slugs are swept once, after it.
+    pub(crate) is_starting: AtomicBool,
     /// The apps' tasks, waited for before the data folder is given back.
     pub(crate) workers: TaskTracker,
 }
@@ -93,8 +102,18 @@ impl Shared {
         let _ = self.events.send(event);
     }
 
-    /// Removes the slugs that no release wants any more; one that cannot be removed stays for the next time.
+    /// The first start is over.
+    pub(crate) async fn started(&self) {
+        self.is_starting.store(false, Ordering::SeqCst);
+        self.sweep().await;
+    }
+
+    /// Removes the slugs that no release wants any more; one that cannot be removed stays for the next time. It looks at
+    /// the records of all apps: a start of many does so once, at its end.
     pub(crate) async fn sweep(&self) {
+        if self.is_starting.load(Ordering::SeqCst) {
+            return;
+        }
         let swept = async {
             let wanted = wanted_slugs(&*self.store)
                 .await
@@ -121,6 +140,9 @@ pub(crate) struct App {
     /// What was scaled over the manifest's `[scale]`.
     scaled: Arc<Mutex<Formation>>,
     shown: Arc<Mutex<Shown>>,
+    start: Mutex<Start>,
+    /// Whether its records were looked at: before, nothing changes them.
+    is_open: AtomicBool,
 }
 
 /// What the worker tells the world of an app.
@@ -135,24 +157,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl App {
-    /// Starts the app's task. `scale` lies over the manifest's `[scale]`.
-    pub(crate) async fn open(
+    /// Starts the app's task, and looks at nothing yet. `scale` lies over the manifest's `[scale]`.
+    pub(crate) fn new(
         shared: Arc<Shared>,
         name: AppName,
         dir: PathBuf,
         scale: Formation,
-    ) -> Result<Arc<Self>, ReleaseError> {
+    ) -> Arc<Self> {
         let releases = Releases::new(shared.store.clone(), name.clone());
-        let resolved = releases.resolve().await?;
-        if resolved > 0 {
-            let message = "Release interrupted by the end of the host before it was current";
-            shared.runtime.log(&name, "api", message);
-        }
-        let mut scaled = scale;
-        if shared.scale_lasts == ScaleLasts::Forever {
-            scaled.extend(releases.formation().await?.unwrap_or_default());
-        }
-        let scaled = Arc::new(Mutex::new(scaled));
+        let scaled = Arc::new(Mutex::new(scale));
         let shown = Arc::new(Mutex::new(Shown::default()));
         let (commands, queue) = mpsc::channel(QUEUE);
         let worker = Worker::new(
@@ -163,7 +176,7 @@ impl App {
             shown.clone(),
         );
         shared.workers.spawn(worker.run(queue));
-        Ok(Arc::new(Self {
+        Arc::new(Self {
             name,
             dir,
             shared,
@@ -171,7 +184,29 @@ impl App {
             commands,
             scaled,
             shown,
-        }))
+            start: Mutex::new(Start::Under(Step::Waiting)),
+            is_open: AtomicBool::new(false),
+        })
+    }
+
+    /// Reads its records, and settles what an earlier host left half-done. One whose records cannot be read fails alone.
+    pub(crate) async fn open(&self) -> Result<(), ReleaseError> {
+        let opened = self.read_records().await;
+        self.is_open.store(true, Ordering::SeqCst);
+        opened
+    }
+
+    async fn read_records(&self) -> Result<(), ReleaseError> {
+        let resolved = self.releases.resolve().await?;
+        if resolved > 0 {
+            let message = "Release interrupted by the end of the host before it was current";
+            self.shared.runtime.log(&self.name, "api", message);
+        }
+        if self.shared.scale_lasts == ScaleLasts::Forever {
+            let kept = self.releases.formation().await?;
+            lock(&self.scaled).extend(kept.unwrap_or_default());
+        }
+        Ok(())
     }
 
     /// What the folder's manifest says now. Names no app of its own where a Procfile is all there is.
@@ -190,10 +225,19 @@ impl App {
         });
     }
 
-    pub(crate) fn row(&self) -> AppRow {
+    pub(crate) async fn row(&self) -> AppRow {
         let shown = lock(&self.shown).clone();
+        let (state, detail) = match shown.release {
+            Some(_) => (AppState::Running, None),
+            None => {
+                let (state, detail) = self.start_state().await;
+                (state, Some(detail))
+            }
+        };
         AppRow {
             app: self.name.clone(),
+            state,
+            detail,
             release: shown.release,
             url: shown.url,
         }
@@ -263,6 +307,12 @@ impl App {
         &self,
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, ApiError> {
+        if !self.is_open.load(Ordering::SeqCst) {
+            return Err(ApiError::busy(format!(
+                "`{}` is being started; try again when it runs",
+                self.name
+            )));
+        }
         let (answer, answered) = oneshot::channel();
         self.commands
             .try_send(command(answer))

@@ -74,7 +74,7 @@ type Body = Result<Bytes, axum::extract::rejection::BytesRejection>;
 async fn list_apps(State(state): State<ControlState>) -> Answer<Vec<AppRow>> {
     let mut rows = Vec::new();
     for app in state.apps.all() {
-        rows.push(app.row());
+        rows.push(app.row().await);
     }
     Ok(Json(rows))
 }

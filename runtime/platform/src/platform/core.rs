@@ -1,24 +1,25 @@
 //! The platform without its host: apps, control API, watches. What is tested without a guest.
+//!
+//! Every app is started by itself: one that fails, hangs or has damaged records holds up no other. What they share is
+//! bounded by [`Turns`](crate::apps::Turns). The end may come at any moment of it: then nothing more is begun, builds
+//! are ended with what they started, and what a release has begun ends with the host.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use futures::stream::StreamExt;
 use oarlock_spec::api::Formation;
 use oarlock_spec::codes::exit;
-use oarlock_spec::names::AppName;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
-use super::tenants::{TenantFolder, app_folders};
-use super::{Event, Source, StartError};
-use crate::apps::{App, Apps, DeployFailure, Shared, bring_up, resume, watch};
+use super::found::{Found, OwnApp};
+use super::tenants::{TenantFolder, Tenants};
+use super::{Event, StartError};
+use crate::apps::{App, Apps, Building, DeployFailure, Shared, Step, bring_up, resume, watch};
 use crate::control::Server;
-use crate::folder::load_manifest;
 use crate::releases::ReleaseError;
-
-/// Apps of `serve` that are built and started at once.
-const AT_ONCE: usize = 2;
 
 /// How long a change under way may take to end, once the host itself has ended.
 const WORKERS_END: std::time::Duration = std::time::Duration::from_secs(5);
@@ -27,16 +28,18 @@ const WORKERS_END: std::time::Duration = std::time::Duration::from_secs(5);
 pub(super) struct Core {
     apps: Arc<Apps>,
     server: Server,
-    watches: JoinSet<()>,
+    /// Starts the apps, and then watches.
+    tasks: JoinSet<()>,
+    /// What became of the start; `None`: it was told.
+    start: Option<oneshot::Receiver<Result<(), StartError>>>,
     workers: TaskTracker,
 }
 
 impl Core {
-    /// Opens the control API, then brings the apps up: `up` fails with its app, `serve` goes on without
-    /// those that fail.
-    pub(super) async fn start(
-        source: Source,
-        shared: Arc<Shared>,
+    /// Opens the control API, and begins to bring the apps up.
+    pub(super) fn start(
+        found: Found,
+        shared: &Arc<Shared>,
         data: &Path,
     ) -> Result<Self, StartError> {
         let apps = Arc::new(Apps::default());
@@ -47,105 +50,70 @@ impl Core {
                     format!("the control socket in {}: {error}", data.display()),
                 )
             })?;
-        let workers = shared.workers.clone();
-        let mut core = Self {
+        let (told, start) = oneshot::channel();
+        let mut tasks = JoinSet::new();
+        match found {
+            Found::One(own) => {
+                let app = App::new(
+                    shared.clone(),
+                    own.name.clone(),
+                    own.dir.clone(),
+                    own.scale.clone(),
+                );
+                apps.add(app.clone());
+                tasks.spawn(run_own(app, own, shared.clone(), told));
+            }
+            Found::Many(Tenants { found, refused }) => {
+                for (folder, message) in refused {
+                    shared.tell(Event::Refused { folder, message });
+                }
+                let make = |tenant: TenantFolder| {
+                    let (name, dir) = (tenant.name.clone(), tenant.dir.clone());
+                    let app = App::new(shared.clone(), name, dir, Formation::new());
+                    // No two folders have one name.
+                    apps.add(app.clone());
+                    (app, tenant)
+                };
+                let found = found.into_iter().map(make).collect();
+                tasks.spawn(run_tenants(found, shared.clone(), told));
+            }
+        }
+        Ok(Self {
             apps,
             server,
-            watches: JoinSet::new(),
-            workers,
-        };
-        let started = match source {
-            Source::App { dir, scale, watch } => core.start_app(&shared, dir, scale, watch).await,
-            Source::Apps { dir, .. } => core.start_apps(&shared, &dir).await,
-        };
-        match started {
-            Ok(()) => {
-                shared.sweep().await;
-                Ok(core)
-            }
-            Err(error) => {
-                core.shutdown().await;
-                Err(error)
-            }
-        }
+            tasks,
+            start: Some(start),
+            workers: shared.workers.clone(),
+        })
     }
 
-    async fn start_app(
-        &mut self,
-        shared: &Arc<Shared>,
-        dir: PathBuf,
-        scale: Formation,
-        watched: bool,
-    ) -> Result<(), StartError> {
-        let manifest = load_manifest(&dir, Some(&shared.policy))
-            .map_err(|mistakes| StartError::new(exit::MANIFEST, mistakes))?;
-        let app = App::open(shared.clone(), manifest.app, dir, scale).await?;
-        self.apps.add(app.clone());
-        app.opened();
-        // Before the first build, so that a change during it is not lost.
-        let watching = if watched {
-            Some(
-                watch(app.clone())
-                    .map_err(|error| StartError::new(exit::FAILURE, error.to_string()))?,
-            )
-        } else {
-            None
+    /// Waits until each app was brought up, or failed: `up` fails with its app, `serve` goes on without those that do.
+    /// Cancel safe.
+    pub(super) async fn started(&mut self) -> Result<(), StartError> {
+        let Some(start) = &mut self.start else {
+            return Ok(());
         };
-        bring_up(&app).await?;
-        if let Some(watching) = watching {
-            self.watches.spawn(watching);
-        }
-        Ok(())
-    }
-
-    async fn start_apps(&mut self, shared: &Arc<Shared>, dir: &Path) -> Result<(), StartError> {
-        let failed = |app: AppName, message: String| {
-            shared.runtime.log(&app, "api", &message);
-            shared.tell(Event::Failed { app, message });
-        };
-        let mut found = Vec::new();
-        for dir in app_folders(dir)? {
-            let app = match TenantFolder::of(dir) {
-                Ok(app) => app,
-                Err((folder, message)) => {
-                    shared.tell(Event::Refused { folder, message });
-                    continue;
-                }
-            };
-            if let Err(message) = app.check(shared).await {
-                failed(app.name, message);
-                continue;
-            }
-            let app = App::open(shared.clone(), app.name, app.dir, Formation::new()).await?;
-            // No two folders have one name.
-            if self.apps.add(app.clone()) {
-                app.opened();
-                found.push(app);
-            }
-        }
-        futures::stream::iter(found)
-            .for_each_concurrent(AT_ONCE, async |app| {
-                if let Err(failure) = start_or_resume(&app).await {
-                    failed(app.name().clone(), failure);
-                }
-            })
-            .await;
-        Ok(())
+        let started = start.await;
+        self.start = None;
+        started.unwrap_or_else(|_| {
+            let message = "the start was given up, for the host is ending";
+            Err(StartError::new(exit::INTERRUPTED, message))
+        })
     }
 
     pub(super) fn apps(&self) -> &Arc<Apps> {
         &self.apps
     }
 
-    /// Ends watches and their builds. Nothing is released any more but what was begun.
+    /// Ends starts, watches and their builds. Nothing is released any more but what was begun.
     pub(super) fn stop_changing(&mut self) {
-        self.watches.abort_all();
+        self.tasks.abort_all();
         self.apps.clear();
     }
 
     /// Ends the control API and the apps' tasks.
     pub(super) async fn shutdown(mut self) {
-        self.watches.shutdown().await;
+        self.tasks.shutdown().await;
         self.apps.clear();
         self.server.shutdown().await;
         self.workers.close();
@@ -158,14 +126,76 @@ impl Core {
     }
 }
 
-/// What the folder says, or else the release that was current before.
-async fn start_or_resume(app: &Arc<App>) -> Result<(), String> {
-    let Err(failure) = bring_up(app).await else {
-        return Ok(());
+/// Starts the app of `up`, tells what became of it, and then watches its folder if that is wanted.
+async fn run_own(
+    app: Arc<App>,
+    own: OwnApp,
+    shared: Arc<Shared>,
+    told: oneshot::Sender<Result<(), StartError>>,
+) {
+    app.opened();
+    let start = async {
+        app.open().await?;
+        // Before the first build, so that a change during it is not lost.
+        let watching = if own.watch {
+            let watching = watch(app.clone())
+                .map_err(|error| StartError::new(exit::FAILURE, error.to_string()))?;
+            Some(watching)
+        } else {
+            None
+        };
+        bring_up(&app).await?;
+        Ok(watching)
     };
-    match resume(app).await {
-        Ok(()) => Err(format!("{failure}\nthe old release goes on")),
-        Err(_) => Err(failure.to_string()),
+    let started: Result<_, StartError> = start.await;
+    shared.started().await;
+    let (told_start, watching) = match started {
+        Ok(watching) => (Ok(()), watching),
+        Err(error) => (Err(error), None),
+    };
+    // Whoever started it may have gone.
+    let _ = told.send(told_start);
+    if let Some(watching) = watching {
+        watching.await;
+    }
+}
+
+/// Starts the apps of `serve`, all at once as far as their turns allow.
+async fn run_tenants(
+    found: Vec<(Arc<App>, TenantFolder)>,
+    shared: Arc<Shared>,
+    told: oneshot::Sender<Result<(), StartError>>,
+) {
+    futures::stream::iter(found)
+        .for_each_concurrent(None, async |(app, tenant)| {
+            app.opened();
+            start_tenant(&app, &tenant, &shared).await;
+        })
+        .await;
+    shared.started().await;
+    let _ = told.send(Ok(()));
+}
+
+/// What the folder says, or else the release that was current before. With a build it is the other way round: what ran
+/// before serves while the folder is built.
+async fn start_tenant(app: &Arc<App>, tenant: &TenantFolder, shared: &Arc<Shared>) {
+    let look = async {
+        app.is_at(Step::Reading);
+        tenant.check(shared).await?;
+        app.open().await.map_err(|error| error.to_string())
+    };
+    if let Err(message) = shared.turns.reading.take(look).await {
+        return app.fail(message);
+    }
+    // Whatever keeps it from running: what the folder says may run.
+    let resumed = shared.building == Building::Yes && resume(app).await.is_ok();
+    let Err(failure) = bring_up(app).await else {
+        return;
+    };
+    if resumed || resume(app).await.is_ok() {
+        app.say_failed(format!("{failure}\nthe old release goes on"));
+    } else {
+        app.fail(failure.to_string());
     }
 }
 

@@ -1,12 +1,14 @@
 //! What `up` and `serve` drive: apps from folders, their releases, the host, the control API.
 
 mod core;
+mod found;
 mod tenants;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use oarlock_host::{Compiler, Host, HostConfig, ListenError};
@@ -15,12 +17,13 @@ use oarlock_spec::codes::exit;
 use oarlock_spec::names::{AppName, ReleaseId};
 use oarlock_spec::policy::Policy;
 
-use crate::apps::{Building, ScaleLasts, Shared, Urls};
+use crate::apps::{Building, ScaleLasts, Shared, Turns, Urls};
 use crate::build::{Fence, Fetch};
-use crate::folder::{DATA_NAME, DataDir, FolderError, explain_io, load_manifest};
+use crate::folder::{DATA_NAME, DataDir, FolderError, explain_io};
 use crate::slug::SlugStore;
 use crate::store::{SqliteOptions, SqliteStore, Store};
 use core::Core;
+use found::Found;
 
 /// Where the apps are.
 #[derive(Debug, Clone)]
@@ -141,7 +144,7 @@ pub enum Event {
         /// For the operator.
         message: String,
     },
-    /// A change under `--watch`, or an app of `serve`, failed; the old release goes on serving.
+    /// A change under `--watch`, or an app of `serve`, failed; the old release goes on serving if there is one.
     Failed {
         /// Whose.
         app: AppName,
@@ -200,9 +203,9 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// Locks the data folder, opens the store, starts the host, listens, opens the control API, and
-    /// brings every app to its current release (building and releasing as needed). Dropping the future
-    /// cancels cleanly: children are ended, nothing half-written stays.
+    /// Finds the apps, locks the data folder, opens the store, starts the host, listens, opens the control API, and
+    /// begins to bring every app to its current release (building and releasing as needed): see
+    /// [`Platform::started`]. From the first connection on the apps' names are known, and requests wait for them.
     pub async fn start(
         mut config: PlatformConfig,
         events: tokio::sync::mpsc::UnboundedSender<Event>,
@@ -211,13 +214,17 @@ impl Platform {
         if let Source::Apps { .. } = config.source {
             config.policy = config.policy.for_serve();
         }
-        let data = open_data(&config.source, &config.policy)?;
+        // A folder without an app gets no data folder.
+        let found = Found::of(&config.source, &config.policy)?;
+        let data = open_data(&config.source)?;
         let fence = find_fence(&config, data.path()).await?;
         let store = SqliteStore::open(&data.store(), &SqliteOptions::default())
             .map_err(|error| StartError::new(exit::FAILURE, error.to_string()))?;
         let store: Arc<dyn Store> = Arc::new(store);
+        let found = found.bounded(&*store).await;
         let host = start_host(&config, data.path())?;
-        let mut ending = EndHost(Some(host.clone()));
+        let ending = EndHost(Some(host.clone()));
+        found.expect(&host, &config.policy);
         let address = host.listen(config.listen).await?;
         // A receiver that is gone does not want to know.
         let _ = events.send(Event::Hosting(host.clone()));
@@ -238,29 +245,29 @@ impl Platform {
                 Source::App { .. } => ScaleLasts::UntilTheEnd,
                 Source::Apps { .. } => ScaleLasts::Forever,
             },
+            turns: Turns::default(),
+            is_starting: AtomicBool::new(true),
             workers: tokio_util::task::TaskTracker::new(),
             urls: match config.source {
                 Source::App { .. } => Urls::Address(address),
                 Source::Apps { .. } => Urls::Domain(config.domain.clone(), address.port()),
             },
         };
-        let started = Core::start(config.source, Arc::new(shared), data.path()).await;
-        match started {
-            Ok(core) => {
-                ending.0 = None;
-                Ok(Self {
-                    host,
-                    address,
-                    core,
-                    _data: data,
-                })
-            }
-            Err(error) => {
-                ending.0 = None;
-                host.shutdown().await;
-                Err(error)
-            }
-        }
+        let core = Core::start(found, &Arc::new(shared), data.path())?;
+        ending.keep();
+        Ok(Self {
+            host,
+            address,
+            core,
+            _data: data,
+        })
+    }
+
+    /// Waits until every app was brought up or failed. An error is that of the only app of `up`, which is then of no
+    /// use: shut the platform down. Apps of `serve` that fail are told as [`Event::Failed`], and the others run. May be
+    /// dropped and called again.
+    pub async fn started(&mut self) -> Result<(), StartError> {
+        self.core.started().await
     }
 
     /// The logs of all apps as they come, for the terminal.
@@ -294,8 +301,15 @@ impl Platform {
     }
 }
 
-/// Ends the host when a start is dropped half-way.
+/// Ends the host when a start fails or is dropped half-way.
 struct EndHost(Option<Host>);
+
+impl EndHost {
+    /// The start has succeeded.
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for EndHost {
     fn drop(&mut self) {
@@ -349,24 +363,15 @@ fn start_host(config: &PlatformConfig, data: &Path) -> Result<Host, StartError> 
     .map_err(|error| StartError::new(exit::FAILURE, error.to_string()))
 }
 
-/// The data folder of a source, locked. A folder without an app gets none.
-fn open_data(source: &Source, policy: &Policy) -> Result<DataDir, StartError> {
+/// The data folder of a source, locked.
+fn open_data(source: &Source) -> Result<DataDir, StartError> {
     match source {
-        Source::App { dir, .. } => {
-            load_manifest(dir, Some(policy))
-                .map_err(|mistakes| StartError::new(exit::MANIFEST, mistakes))?;
+        Source::App { dir, .. } | Source::Apps { dir, data: None } => {
             Ok(DataDir::open(&dir.join(DATA_NAME))?)
         }
-        Source::Apps { dir, data } => {
-            if !dir.is_dir() {
-                return Err(StartError::new(
-                    exit::FAILURE,
-                    format!("{}: there is no such folder", dir.display()),
-                ));
-            }
-            let Some(data) = data else {
-                return Ok(DataDir::open(&dir.join(DATA_NAME))?);
-            };
+        Source::Apps {
+            data: Some(data), ..
+        } => {
             // The operator's own choice: it may be made here, and may be reached by a link.
             let made = std::fs::create_dir_all(data).and_then(|()| data.canonicalize());
             let data = made.map_err(|error| {

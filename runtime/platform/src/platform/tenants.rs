@@ -6,8 +6,10 @@
 //!
 //! One folder that is refused is no matter for the others.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use oarlock_spec::codes::exit;
 use oarlock_spec::names::AppName;
@@ -16,11 +18,13 @@ use super::StartError;
 use crate::apps::Shared;
 use crate::folder::{has_manifest, open_app, read_manifest};
 use crate::releases::Releases;
+use crate::store::Store;
 
 /// Apps below one folder.
 const MAX_APPS: usize = 1_000;
 
 /// The folder of an app, by whose name it runs.
+#[derive(Clone)]
 pub(super) struct TenantFolder {
     pub(super) name: AppName,
     pub(super) dir: PathBuf,
@@ -44,9 +48,13 @@ impl TenantFolder {
     }
 
     /// All mistakes of its manifest, or that it names another app.
-    pub(super) async fn check(&self, shared: &Shared) -> Result<(), String> {
-        let folder = open_app(&self.dir)?;
-        let manifest = read_manifest(&folder, &self.name, Some(&shared.policy))?;
+    pub(super) async fn check(&self, shared: &Arc<Shared>) -> Result<(), String> {
+        let (tenant, policy) = (self.clone(), shared.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let folder = open_app(&tenant.dir)?;
+            read_manifest(&folder, &tenant.name, Some(&policy.policy))
+        });
+        let manifest = read.await.map_err(|error| error.to_string())??;
         if manifest.app == self.name {
             return Ok(());
         }
@@ -84,8 +92,61 @@ impl TenantFolder {
     }
 }
 
+/// The folders of `serve`.
+pub(super) struct Tenants {
+    pub(super) found: Vec<TenantFolder>,
+    /// Those that are no app's, or one too many, and why.
+    pub(super) refused: Vec<(PathBuf, String)>,
+}
+
+impl Tenants {
+    pub(super) fn new(folders: Vec<PathBuf>) -> Self {
+        let mut tenants = Self {
+            found: Vec::new(),
+            refused: Vec::new(),
+        };
+        for folder in folders {
+            match TenantFolder::of(folder) {
+                Ok(tenant) => tenants.found.push(tenant),
+                Err(refused) => tenants.refused.push(refused),
+            }
+        }
+        tenants
+    }
+
+    /// Refuses what is over [`MAX_APPS`]: the last by name, but for apps that the store knows, which ran before.
+    pub(super) async fn bounded(mut self, store: &dyn Store) -> Self {
+        if self.found.len() <= MAX_APPS {
+            return self;
+        }
+        let known = store.list("names/").await.map(|(entries, _)| entries);
+        let known: BTreeSet<String> = known
+            .unwrap_or_default()
+            .into_iter()
+            .map(|entry| entry.key)
+            .collect();
+        // Stable, so that each part stays in the order of names.
+        self.found
+            .sort_by_key(|tenant| !known.contains(&format!("names/{}", tenant.name)));
+        for tenant in self.found.split_off(MAX_APPS) {
+            let message = format!(
+                "one host takes {MAX_APPS} apps, and this is one more; move it to the folder of another host, or \
+                 remove an app that is not needed"
+            );
+            self.refused.push((tenant.dir, message));
+        }
+        self
+    }
+}
+
 /// The folders below `dir` with an app in them, in order.
 pub(super) fn app_folders(dir: &Path) -> Result<Vec<PathBuf>, StartError> {
+    if !dir.is_dir() {
+        return Err(StartError::new(
+            exit::FAILURE,
+            format!("{}: there is no such folder", dir.display()),
+        ));
+    }
     let failed = |error: std::io::Error| {
         StartError::new(exit::FAILURE, format!("{}: {error}", dir.display()))
     };
@@ -96,14 +157,6 @@ pub(super) fn app_folders(dir: &Path) -> Result<Vec<PathBuf>, StartError> {
         if !own && path.is_dir() && has_manifest(&path) {
             folders.push(path);
         }
-    }
-    if folders.len() > MAX_APPS {
-        let message = format!(
-            "{} has {} apps; one host takes {MAX_APPS}",
-            dir.display(),
-            folders.len()
-        );
-        return Err(StartError::new(exit::FAILURE, message));
     }
     folders.sort();
     Ok(folders)

@@ -378,24 +378,27 @@ pub(crate) fn find_current(all: &[Stored]) -> Option<&Stored> {
         .find(|one| one.record.status == ReleaseStatus::Current)
 }
 
-/// The slugs that a rollback or a restart may want, of every app that the store knows.
+/// The slugs that a rollback or a restart may want, of every app that the store knows. A record that cannot be read is
+/// its app's matter: whatever looks like a slug's id in it is kept.
 pub(crate) async fn wanted_slugs(store: &dyn Store) -> Result<BTreeSet<SlugId>, ReleaseError> {
     let (names, _) = store.list("names/").await?;
     let mut wanted = BTreeSet::new();
-    for entry in names {
-        let name = entry.key.trim_start_matches("names/");
-        let damaged = |error: oarlock_spec::names::NameError| ReleaseError::Damaged {
-            key: entry.key.clone(),
-            reason: error.to_string(),
+    for name in names {
+        let Ok(app) = name.key.trim_start_matches("names/").parse::<AppName>() else {
+            continue;
         };
-        let app: AppName = name.parse().map_err(damaged)?;
-        for (index, one) in read_all(store, &app).await?.into_iter().enumerate() {
+        let (entries, _) = store.list(&releases_prefix(&app)).await?;
+        for (index, entry) in entries.into_iter().rev().enumerate() {
+            let Ok(record) = decode::<Record>(&entry.key, &entry.value) else {
+                wanted.extend(ids_in(&entry.value));
+                continue;
+            };
             let live = matches!(
-                one.record.status,
+                record.status,
                 ReleaseStatus::Current | ReleaseStatus::Pending
             );
             if index < SLUGS_KEPT || live {
-                wanted.insert(one.record.slug);
+                wanted.insert(record.slug);
             }
         }
     }
@@ -406,6 +409,12 @@ pub(crate) async fn wanted_slugs(store: &dyn Store) -> Result<BTreeSet<SlugId>, 
 fn digest(config: &ConfigVars) -> Result<String, ReleaseError> {
     let digest = Sha256::digest(encode(config)?);
     Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// What reads like a slug's id in a damaged record.
+fn ids_in(bytes: &[u8]) -> impl Iterator<Item = SlugId> {
+    let words = bytes.split(|byte| !byte.is_ascii_hexdigit());
+    words.filter_map(|word| std::str::from_utf8(word).ok()?.parse().ok())
 }
 
 fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, ReleaseError> {

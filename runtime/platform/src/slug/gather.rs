@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use cap_std::fs::Dir;
+use cap_std::fs::{Dir, File};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use oarlock_host::folder::{AppFile, AppFolder, FileError, MAX_COMPONENT, STATE_FOLDER};
 use oarlock_spec::manifest::{Manifest, Process};
@@ -27,6 +27,11 @@ const MAX_DEPTH: usize = 64;
 /// Files and folders that are looked at, whether a glob matches them or not: a walk of so many takes seconds.
 const MAX_ENTRIES: usize = 500_000;
 
+/// The id of the slug that the app in `root` makes now: reads all of it, and writes nothing. Blocks on the disk.
+pub(super) fn identify(root: &Path, manifest: &Manifest) -> Result<String, SlugError> {
+    read_all(root, manifest, None)
+}
+
 /// Copies components, files and manifest of the app in `root` to the empty folder `to`, flushed; gives
 /// the id. Blocks on the disk.
 pub(super) fn gather(
@@ -35,46 +40,52 @@ pub(super) fn gather(
     to: &Dir,
     to_path: &Path,
 ) -> Result<String, SlugError> {
-    let storage = |error: &io::Error| SlugError::Storage {
-        path: to_path.to_owned(),
-        reason: explain_io(error),
+    let target = Target {
+        dir: to,
+        path: to_path,
     };
-    let app = AppFolder::open(root).map_err(|error| SlugError::Storage {
+    let id = read_all(root, manifest, Some(target))?;
+    let mut file = to
+        .create(MANIFEST_NAME)
+        .map_err(|error| target.failed(&error))?;
+    let text = serde_json::to_vec_pretty(manifest).map_err(|error| target.failed(&error.into()))?;
+    file.write_all(&text)
+        .map_err(|error| target.failed(&error))?;
+    // One call instead of one per file; a slug of the examples has a handful, others thousands.
+    rustix::fs::syncfs(&file).map_err(|error| target.failed(&error.into()))?;
+    Ok(id)
+}
+
+/// Reads components and files in the order of the id, and copies them if there is where to.
+fn read_all(root: &Path, manifest: &Manifest, to: Option<Target<'_>>) -> Result<String, SlugError> {
+    let failed = |error: io::Error| SlugError::Storage {
         path: root.to_owned(),
         reason: explain_io(&error),
-    })?;
-    let bad_manifest = |error: serde_json::Error| storage(&io::Error::other(error));
-    let mut id = IdHasher::new(manifest).map_err(bad_manifest)?;
-    let mut copy = Copy {
+    };
+    let app = AppFolder::open(root).map_err(failed)?;
+    let mut id = IdHasher::new(manifest).map_err(|error| failed(error.into()))?;
+    let mut reading = Reading {
         app: &app,
         manifest,
         to,
         bytes: 0,
-        to_path,
     };
-
     let mut components = BTreeSet::new();
     for process in manifest.processes.values() {
         if !components.insert(process.component.as_str()) {
             continue;
         }
         check_component(&app, &process.component)
-            .map_err(|reason| copy.refuse(Part::Component, &process.component, reason))?;
+            .map_err(|reason| reading.refuse(Part::Component, &process.component, reason))?;
     }
     for path in components {
-        let (digest, length) = copy.file(Part::Component, path)?;
+        let (digest, length) = reading.file(Part::Component, path)?;
         id.file(Part::Component, path, &digest, length);
     }
     for path in find_files(&app, &manifest.files)? {
-        let (digest, length) = copy.file(Part::File, &path)?;
+        let (digest, length) = reading.file(Part::File, &path)?;
         id.file(Part::File, &path, &digest, length);
     }
-
-    let mut file = to.create(MANIFEST_NAME).map_err(|error| storage(&error))?;
-    let text = serde_json::to_vec_pretty(manifest).map_err(bad_manifest)?;
-    file.write_all(&text).map_err(|error| storage(&error))?;
-    // One call instead of one per file; a slug of the examples has a handful, others thousands.
-    rustix::fs::syncfs(&file).map_err(|error| storage(&error.into()))?;
     Ok(id.finish())
 }
 
@@ -96,15 +107,40 @@ pub(crate) fn explain(error: FileError) -> String {
     }
 }
 
-struct Copy<'a> {
+/// Where a slug is put together.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    dir: &'a Dir,
+    path: &'a Path,
+}
+
+impl Target<'_> {
+    fn failed(&self, error: &io::Error) -> SlugError {
+        SlugError::Storage {
+            path: self.path.to_owned(),
+            reason: explain_io(error),
+        }
+    }
+
+    /// A new file, and the folders above it.
+    fn create(&self, path: &Path) -> Result<File, SlugError> {
+        if let Some(parent) = path.parent() {
+            self.dir
+                .create_dir_all(parent)
+                .map_err(|error| self.failed(&error))?;
+        }
+        self.dir.create(path).map_err(|error| self.failed(&error))
+    }
+}
+
+struct Reading<'a> {
     app: &'a AppFolder,
     manifest: &'a Manifest,
-    to: &'a Dir,
-    to_path: &'a Path,
+    to: Option<Target<'a>>,
     bytes: u64,
 }
 
-impl Copy<'_> {
+impl Reading<'_> {
     fn refuse(&self, part: Part, path: &str, reason: String) -> SlugError {
         let path = path.to_owned();
         let process = |(name, process): (&ProcessType, &Process)| {
@@ -126,12 +162,8 @@ impl Copy<'_> {
         }
     }
 
-    /// Copies one file and hashes what was copied, so that a file that changes meanwhile is no matter.
+    /// Hashes one file, and copies what it hashed, so that a file that changes meanwhile is no matter.
     fn file(&mut self, part: Part, path: &str) -> Result<([u8; 32], u64), SlugError> {
-        let storage = |error: &io::Error| SlugError::Storage {
-            path: self.to_path.to_owned(),
-            reason: explain_io(error),
-        };
         let AppFile {
             file: mut from,
             place,
@@ -145,13 +177,13 @@ impl Copy<'_> {
             let reason = format!("it is a link to `{name}`, which is never part of an app");
             return Err(self.refuse(part, path, reason));
         }
-        let target = Path::new(part.folder()).join(path);
-        if let Some(parent) = target.parent() {
-            self.to
-                .create_dir_all(parent)
-                .map_err(|error| storage(&error))?;
-        }
-        let mut to = self.to.create(&target).map_err(|error| storage(&error))?;
+        let mut to = match self.to {
+            None => None,
+            Some(target) => {
+                let copy = target.create(&Path::new(part.folder()).join(path))?;
+                Some((target, copy))
+            }
+        };
         let mut hash = Sha256::new();
         let mut length = 0u64;
         let mut buffer = vec![0u8; 128 * 1024];
@@ -173,7 +205,10 @@ impl Copy<'_> {
                 });
             }
             hash.update(chunk);
-            to.write_all(chunk).map_err(|error| storage(&error))?;
+            if let Some((target, copy)) = &mut to {
+                copy.write_all(chunk)
+                    .map_err(|error| target.failed(&error))?;
+            }
         }
         self.bytes += length;
         Ok((hash.finalize().into(), length))

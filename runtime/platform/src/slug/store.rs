@@ -12,7 +12,7 @@ use oarlock_spec::manifest::Manifest;
 use oarlock_spec::names::SlugId;
 use sha2::{Digest, Sha256};
 
-use super::gather::gather;
+use super::gather::{gather, identify};
 use super::{IdHasher, MANIFEST_NAME, MAX_FILES, Part, SlugError};
 use crate::folder::explain_io;
 
@@ -39,6 +39,16 @@ pub struct StoredSlug {
     /// As it was when the slug was made.
     pub manifest: Manifest,
     _pin: Arc<Pin>,
+}
+
+impl StoredSlug {
+    /// With today's manifest, which is equal but for what a slug does not cover: line numbers, which messages name.
+    fn as_of(self, manifest: &Manifest) -> Self {
+        Self {
+            manifest: manifest.clone(),
+            ..self
+        }
+    }
 }
 
 struct Pin {
@@ -89,24 +99,35 @@ impl SlugStore {
         }
     }
 
-    /// Makes the slug of the app in `root`, or finds that it is there already. Blocks on the disk.
+    /// Makes the slug of the app in `root`, or finds that it is there already: then nothing is written. Blocks on the
+    /// disk.
     pub fn create(&self, root: &Path, manifest: &Manifest) -> Result<StoredSlug, SlugError> {
+        let id = self.parse(&identify(root, manifest)?)?;
+        // What is damaged, or not there, is made; the error would say no more.
+        match self.open(&id) {
+            Ok(found) => Ok(found.as_of(manifest)),
+            Err(_) => self.make(root, manifest),
+        }
+    }
+
+    fn parse(&self, id: &str) -> Result<SlugId, SlugError> {
+        id.parse()
+            .map_err(|error| storage(&self.inner.slugs, &io::Error::other(error)))
+    }
+
+    fn make(&self, root: &Path, manifest: &Manifest) -> Result<StoredSlug, SlugError> {
         let folder = tempfile::Builder::new()
             .prefix("slug-")
             .tempdir_in(&self.inner.tmp)
             .map_err(|error| storage(&self.inner.tmp, &error))?;
         let dir = open_dir(folder.path())?;
-        let id = gather(root, manifest, &dir, folder.path())?;
-        let id: SlugId = id
-            .parse()
-            .map_err(|error| storage(&self.inner.slugs, &io::Error::other(error)))?;
+        // The app may have changed since it was looked at: the id is that of what was copied.
+        let id = self.parse(&gather(root, manifest, &dir, folder.path())?)?;
         let pin = self.pin(&id);
         let place = self.inner.slugs.join(id.as_str());
         if place.exists() {
-            if let Ok(mut found) = self.open(&id) {
-                // Equal but for what a slug does not cover: line numbers, which messages name.
-                found.manifest = manifest.clone();
-                return Ok(found);
+            if let Ok(found) = self.open(&id) {
+                return Ok(found.as_of(manifest));
             }
             // Damaged: out of the way, and gone with the temporary folder.
             let aside = tempfile::tempdir_in(&self.inner.tmp)
@@ -427,6 +448,39 @@ mod tests {
         write(&app, "web.wasm", "web2");
         ids.insert(id(&store, &app, &manifest()));
         assert_eq!(ids.len(), 5);
+    }
+
+    #[test]
+    fn an_unchanged_app_is_not_written_again() {
+        use std::os::unix::fs::MetadataExt;
+
+        let (root, store, app) = setup();
+        let first = id(&store, &app, &manifest());
+        let data = root.path().join("data");
+        let seen = || {
+            ["slugs", "tmp"].map(|folder| {
+                let found = std::fs::metadata(data.join(folder)).unwrap();
+                (found.mtime(), found.mtime_nsec())
+            })
+        };
+        let stored = data.join("slugs").join(first.as_str());
+        let inode = || {
+            std::fs::metadata(stored.join("components/web.wasm"))
+                .unwrap()
+                .ino()
+        };
+        let before = (seen(), inode());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert_eq!(id(&store, &app, &manifest()), first);
+        assert_eq!(
+            (seen(), inode()),
+            before,
+            "no folder had an entry made or removed"
+        );
+        write(&app, "static/a.css", "changed");
+        let second = id(&store, &app, &manifest());
+        assert_ne!(second, first);
+        assert!(data.join("slugs").join(second.as_str()).is_dir());
     }
 
     #[test]

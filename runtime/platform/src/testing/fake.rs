@@ -1,6 +1,6 @@
 //! A host without guests: it remembers what it was told, and fails as it is told.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use oarlock_host::apply::{Applied, ApplyError, Desired, ReleasePhase, Slug};
 use oarlock_host::dynos::{OneOffError, OneOffExit, OneOffRequest};
 use oarlock_host::logs::LogFilter;
 use oarlock_spec::api::{ConfigVars, DynoRow, DynoState, Formation, LogLine, LogSource};
+use oarlock_spec::limits::Limits;
 use oarlock_spec::names::{AppName, DynoName, ReleaseId};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{broadcast, watch};
@@ -36,10 +37,14 @@ struct State {
     apps: BTreeMap<AppName, (ReleaseId, Formation)>,
     failures: VecDeque<ApplyError>,
     lines: Vec<(AppName, LogLine)>,
+    /// The apps that are known, and whether requests still wait for them.
+    expected: BTreeMap<AppName, bool>,
 }
 
 pub(crate) struct FakeRuntime {
     state: Arc<Mutex<State>>,
+    /// Apps whose applies do not come to an end.
+    hanging: watch::Sender<BTreeSet<AppName>>,
     lines: broadcast::Sender<(AppName, LogLine)>,
     /// One-off dynos alive.
     pub(crate) one_offs: watch::Sender<usize>,
@@ -49,6 +54,7 @@ impl FakeRuntime {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             state: Arc::default(),
+            hanging: watch::Sender::default(),
             lines: broadcast::Sender::new(1000),
             one_offs: watch::Sender::new(0),
         })
@@ -57,6 +63,18 @@ impl FakeRuntime {
     /// The next applies fail.
     pub(crate) fn fail(&self, failures: impl IntoIterator<Item = ApplyError>) {
         self.state.lock().unwrap().failures.extend(failures);
+    }
+
+    /// The applies of these apps hang until this is called without them.
+    pub(crate) fn hang(&self, apps: &[&str]) {
+        let apps = apps.iter().map(|app| app.parse().unwrap()).collect();
+        self.hanging.send_replace(apps);
+    }
+
+    /// Whether requests wait for an app; `None`: it is not known.
+    pub(crate) fn expects(&self, app: &str) -> Option<bool> {
+        let app: AppName = app.parse().unwrap();
+        self.state.lock().unwrap().expected.get(&app).copied()
     }
 
     pub(crate) fn told(&self) -> Vec<Told> {
@@ -96,6 +114,16 @@ impl StagedRelease for FakeStaged {
 
 #[async_trait]
 impl Runtime for FakeRuntime {
+    fn expect(&self, app: &AppName, _limits: &Limits) {
+        let mut state = self.state.lock().unwrap();
+        state.expected.insert(app.clone(), true);
+    }
+
+    fn give_up(&self, app: &AppName) {
+        let mut state = self.state.lock().unwrap();
+        state.expected.insert(app.clone(), false);
+    }
+
     async fn stage(
         &self,
         desired: Desired,
@@ -106,6 +134,9 @@ impl Runtime for FakeRuntime {
         // Long enough for a kill or a second request to fall into it.
         tokio::time::sleep(Duration::from_millis(5)).await;
         let app = desired.manifest.app.clone();
+        let mut hanging = self.hanging.subscribe();
+        let free = hanging.wait_for(|apps| !apps.contains(&app));
+        drop(free.await);
         let mut formation = Formation::new();
         for dyno in &desired.formation {
             *formation.entry(dyno.process.clone()).or_insert(0) += 1;

@@ -1,14 +1,16 @@
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use oarlock_host::apply::{ApplyError, ReleasePhase};
 use oarlock_spec::api::{ReleaseRow, ReleaseStatus, RunFrame, RunRequest};
-use oarlock_spec::names::ReleaseId;
+use oarlock_spec::names::{AppName, ReleaseId};
 use oarlock_spec::policy::Policy;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::apps::{Building, ScaleLasts, Urls};
+use crate::apps::{Building, ScaleLasts, Turns, Urls};
 use crate::control::{Client, ClientError, LogQuery, words};
 use crate::folder::DataDir;
 use crate::runtime::Runtime;
@@ -84,6 +86,7 @@ impl Place {
             .await
     }
 
+    /// Waits until it is up.
     async fn start_in(
         &self,
         root: &Path,
@@ -91,13 +94,36 @@ impl Place {
         source: Source,
         building: Building,
     ) -> Result<Running, StartError> {
+        let mut running = self.begin_in(root, runtime, source, building).await?;
+        match running.core.started().await {
+            Ok(()) => Ok(running),
+            Err(error) => {
+                running.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Does not wait for the apps.
+    async fn begin_in(
+        &self,
+        root: &Path,
+        runtime: &Arc<FakeRuntime>,
+        source: Source,
+        building: Building,
+    ) -> Result<Running, StartError> {
+        let found = Found::of(&source, &Policy::default())?;
         let data = DataDir::open(&root.join(".oarlock")).unwrap();
         let (tell, events) = mpsc::unbounded_channel();
         let serve = matches!(source, Source::Apps { .. });
         let address = "127.0.0.1:8080".parse().unwrap();
+        let store = self.open_store(&data);
+        let found = found.bounded(&*store).await;
         let shared = Shared {
             runtime: runtime.clone() as Arc<dyn Runtime>,
-            store: self.open_store(&data),
+            store,
+            turns: Turns::default(),
+            is_starting: AtomicBool::new(true),
             slugs: SlugStore::new(data.path()),
             workers: TaskTracker::new(),
             events: tell,
@@ -116,7 +142,8 @@ impl Place {
                 Urls::Address(address)
             },
         };
-        let core = Core::start(source, Arc::new(shared), data.path()).await?;
+        found.expect(&**runtime, &shared.policy);
+        let core = Core::start(found, &Arc::new(shared), data.path())?;
         let client = Client::new(data.path());
         Ok(Running {
             core,
@@ -794,8 +821,10 @@ async fn serve_goes_on_without_the_apps_that_fail() {
     assert_eq!(
         urls,
         [
+            ("broken", None),
             ("one", Some("http://one.localhost:8080")),
             ("proc-file", None),
+            ("twin", None),
             ("two", Some("http://two.localhost:8080"))
         ]
     );
