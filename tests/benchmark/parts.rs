@@ -162,7 +162,8 @@ impl Hosted {
                 start.elapsed() < PATIENCE,
                 "{up} of {count} dynos are up after {PATIENCE:?}"
             );
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            // The question itself costs something of each dyno.
+            tokio::time::sleep(Duration::from_millis(1 + u64::from(count) / 200)).await;
         }
     }
 }
@@ -250,7 +251,38 @@ pub(crate) fn thousand(effort: Effort) -> anyhow::Result<Vec<Fact>> {
         ));
         facts.push(fact);
     }
+    facts.extend(growth(effort)?);
     Ok(facts)
+}
+
+/// How `scale` grows with the number of dynos; their instances are of requests, so that only formation works.
+fn growth(effort: Effort) -> anyhow::Result<Vec<Fact>> {
+    let counts: &[u32] = if effort.quick {
+        &[20, 40]
+    } else {
+        &[500, 1_000, 2_000, 4_000, 10_000]
+    };
+    let times = if effort.quick { 1 } else { 3 };
+    runtime()?.block_on(async {
+        let hosted = Hosted::new(Row::Fresh, 64).await?;
+        let mut facts = Vec::new();
+        for count in counts {
+            let mut took = Vec::new();
+            for _ in 0..times {
+                let start = Instant::now();
+                hosted.scale(*count).await?;
+                took.push(start.elapsed());
+                hosted.scale(0).await?;
+            }
+            let what = format!("`scale web={count}` from 0 until all are up, formation alone");
+            let mut fact = Fact::of(what, took);
+            let each = fact.p50_us.map(|p50| p50 / f64::from(*count));
+            fact.note = each.map(|each| format!("{each:.0} µs a dyno"));
+            facts.push(fact);
+        }
+        hosted.host.shutdown().await;
+        Ok(facts)
+    })
 }
 
 /// Memory of this process, in bytes.
