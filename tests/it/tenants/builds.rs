@@ -28,7 +28,7 @@ fn building(apps: &Apps, policy: &str) -> Launch {
 }
 
 /// Whether a process was started with this argument.
-fn runs(argument: &str) -> bool {
+pub(super) fn runs(argument: &str) -> bool {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     entries
         .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
