@@ -317,6 +317,9 @@ fn the_public_names_are_as_promised_and_documented() {
         undocumented: Vec::new(),
     };
     reader.file(&root, "", None);
+    // Methods in a file that has no name of its own to pass on.
+    let own = BTreeSet::from(["Host".to_owned()]);
+    reader.file(&root.with_file_name("expected.rs"), "", Some(&own));
     // What is passed on of the sandbox, where it has methods.
     for (file, name) in [
         ("functions.rs", "HostFunctions"),

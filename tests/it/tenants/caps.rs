@@ -62,7 +62,11 @@ async fn a_tenant_of_serve_cannot_give_himself_the_machine() {
         .await;
     }
     assert_eq!(get(&host, "ada", "/").await.status, 200);
-    assert_eq!(get(&host, "eve", "/").await.status, 404);
+    let eve = get(&host, "eve", "/").await;
+    assert_eq!(
+        (eve.status, &eve.headers["oarlock-error"] == "H14"),
+        (503, true)
+    );
 
     let refused = host.oarlock(&["scale", "web=101", "--app", "ada"]).await;
     assert_ne!(refused.code, 0);

@@ -118,7 +118,11 @@ async fn an_app_is_named_as_its_folder_and_takes_no_other_ones_place() {
         .await;
     assert_eq!(get(&host, "neighbour", "/").await.text(), "Hello, Oarlock");
     assert_eq!(get(&host, "linked", "/").await.text(), "Hello, Oarlock");
-    assert_eq!(get(&host, "aaa", "/").await.status, 404);
+    let refused = get(&host, "aaa", "/").await;
+    assert_eq!(
+        (refused.status, refused.text().contains("no web dynos")),
+        (503, true)
+    );
     assert_eq!(host.interrupt().await, Some(0));
 
     // What was kept by a name that no folder has any more is not lost, and the message says whose it is.

@@ -10,6 +10,7 @@ mod foreign;
 mod guestbook;
 mod kv;
 mod servers;
+mod starts;
 mod work;
 
 use std::time::{Duration, Instant};

@@ -37,6 +37,62 @@ fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> std::task::Poll<F::Out
 }
 
 #[tokio::test]
+async fn who_waits_for_an_app_that_starts_is_served_by_its_first_dyno() {
+    let pool = pool();
+    pool.expect(limits(1, 10_000, 10_000));
+    let mut waiting = std::pin::pin!(pool.lease(None));
+    assert!(poll_once(waiting.as_mut()).is_pending());
+    assert_eq!(
+        code(&pool).await,
+        RouterCode::AppStarting,
+        "the queue is full"
+    );
+    pool.publish(
+        vec![dyno("web.1", 1, None)],
+        PoolState::Serving,
+        limits(1, 10_000, 10_000),
+    );
+    let lease = waiting.await.unwrap();
+    assert_eq!(&*lease.dyno().label, "web.1");
+    drop(lease);
+    // What is said of its start has no effect any more.
+    pool.expect(limits(0, 10, 10));
+    pool.give_up();
+    pool.refuse_early();
+    assert!(pool.lease(None).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_app_that_starts_too_late_or_not_at_all_has_its_codes() {
+    let pool = pool();
+    pool.expect(limits(1, 10_000, 50));
+    assert_eq!(code(&pool).await, RouterCode::AppStarting);
+    pool.expect(limits(0, 10_000, 10_000));
+    assert_eq!(code(&pool).await, RouterCode::AppStarting);
+    pool.expect(limits(5, 10_000, 10_000));
+    for (end, expected) in [
+        (
+            WebPool::refuse_early as fn(&WebPool),
+            RouterCode::AppStarting,
+        ),
+        (WebPool::give_up, RouterCode::H14),
+    ] {
+        let mut waiting = std::pin::pin!(code(&pool));
+        assert!(poll_once(waiting.as_mut()).is_pending());
+        end(&pool);
+        assert_eq!(waiting.await, expected);
+        assert_eq!(pool.waiting(), 0);
+    }
+    assert_eq!(code(&pool).await, RouterCode::H14, "nobody waits for it");
+    pool.expect(limits(1, 10_000, 10));
+    assert_eq!(
+        code(&pool).await,
+        RouterCode::AppStarting,
+        "it is tried again"
+    );
+}
+
+#[tokio::test]
 async fn states_have_their_codes() {
     let pool = pool();
     assert_eq!(code(&pool).await, RouterCode::H14);

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::worker::{Command, Deployed, ReleaseFailure, blocking};
 use super::{App, Building, Step};
-use crate::build::{BuildError, Progress, build, build_fenced};
+use crate::build::{BuildError, Progress, build, build_fenced, planned_command};
 use crate::control::ApiError;
 use crate::env_file;
 use crate::folder::open_app;
@@ -99,7 +99,11 @@ pub(crate) async fn bring_up(app: &Arc<App>) -> Result<(), DeployFailure> {
             app.is_at(Step::Building);
             run_build(app, &manifest).await
         };
-        turns.building.take(build).await?;
+        // Who has nothing to build waits for nobody's build.
+        match planned_command(&app.dir, &manifest) {
+            Ok(None) => run_build(app, &manifest).await?,
+            Ok(Some(_)) | Err(_) => turns.building.take(build).await?,
+        }
     }
     let (slugs, dir) = (app.shared.slugs.clone(), app.dir.clone());
     let slug = async {

@@ -43,7 +43,7 @@ pub struct StoredSlug {
 
 impl StoredSlug {
     /// With today's manifest, which is equal but for what a slug does not cover: line numbers, which messages name.
-    fn as_of(self, manifest: &Manifest) -> Self {
+    fn with_manifest(self, manifest: &Manifest) -> Self {
         Self {
             manifest: manifest.clone(),
             ..self
@@ -105,7 +105,7 @@ impl SlugStore {
         let id = self.parse(&identify(root, manifest)?)?;
         // What is damaged, or not there, is made; the error would say no more.
         match self.open(&id) {
-            Ok(found) => Ok(found.as_of(manifest)),
+            Ok(found) => Ok(found.with_manifest(manifest)),
             Err(_) => self.make(root, manifest),
         }
     }
@@ -127,7 +127,7 @@ impl SlugStore {
         let place = self.inner.slugs.join(id.as_str());
         if place.exists() {
             if let Ok(found) = self.open(&id) {
-                return Ok(found.as_of(manifest));
+                return Ok(found.with_manifest(manifest));
             }
             // Damaged: out of the way, and gone with the temporary folder.
             let aside = tempfile::tempdir_in(&self.inner.tmp)

@@ -9,6 +9,7 @@ use oarlock_spec::names::{AppName, ReleaseId};
 use oarlock_spec::policy::Policy;
 use tokio::sync::mpsc;
 
+use super::super::Source;
 use super::*;
 use crate::apps::{Building, ScaleLasts, Turns, Urls};
 use crate::control::{Client, ClientError, LogQuery, words};
@@ -18,7 +19,10 @@ use crate::slug::SlugStore;
 use crate::store::{MemStore, SqliteOptions, SqliteStore, Store};
 use crate::testing::{FakeRuntime, path_env, write};
 
-const LIMIT: Duration = Duration::from_secs(20);
+mod starts;
+
+/// The longest that a test waits for anything.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A folder with apps, and what outlives a host.
 struct Place {
