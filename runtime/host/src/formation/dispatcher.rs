@@ -18,7 +18,6 @@ use tokio::task::JoinSet;
 use tokio_util::time::DelayQueue;
 
 use super::app::{App, Shared};
-use super::backoff::RestartPolicy;
 use super::clock::Clock;
 use super::cron::Schedules;
 use super::dyno::{News, Task, Word};
@@ -26,6 +25,7 @@ use super::occasional::{Occasional, OccasionalError, Occasionals, Purpose, Start
 use super::prepare::{Kind, Prepared};
 use super::table::{ChangeError, Closing, DynoId, Effect, Ended, Generation, Now, Table};
 use crate::web::{RequestLimits, WebDyno};
+use oarlock_process::RestartPolicy;
 
 /// Changes that wait for the one under way.
 const WAITING_CHANGES: usize = 32;
