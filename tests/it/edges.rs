@@ -1,14 +1,29 @@
-//! The edges between the crates only go down: `cli → platform → host → sandbox → spec`.
+//! The edges between the crates only go down: `cli → platform → host → sandbox → process → spec`.
 
 use std::collections::BTreeSet;
 
 /// What each crate may depend on, of our own crates.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("spec", &[]),
-    ("sandbox", &["oarlock-spec"]),
-    ("host", &["oarlock-sandbox", "oarlock-spec"]),
-    ("platform", &["oarlock-host", "oarlock-spec"]),
-    ("cli", &["oarlock-host", "oarlock-platform", "oarlock-spec"]),
+    ("process", &[]),
+    ("sandbox", &["oarlock-process", "oarlock-spec"]),
+    (
+        "host",
+        &["oarlock-process", "oarlock-sandbox", "oarlock-spec"],
+    ),
+    (
+        "platform",
+        &["oarlock-host", "oarlock-process", "oarlock-spec"],
+    ),
+    (
+        "cli",
+        &[
+            "oarlock-host",
+            "oarlock-platform",
+            "oarlock-process",
+            "oarlock-spec",
+        ],
+    ),
 ];
 
 fn manifest(krate: &str) -> toml::Table {
@@ -89,6 +104,45 @@ fn wasmtime_is_passed_on_in_one_line_and_used_nowhere_above_the_sandbox() {
         }
     }
     assert_eq!(said, ["pub use oarlock_sandbox::wasmtime;"]);
+}
+
+/// A child that is started otherwise has no guard, and outlives a host that is killed. Tests may start what they like.
+#[test]
+fn only_the_process_crate_starts_children() {
+    let runtime = oarlock_tests::repository().join("runtime");
+    let mut seen = 0;
+    for entry in walkdir::WalkDir::new(&runtime) {
+        let path = entry.unwrap().into_path();
+        let inside = path.strip_prefix(&runtime).unwrap();
+        let is_test = path.file_stem().is_some_and(|name| {
+            let name = name.to_string_lossy();
+            name == "tests" || name.ends_with("_tests")
+        });
+        let is_testing = inside
+            .iter()
+            .any(|folder| folder == "tests" || folder == "testing");
+        if path.extension().is_none_or(|end| end != "rs")
+            || inside.starts_with("process")
+            || is_test
+            || is_testing
+        {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        let starts = |line: &str| {
+            line.contains("tokio::process")
+                || line.contains("std::process::") && line.contains("Command")
+                || line.contains("set_parent_process_death_signal")
+        };
+        assert!(
+            !code.lines().any(starts),
+            "{} starts a child of its own; use oarlock-process",
+            path.display()
+        );
+        seen += 1;
+    }
+    assert!(seen > 100, "{seen} files were looked at");
 }
 
 /// One dependency is enough for an embedder.

@@ -6,6 +6,7 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use oarlock_process::{Command, Exit, Stream};
 use oarlock_spec::codes::exit;
 use tokio::net::{TcpListener, UnixStream};
 
@@ -34,17 +35,21 @@ impl FetchRelay {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, PORT))
             .await
             .map_err(failed)?;
-        let mut command = tokio::process::Command::new("sh");
-        let status = command
-            .args(["-c", &self.command])
-            .kill_on_drop(true)
-            .status();
+        let command = Command::shell(&self.command)
+            .env(std::env::vars_os())
+            .folder(std::env::current_dir().map_err(failed)?)
+            .stdout(Stream::Inherit)
+            .stderr(Stream::Inherit);
+        let child = command
+            .start()
+            .map_err(|error| failed(std::io::Error::other(error)))?;
         tokio::select! {
-            status = status => {
-                let code = status.map_err(failed)?.code();
-                Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(exit::FAILURE))
-            }
-            () = relay(listener, self.socket) => Err(Failure::new(exit::FAILURE, "the relay ended".to_owned())),
+            ended = child.ended() => ended.map_err(failed)?,
+            () = relay(listener, self.socket) => return Err(Failure::new(exit::FAILURE, "the relay ended".to_owned())),
+        }
+        match child.end().map_err(failed)? {
+            Exit::Code(code) => Ok(u8::try_from(code).unwrap_or(exit::FAILURE)),
+            Exit::Signal(_) => Ok(exit::FAILURE),
         }
     }
 }

@@ -18,7 +18,6 @@ use tokio::task::JoinSet;
 use tokio_util::time::DelayQueue;
 
 use super::app::{App, Shared};
-use super::backoff::RestartPolicy;
 use super::clock::Clock;
 use super::cron::Schedules;
 use super::dyno::{News, Task, Word};
@@ -28,6 +27,7 @@ use super::table::{Closing, DynoId, Effect, Ended, Generation, Now, Table};
 use crate::change::ChangeError;
 use crate::events::Event;
 use crate::web::{RequestLimits, WebDyno};
+use oarlock_process::RestartPolicy;
 
 /// Changes that wait for the one under way.
 const WAITING_CHANGES: usize = 32;

@@ -3,7 +3,7 @@
 //! | module | responsible for |
 //! |---|---|
 //! | `prepare` | a release ready to be started: components, add-ons, grants |
-//! | `table`, `rollout`, `backoff` | every decision about formation dynos; pure |
+//! | `table`, `rollout` | every decision about formation dynos; pure |
 //! | `dispatcher`, `questions` | the task that owns an app's table and carries decisions out |
 //! | `occasional` | one-off, scheduled and release dynos |
 //! | `dyno`, `listening` | the task of one dyno |
@@ -15,7 +15,6 @@
 //! `remark` and the dyno's task, and told to `events` by the dispatcher alone, so that it is told in order.
 
 mod app;
-mod backoff;
 mod clock;
 mod cron;
 mod dispatcher;

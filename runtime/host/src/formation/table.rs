@@ -16,10 +16,10 @@ use oarlock_spec::api::{DynoState, Formation};
 use oarlock_spec::codes::DynoCode;
 use oarlock_spec::names::{DynoName, ProcessType, ReleaseId};
 
-use super::backoff::{Backoff, RestartPolicy};
 use super::rollout::Change;
 use crate::change::ChangeError;
 use crate::web::PoolState;
+use oarlock_process::{Backoff, RestartPolicy};
 
 /// One dyno's whole life; never used again, unlike its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

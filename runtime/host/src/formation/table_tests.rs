@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use oarlock_spec::api::{DynoState, Formation};
 use oarlock_spec::names::{DynoName, ProcessType, ReleaseId};
 
-use super::backoff::RestartPolicy;
 use super::table::{Closing, DynoId, Effect, Ended, Generation, Now, Plan, Role, Table};
 use crate::change::ChangeError;
 use crate::web::PoolState;
+use oarlock_process::RestartPolicy;
 
 struct World {
     table: Table,

@@ -1,9 +1,8 @@
-//! The fence around a build of `oarlock serve --build`: Debian's `bubblewrap`.
+//! The fence around a build of `oarlock serve --build`: what [`oarlock_process::Fence`] shows, and what is added here.
 //!
 //! What runs in it sees the system's programs and the Rust toolchain (read-only), its app's folder at `/build`, the
 //! app's own cache at `/home/build`, and a `/tmp` of its own: no other app's files, no data folder, no store, no
-//! control socket, nobody's home. Its environment is made here and holds nothing of the host's. It has its own
-//! processes and no capabilities, cannot make user namespaces, and has no network.
+//! control socket, nobody's home. Its environment is made here and holds nothing of the host's.
 //!
 //! What it may use is bounded, see [`BuildLimits`] and `bounds.rs`. It ends with the host, however that ends.
 
@@ -13,6 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use oarlock_host::folder::STATE_FOLDER;
+use oarlock_process::{Bubblewrap, BubblewrapError, Command, Limits};
 use oarlock_spec::names::AppName;
 use oarlock_spec::policy::BuildLimits;
 
@@ -32,26 +32,9 @@ const SOCKET: &str = "/egress";
 /// Where `oarlock fetch-relay` listens.
 const PROXY: &str = "http://127.0.0.1:3128";
 
-/// Bytes of `/tmp` and of `/dev/shm` (1 GiB each): they are memory.
-const TMP: u64 = 1 << 30;
-
-/// Folders and files of the system that a toolchain needs; those that are not there are left out.
-const SYSTEM: [&str; 10] = [
-    "/bin",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/sbin",
-    "/etc/alternatives",
-    "/etc/ld.so.cache",
-    "/etc/ssl/certs",
-    "/etc/ca-certificates",
-    "/etc/localtime",
-];
-
 /// Builds of strangers' folders are fenced with this.
 pub struct Fence {
-    bwrap: PathBuf,
+    bwrap: Bubblewrap,
     /// Folders of programs beside the system's, at the same place in the fence.
     programs: Vec<PathBuf>,
     rustup_home: Option<PathBuf>,
@@ -64,25 +47,9 @@ pub struct Fence {
 /// Why nothing can be fenced; `--build` is refused then.
 #[derive(Debug, thiserror::Error)]
 pub enum FenceError {
-    /// It is not there.
-    #[error(
-        "`--build` fences builds with bubblewrap, and there is no program `bwrap`; install it, on Debian with \
-         `apt-get install bubblewrap`, or start without `--build`"
-    )]
-    Missing,
-    /// It does not work here.
-    #[error(
-        "`--build` fences builds with bubblewrap, and {} does not work here: {reason}; let this user make user namespaces \
-         (sysctl `kernel.unprivileged_userns_clone`, `user.max_user_namespaces`, or AppArmor's \
-         `kernel.apparmor_restrict_unprivileged_userns`), or start without `--build`",
-        bwrap.display()
-    )]
-    Refused {
-        /// The program.
-        bwrap: PathBuf,
-        /// What it said.
-        reason: String,
-    },
+    /// It is not there, or does not work here.
+    #[error("`--build` fences builds with bubblewrap, and {0}, or start without `--build`")]
+    Bubblewrap(#[from] BubblewrapError),
     /// The place of the caches.
     #[error("{}: {source}", path.display())]
     Caches {
@@ -110,11 +77,7 @@ impl Fence {
         caches: &Path,
     ) -> Result<Self, FenceError> {
         let path = env.get("PATH").map(String::as_str).unwrap_or_default();
-        let bwrap = std::env::split_paths(path)
-            .filter(|folder| folder.is_absolute())
-            .map(|folder| folder.join("bwrap"))
-            .find(|program| program.is_file())
-            .ok_or(FenceError::Missing)?;
+        let bwrap = Bubblewrap::find(path)?;
         let home = env.get("HOME").map(PathBuf::from);
         let below_home = |name: &str, default: &str| {
             let named = env.get(name).map(PathBuf::from);
@@ -139,7 +102,7 @@ impl Fence {
             limits,
             fetch: None,
         };
-        fence.try_it()?;
+        fence.bwrap.try_out(fence.base())?;
         Ok(fence)
     }
 
@@ -147,26 +110,6 @@ impl Fence {
     pub(crate) fn with_fetch(mut self, fetch: Fetch) -> Self {
         self.fetch = Some(fetch);
         self
-    }
-
-    fn try_it(&self) -> Result<(), FenceError> {
-        let refused = |reason: String| FenceError::Refused {
-            bwrap: self.bwrap.clone(),
-            reason,
-        };
-        let mut args = self.base();
-        args.extend(["--", "true"].map(OsString::from));
-        let tried = std::process::Command::new(&self.bwrap)
-            .args(args)
-            .env_clear()
-            .stdin(std::process::Stdio::null())
-            .output()
-            .map_err(|error| refused(error.to_string()))?;
-        if tried.status.success() {
-            return Ok(());
-        }
-        let said = String::from_utf8_lossy(&tried.stderr);
-        Err(refused(said.trim().chars().take(500).collect()))
     }
 
     /// The cache of an app, made if needed.
@@ -182,27 +125,23 @@ impl Fence {
         Ok(cache)
     }
 
-    /// bubblewrap's command line for a shell command in the app's folder `root`.
-    pub(super) fn command(&self, root: &Path, cache: &Cache, command: &str) -> Vec<OsString> {
-        let mut args = self.base();
-        args.extend(three("--bind", root, ROOT));
-        args.extend(three("--bind", &cache.home, HOME));
-        args.extend(three("--ro-bind", &cache.sources, SOURCES));
+    /// A shell command in the app's folder `root`.
+    pub(super) fn command(&self, root: &Path, cache: &Cache, command: &str) -> Command {
+        let mut fence = self
+            .base()
+            .writable(root, ROOT)
+            .writable(&cache.home, HOME)
+            .read_only(&cache.sources, SOURCES)
+            .folder(ROOT);
         // What `up` kept there is the host's.
-        if root
-            .join(STATE_FOLDER)
-            .symlink_metadata()
-            .is_ok_and(|found| found.is_dir())
-        {
-            args.extend(
-                ["--tmpfs".to_owned(), format!("{ROOT}/{STATE_FOLDER}")].map(OsString::from),
-            );
+        let state = root.join(STATE_FOLDER).symlink_metadata();
+        if state.is_ok_and(|found| found.is_dir()) {
+            fence = fence.hidden(format!("{ROOT}/{STATE_FOLDER}"));
         }
-        args.extend(["--chdir", ROOT].map(OsString::from));
-        args.extend(["--remount-ro", "/", "--", "sh", "-c"].map(OsString::from));
-        args.push(command.into());
-        args.insert(0, self.bwrap.clone().into());
-        args
+        Command::shell(command)
+            .env(self.environment())
+            .limits(self.each_process())
+            .fence(fence)
     }
 
     /// The same for the fetch: what it fetches it may write, the app's cache it does not see, and its one way out is
@@ -214,139 +153,67 @@ impl Fence {
         relay: &Path,
         socket: &Path,
         command: &str,
-    ) -> Vec<OsString> {
-        let mut args = self.base();
-        args.extend(three("--bind", root, ROOT));
-        args.extend(three("--bind", &cache.sources, SOURCES));
-        args.extend(three("--ro-bind", relay, RELAY));
-        args.extend(three("--bind", socket, SOCKET));
-        for (name, value) in [
-            ("CARGO_NET_OFFLINE", "false"),
-            ("CARGO_HTTP_PROXY", PROXY),
-            ("HTTPS_PROXY", PROXY),
-            ("HOME", "/tmp"),
-        ] {
-            args.extend(three("--setenv", name, value));
-        }
-        let run = [
-            "--chdir",
-            "/tmp",
-            "--remount-ro",
-            "/",
-            "--",
-            RELAY,
-            "fetch-relay",
-            SOCKET,
-            command,
-        ];
-        args.extend(run.map(OsString::from));
-        args.insert(0, self.bwrap.clone().into());
-        args
+    ) -> Command {
+        let fence = self
+            .base()
+            .writable(root, ROOT)
+            .writable(&cache.sources, SOURCES)
+            .read_only(relay, RELAY)
+            .writable(socket, SOCKET)
+            .folder("/tmp");
+        let mut env = self.environment();
+        env.extend([
+            ("CARGO_NET_OFFLINE", "false".into()),
+            ("CARGO_HTTP_PROXY", PROXY.into()),
+            ("HTTPS_PROXY", PROXY.into()),
+            ("HOME", "/tmp".into()),
+        ]);
+        Command::new(RELAY)
+            .args(["fetch-relay", SOCKET, command])
+            .env(env)
+            .limits(self.each_process())
+            .fence(fence)
     }
 
-    /// What bubblewrap itself is started with: the limits of each process, for the shell that starts it.
-    pub(super) fn limits_env(&self) -> BTreeMap<String, String> {
+    /// What the kernel holds each process of a build to.
+    fn each_process(&self) -> Limits {
         let limits = &self.limits;
-        // The shell counts files in blocks of 512 bytes, memory in KiB.
-        [
-            ("PATH", "/usr/local/bin:/usr/bin:/bin".to_owned()),
-            ("OARLOCK_FILE", (limits.disk / 512).to_string()),
-            ("OARLOCK_DATA", (limits.memory / 1024).to_string()),
-            (
-                "OARLOCK_CPU",
-                limits.timeout.as_secs().saturating_mul(4).to_string(),
-            ),
+        Limits {
+            file: Some(limits.disk),
+            data: Some(limits.memory),
+            cpu: Some(limits.timeout.as_secs().saturating_mul(4)),
             // The kernel counts all of this user's, so that this only slows a fork bomb until it is counted.
-            (
-                "OARLOCK_PROCESSES",
-                limits.processes.saturating_add(4096).to_string(),
-            ),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .into()
+            processes: Some(limits.processes.saturating_add(4096)),
+            ..Limits::default()
+        }
     }
 
     /// Everything but the app's own folders.
-    fn base(&self) -> Vec<OsString> {
-        let mut args: Vec<OsString> = [
-            "--unshare-all",
-            "--unshare-user",
-            "--disable-userns",
-            "--uid",
-            "1000",
-            "--gid",
-            "1000",
-            "--cap-drop",
-            "ALL",
-            "--hostname",
-            "build",
-            "--new-session",
-            "--die-with-parent",
-            "--clearenv",
-            "--ro-bind",
-            "/usr",
-            "/usr",
-        ]
-        .map(OsString::from)
-        .into();
-        for path in SYSTEM.map(Path::new) {
-            match std::fs::symlink_metadata(path) {
-                Ok(found) if found.is_symlink() => {
-                    let target = std::fs::read_link(path).unwrap_or_default();
-                    args.extend(three("--symlink", target, path));
-                }
-                Ok(_) => args.extend(three("--ro-bind", path, path)),
-                Err(_absent) => {}
-            }
-        }
-        for folder in self.programs.iter().chain(&self.rustup_home) {
-            args.extend(three("--ro-bind", folder, folder));
-        }
-        let size = TMP.to_string();
-        let places = [
-            "--proc",
-            "/proc",
-            "--dev",
-            "/dev",
-            "--size",
-            &size,
-            "--tmpfs",
-            "/dev/shm",
-            "--remount-ro",
-            "/dev",
-            "--size",
-            &size,
-            "--tmpfs",
-            "/tmp",
-        ];
-        args.extend(places.map(OsString::from));
-        for (name, value) in self.environment() {
-            args.extend(three("--setenv", name, value));
-        }
-        args
+    fn base(&self) -> oarlock_process::Fence {
+        let folders = self.programs.iter().chain(&self.rustup_home);
+        folders.fold(
+            oarlock_process::Fence::new(&self.bwrap, "build"),
+            |fence, folder| fence.read_only(folder, folder),
+        )
     }
 
     /// All that a build sees of an environment.
-    fn environment(&self) -> Vec<(&'static str, OsString)> {
+    fn environment(&self) -> BTreeMap<&'static str, OsString> {
         let mut path: Vec<&OsStr> = self.programs.iter().map(|path| path.as_os_str()).collect();
         path.extend(["/usr/local/bin", "/usr/bin", "/bin"].map(OsStr::new));
-        let mut env: Vec<(&str, OsString)> = vec![
+        let mut env = BTreeMap::from([
             ("PATH", path.join(OsStr::new(":"))),
             ("HOME", HOME.into()),
             ("CARGO_HOME", SOURCES.into()),
             ("CARGO_NET_OFFLINE", "true".into()),
             ("LANG", "C.UTF-8".into()),
             ("USER", "build".into()),
-        ];
+        ]);
         if let Some(home) = &self.rustup_home {
-            env.push(("RUSTUP_HOME", home.clone().into()));
+            env.insert("RUSTUP_HOME", home.clone().into());
         }
         env
     }
-}
-
-fn three(option: &str, from: impl AsRef<OsStr>, to: impl AsRef<OsStr>) -> [OsString; 3] {
-    [option.into(), from.as_ref().into(), to.as_ref().into()]
 }
 
 fn make_private(path: &Path) -> Result<(), FenceError> {

@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 
 use oarlock_host::Tunnels;
 use oarlock_host::folder::AppFolder;
+use oarlock_process::Command;
 use oarlock_spec::manifest::Manifest;
 
-use super::command::{Job, run_bounded};
+use super::command::run_bounded;
 use super::fence::Cache;
 use super::proxy::Proxy;
 use super::{BuildError, Fence, Plan, Progress, all_there, bounds, plan};
@@ -48,8 +49,8 @@ pub async fn build_fenced(
     let root = root.canonicalize().map_err(|error| failed(root, &error))?;
     let cache = fence.cache(&manifest.app)?;
     fetch(fence, &root, &cache, &mut progress).await?;
-    let args = fence.command(&root, &cache, &command);
-    run(fence, &root, &cache, (&command, args), &mut progress).await?;
+    let process = fence.command(&root, &cache, &command);
+    run(fence, &root, &cache, (&command, process), &mut progress).await?;
     all_there(&root, manifest, Some(command))
 }
 
@@ -86,8 +87,8 @@ async fn fetch(
             return Ok(());
         }
     };
-    let args = fence.fetch_command(root, cache, &fetch.relay, &socket, FETCH);
-    let fetched = run(fence, root, cache, (FETCH, args), progress).await;
+    let process = fence.fetch_command(root, cache, &fetch.relay, &socket, FETCH);
+    let fetched = run(fence, root, cache, (FETCH, process), progress).await;
     let mut refusals = BTreeSet::new();
     while let Ok(refusal) = proxy.refusals.try_recv() {
         refusals.insert(refusal);
@@ -109,10 +110,9 @@ async fn run(
     fence: &Fence,
     root: &Path,
     cache: &Cache,
-    (command, args): (&str, Vec<std::ffi::OsString>),
+    job: (&str, Command),
     progress: &mut (impl FnMut(Progress) + Send),
 ) -> Result<(), BuildError> {
-    let job = Job::fenced(Path::new("/"), command, args, fence.limits_env());
     let folders = vec![root.to_owned(), cache.home.clone(), cache.sources.clone()];
     let limits = fence.limits.clone();
     run_bounded(job, progress, |pid| bounds::exceeded(limits, pid, folders)).await?;

@@ -18,9 +18,9 @@ pub(super) async fn ensure_target(
     env: &BTreeMap<String, String>,
     progress: &mut (impl FnMut(Progress) + Send),
 ) -> Result<(), BuildError> {
-    let failed = |error: std::io::Error| BuildError::Folder {
+    let failed = |reason: String| BuildError::Folder {
         path: root.to_owned(),
-        reason: error.to_string(),
+        reason,
     };
     let rustc = query(
         root,

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use rustix::process::{Resource, Rlimit, Signal};
+use rustix::process::{Resource, Rlimit};
 
 use crate::engine::{Variant, compile_config};
 use crate::proposals::Proposals;
@@ -11,7 +11,7 @@ use super::{MAX_MESSAGE, MAX_WASM, Status, compatibility, expect_magic, read_byt
 
 /// Compiles the one component that a host sends on `input`, and answers on `output`: what a program does that
 /// [`Compiler::Child`](super::Compiler::Child) names. It is for a process of its own, whose memory it
-/// limits, and which ends with the host that started it.
+/// limits, and which the host that starts it ends, as it does when it ends itself.
 ///
 /// # Errors
 ///
@@ -86,7 +86,6 @@ fn address_space() -> u64 {
 /// A limit that cannot be set is one that the system sets otherwise: the host's deadline is left.
 fn confine() {
     lower(Resource::Core, 0, 0);
-    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
 }
 
 /// What it is limited to already stays: root may raise limits.

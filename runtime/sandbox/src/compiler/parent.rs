@@ -1,14 +1,13 @@
 //! The host's side: starts the child, gives it its work, and sees to its end. Blocks.
 
 use std::io::{self, Read, Write};
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use oarlock_process::{Child, Command, Exit, StartError, Stream, last_words};
+use rustix::process::Signal;
 
 use super::{CompileError, Limits, MAGIC, MAX_WASM, SUBCOMMAND, Status, expect_magic, read_bytes};
 
@@ -16,53 +15,6 @@ use super::{CompileError, Limits, MAGIC, MAX_WASM, SUBCOMMAND, Status, expect_ma
 const LAST_WORDS: u64 = 4 << 10;
 /// How long a child that closed its output may take to end by itself.
 const END: Duration = Duration::from_secs(1);
-/// Between two looks at whether it has.
-const LOOK: Duration = Duration::from_millis(2);
-
-/// A child's process group; killed on drop.
-struct Running {
-    child: Child,
-    /// Its id may be another's by now.
-    is_gone: bool,
-}
-
-impl Running {
-    /// Ends what is left of the group, and only then gives the child's id back to the system.
-    fn end(&mut self) -> io::Result<ExitStatus> {
-        if !self.is_gone
-            && let Some(group) = self.id()
-        {
-            // Fails only if nothing of it is left.
-            let _ = rustix::process::kill_process_group(group, Signal::KILL);
-        }
-        self.is_gone = true;
-        self.child.wait()
-    }
-
-    fn id(&self) -> Option<Pid> {
-        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
-    }
-
-    /// Its own end, if it comes soon.
-    fn ended(&mut self) -> io::Result<ExitStatus> {
-        let until = Instant::now() + END;
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-        while let Some(id) = self.id()
-            && Instant::now() < until
-            && rustix::process::waitid(WaitId::Pid(id), options)?.is_none()
-        {
-            thread::sleep(LOOK);
-        }
-        self.end()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Nobody is left who could be told.
-        drop(self.end());
-    }
-}
 
 struct Answer {
     status: Status,
@@ -85,60 +37,48 @@ pub(super) fn compile(
         )));
     }
     let mut child = start(path).map_err(|error| failed(format!("does not start: {error}")))?;
-    let pipes = (
-        child.child.stdin.take(),
-        child.child.stdout.take(),
-        child.child.stderr.take(),
-    );
+    let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
         return Err(failed("has no pipes".to_owned()));
     };
     thread::scope(|scope| {
         let (told, answers) = mpsc::channel();
-        let words = scope.spawn(move || last_words(stderr));
+        let words = scope.spawn(move || last_words(stderr, LAST_WORDS));
         scope.spawn(move || ask(stdin, compatibility, limits, wasm));
         scope.spawn(move || told.send(listen(stdout)));
         let answer = answers.recv_timeout(limits.deadline);
-        let result = match answer {
+        let no_answer =
+            matches!(&answer, Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof);
+        if no_answer {
+            // Its own end says why. Without one in time, ours does.
+            let _ = child.ended_within(END);
+        }
+        // The threads of this scope end with the pipes, and those with the child.
+        let exit = child.end();
+        match answer {
             Ok(Ok(answer)) => of_answer(answer).map_err(|error| match error {
                 CompileError::Child(reason) => failed(reason),
                 invalid @ CompileError::Invalid(_) => invalid,
             }),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                let status = child.ended();
-                Err(failed(end(
-                    status,
-                    limits,
-                    &words.join().unwrap_or_default(),
-                )))
+            Ok(Err(_)) if no_answer => {
+                Err(failed(end(exit, limits, &words.join().unwrap_or_default())))
             }
             Ok(Err(error)) => Err(failed(format!("answered nonsense: {error}"))),
             Err(_elapsed) => Err(failed(format!(
                 "took longer than {} seconds for this component and was ended",
                 limits.deadline.as_secs_f64()
             ))),
-        };
-        // The threads of this scope end with the pipes, and those with the child.
-        drop(child);
-        result
+        }
     })
 }
 
-fn start(path: &Path) -> io::Result<Running> {
+fn start(path: &Path) -> Result<Child, StartError> {
     Command::new(path)
-        .arg(SUBCOMMAND)
-        .env_clear()
-        .current_dir("/")
-        // Its own group: what it starts ends with it, and a Ctrl-C of the terminal's is not for it.
-        .process_group(0)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map(|child| Running {
-            child,
-            is_gone: false,
-        })
+        .args([SUBCOMMAND])
+        .stdin(Stream::Piped)
+        .stdout(Stream::Piped)
+        .stderr(Stream::Piped)
+        .start()
 }
 
 /// A child that does not read says why in its answer, or by its end.
@@ -185,36 +125,25 @@ fn of_answer(answer: Answer) -> Result<Vec<u8>, CompileError> {
     }
 }
 
-/// What it said last; the rest is read, so that it does not wait for us.
-fn last_words(mut stderr: impl Read) -> String {
-    let mut kept = Vec::new();
-    drop(stderr.by_ref().take(LAST_WORDS).read_to_end(&mut kept));
-    drop(io::copy(&mut stderr, &mut io::sink()));
-    String::from_utf8_lossy(&kept).trim().to_owned()
-}
-
 /// Whole ones, rounded up, and at least one: with none the kernel ends it at once.
 fn seconds(time: Duration) -> u64 {
     let more = u64::from(time.subsec_nanos() > 0);
     time.as_secs().saturating_add(more).max(1)
 }
 
-fn end(status: io::Result<ExitStatus>, limits: &Limits, words: &str) -> String {
-    let how = match status {
-        Ok(status) => match (status.signal(), status.code()) {
-            (Some(signal), _) if signal == Signal::XCPU.as_raw() => format!(
-                "took over {} seconds of CPU time for this component and was ended; the policy's `[compile] cpu` \
-                 raises that",
-                seconds(limits.cpu)
-            ),
-            (Some(signal), _) => format!(
-                "was ended by signal {signal} before it had an answer; perhaps this component needs more than \
-                 {} MiB, or than the machine has, to be compiled; the policy's `[compile] memory` raises that",
-                limits.memory >> 20
-            ),
-            (None, Some(code)) => format!("exited with {code} before it had an answer"),
-            (None, None) => "ended before it had an answer".to_owned(),
-        },
+fn end(exit: io::Result<Exit>, limits: &Limits, words: &str) -> String {
+    let how = match exit {
+        Ok(Exit::Signal(signal)) if signal == Signal::XCPU.as_raw() => format!(
+            "took over {} seconds of CPU time for this component and was ended; the policy's `[compile] cpu` \
+             raises that",
+            seconds(limits.cpu)
+        ),
+        Ok(Exit::Signal(signal)) => format!(
+            "was ended by signal {signal} before it had an answer; perhaps this component needs more than \
+             {} MiB, or than the machine has, to be compiled; the policy's `[compile] memory` raises that",
+            limits.memory >> 20
+        ),
+        Ok(Exit::Code(code)) => format!("exited with {code} before it had an answer"),
         Err(error) => format!("was lost: {error}"),
     };
     if words.is_empty() {

@@ -1,20 +1,20 @@
-//! When a dyno that ended by itself is started again.
+//! When a dyno or a native child that ended by itself is started again.
 
 use std::time::{Duration, Instant};
 
 /// The rule: the first crash restarts at once, each further one waits twice as long as the one
 /// before, up to a cap; a healthy run starts the count anew.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct RestartPolicy {
+pub struct RestartPolicy {
     /// The wait after the second crash in a row.
-    pub(crate) first: Duration,
+    pub first: Duration,
     /// No wait is longer, jitter aside.
-    pub(crate) cap: Duration,
+    pub cap: Duration,
     /// Having been up this long, a dyno counts as healthy.
-    pub(crate) healthy: Duration,
+    pub healthy: Duration,
     /// Each wait is this share longer or shorter at random, so that dynos that crash for one
     /// reason do not come back in one moment.
-    pub(crate) jitter: f64,
+    pub jitter: f64,
 }
 
 impl Default for RestartPolicy {
@@ -28,16 +28,16 @@ impl Default for RestartPolicy {
     }
 }
 
-/// The crashes in a row of one place in the formation.
+/// The crashes in a row of one place.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     crashes: u32,
 }
 
 impl Backoff {
     /// Counts a crash of a dyno that was up since `up_since` (`None`: it never was), and says how
     /// long to wait. `random` is from 0 to 1.
-    pub(crate) fn crashed(
+    pub fn crashed(
         &mut self,
         policy: &RestartPolicy,
         up_since: Option<Instant>,
