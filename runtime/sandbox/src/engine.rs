@@ -244,9 +244,8 @@ impl Engine {
     /// milliseconds: call it every few seconds, on a blocking thread.
     pub fn trim(&self) {
         let inner = &self.inner;
-        let engines = [&inner.serial.wasm, &inner.concurrent.wasm];
-        for (trim, engine) in inner.trims.iter().zip(engines) {
-            trim.look(engine, &inner.places);
+        for (trim, variant) in inner.trims.iter().zip(Variant::ALL) {
+            trim.look(inner, variant);
         }
     }
 
