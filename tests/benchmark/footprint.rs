@@ -30,6 +30,8 @@ const SETTLED: Duration = Duration::from_secs(10);
 const MAPPINGS: f64 = 0.25;
 /// The longest that all apps together may take to come up: each is compiled once.
 const PATIENCE: Duration = Duration::from_secs(1_800);
+/// Apps of which none has come up for so long do not come any more.
+const QUIET: Duration = Duration::from_secs(120);
 /// The longest that an answer may take.
 const ANSWER: Duration = Duration::from_secs(60);
 
@@ -288,25 +290,35 @@ fn until_decided(
 ) -> anyhow::Result<(usize, usize)> {
     let mut left: Vec<&String> = names.iter().collect();
     let (mut up, mut named) = (0, 0);
-    while !left.is_empty() && start.elapsed() < PATIENCE {
+    let mut progress = start;
+    loop {
+        // The last look is at all that are left, the others at a few: the host has enough to do.
+        let is_last = progress.elapsed() > QUIET || start.elapsed() > PATIENCE;
+        let mut misses = if is_last { usize::MAX } else { 8 };
         let said = std::fs::read_to_string(apps.said())?;
         let before = left.len();
         left.retain(|name| {
+            if misses == 0 {
+                return true;
+            }
             if answer(server.addr, name) == Some(200) {
                 up += 1;
                 return false;
             }
+            misses -= 1;
             let refused = is_refused(&said, name);
             named += usize::from(refused);
             !refused
         });
-        eprintln!("{up} up, {named} refused, {} to come", left.len());
-        if left.len() == before {
-            ensure!(server.runs()?, "the host ended: {}", tail(&apps.said()));
-            std::thread::sleep(Duration::from_secs(1));
+        if left.is_empty() || is_last {
+            return Ok((up, named));
         }
+        if left.len() < before {
+            progress = Instant::now();
+        }
+        ensure!(server.runs()?, "the host ended: {}", tail(&apps.said()));
+        std::thread::sleep(Duration::from_millis(500));
     }
-    Ok((up, named))
 }
 
 /// Whether a line says of this app what would have to be raised for it.

@@ -17,8 +17,10 @@ use crate::engine::{EngineInner, RESERVATION, STACK, Variant};
 
 /// Slots that stay as they are: enough for what usually runs at once.
 const KEEP: u32 = 32;
-/// What the unused slots of a pool may keep without anybody minding.
-const KEEP_BYTES: usize = 4 << 20;
+/// What the unused slots of a pool may keep without anybody minding: as wasmtime counts it, without the pages of a
+/// component's image that slots have mapped, which are a multiple of it. It ends the emptying too: slots that are empty
+/// count as unused ones.
+const KEEP_BYTES: usize = 512 << 10;
 /// Looks that a slot is unused for, before it is surplus.
 const LOOKS: usize = 2;
 /// Slots that are emptied at once; they cannot be used meanwhile.
