@@ -148,7 +148,7 @@ fn idle_mappings(server: &Server) -> anyhow::Result<Promise> {
     let what = "an idle host's memory mappings";
     let used = server.mappings()? as f64;
     Ok(
-        Promise::at_most(what, allowed * MAPPINGS, used, "").noting(&format!(
+        Promise::at_most(what, allowed * MAPPINGS, used, "mappings").noting(&format!(
             "{:.1} % of vm.max_map_count",
             used / allowed * 100.0
         )),
