@@ -20,8 +20,8 @@ use crate::server::{self, Server, Tools};
 const MIB: f64 = (1 << 20) as f64;
 /// What a small app with 32 connections may take, in MiB.
 const SMALL: f64 = 60.0;
-/// What a thousand small apps may take beyond an empty host, in MiB.
-const THOUSAND: f64 = 100.0;
+/// What each small app may take beyond an empty host, in MiB: a thousand may take 100.
+const EACH: f64 = 0.1;
 /// After a burst, in parts of what was resident before it.
 const AFTER: f64 = 1.1;
 /// How long after a burst.
@@ -106,14 +106,14 @@ fn tail(file: &Path) -> String {
 }
 
 /// All of it.
-pub(crate) fn measure(tools: &Tools, effort: Effort) -> anyhow::Result<Vec<Promise>> {
+pub(crate) fn measure(tools: &Tools, apps: u32, effort: Effort) -> anyhow::Result<Vec<Promise>> {
     let mut promises = Vec::new();
     eprintln!("a small app under 32 connections");
     promises.extend(small(tools, effort)?);
     eprintln!("slow requests at once");
     promises.extend(slow(tools, effort)?);
     eprintln!("many apps");
-    promises.extend(many(tools, effort)?);
+    promises.extend(many(tools, apps as usize, effort)?);
     Ok(promises)
 }
 
@@ -212,8 +212,8 @@ fn settle(effort: Effort) {
 }
 
 /// Distinct small apps, beside a host without any.
-fn many(tools: &Tools, effort: Effort) -> anyhow::Result<Vec<Promise>> {
-    let count = if effort.quick { 5 } else { 1_000 };
+fn many(tools: &Tools, apps: usize, effort: Effort) -> anyhow::Result<Vec<Promise>> {
+    let count = if effort.quick { 5 } else { apps };
     let none = Apps::new()?;
     let empty = none.serve(&tools.oarlock)?;
     settle(effort);
@@ -254,7 +254,7 @@ fn many(tools: &Tools, effort: Effort) -> anyhow::Result<Vec<Promise>> {
         ),
         Promise::at_most(
             format!("{count} small apps, resident beyond an empty host"),
-            THOUSAND,
+            EACH * count as f64,
             beyond,
             "MiB",
         )

@@ -58,6 +58,9 @@ struct Arguments {
     /// revision of this repository, which is built below `target/older` with the profile of this run.
     #[arg(long, value_name = "BINARY|REVISION")]
     older: Option<String>,
+    /// Small apps that one host serves in the part `footprint`; each is compiled once, in a third of a second.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=4_000))]
+    apps: u32,
     /// The `oarlock` to measure, instead of the one that cargo built for this run.
     #[arg(long, value_name = "BINARY")]
     oarlock: Option<PathBuf>,
@@ -177,7 +180,7 @@ fn measure_parts(
                     "No `--older` is given: CPU per request beside an older release is left out."
                 ),
             },
-            Part::Footprint => report.promises(footprint::measure(tools, effort)?),
+            Part::Footprint => report.promises(footprint::measure(tools, arguments.apps, effort)?),
             Part::Threads => rows::threads(tools, effort, report)?,
         }
     }
