@@ -87,11 +87,16 @@ impl Wrk {
 
 /// Asks once, on a connection of its own; the status and the length of the body.
 pub(crate) fn ask(addr: SocketAddr, path: &str) -> anyhow::Result<(u16, u64)> {
+    ask_of(addr, &addr.to_string(), path)
+}
+
+/// The same of a host.
+pub(crate) fn ask_of(addr: SocketAddr, host: &str, path: &str) -> anyhow::Result<(u16, u64)> {
     let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(5))?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     write!(
         stream,
-        "GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
     )?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;

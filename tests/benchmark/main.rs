@@ -13,11 +13,14 @@
 )]
 
 mod app;
+mod footprint;
 mod load;
 mod machine;
+mod older;
 mod parts;
 mod peers;
 mod plan;
+mod promises;
 mod report;
 mod rows;
 mod server;
@@ -51,6 +54,16 @@ struct Arguments {
     /// Which parts; `threads` (both thread designs, with and without spinning neighbours) only if it is named.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Part::USUAL)]
     parts: Vec<Part>,
+    /// An older release to measure CPU per request beside (the part `older`, at least 9 rounds): a binary, or a
+    /// revision of this repository, which is built below `target/older` with the profile of this run.
+    #[arg(long, value_name = "BINARY|REVISION")]
+    older: Option<String>,
+    /// Small apps that one host serves in the part `footprint`; each is compiled once, in a third of a second.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=4_000))]
+    apps: u32,
+    /// The `oarlock` to measure, instead of the one that cargo built for this run.
+    #[arg(long, value_name = "BINARY")]
+    oarlock: Option<PathBuf>,
     /// Writes all results, with the machine and the versions, to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -120,7 +133,7 @@ fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     );
     oarlock_tests::need_program("wrk", "wrk");
     let effort = arguments.effort();
-    let tools = server::Tools::find()?;
+    let tools = server::Tools::find(arguments.oarlock.clone())?;
     let machine = machine::Machine::read(&tools);
     println!("{machine}");
     let mut report = report::Report::new(machine, effort);
@@ -161,6 +174,13 @@ fn measure_parts(
             Part::Wake => report.part(parts::wake(effort)?),
             Part::Thousand => report.part(parts::thousand(effort)?),
             Part::Start => report.part(parts::second_start(tools, effort)?),
+            Part::Older => match &arguments.older {
+                Some(older) => report.promises(older::measure(tools, arguments, older, effort)?),
+                None => println!(
+                    "No `--older` is given: CPU per request beside an older release is left out."
+                ),
+            },
+            Part::Footprint => report.promises(footprint::measure(tools, arguments.apps, effort)?),
             Part::Threads => rows::threads(tools, effort, report)?,
         }
     }

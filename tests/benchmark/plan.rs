@@ -199,25 +199,33 @@ pub(crate) enum Part {
     Thousand,
     /// A second start of the host.
     Start,
+    /// CPU per request beside the older release that `--older` names.
+    Older,
+    /// Memory and mappings of the real host: idle, under load, after a burst, with a thousand apps.
+    Footprint,
     /// Both thread designs, under load and beside spinning guests.
     Threads,
 }
 
 impl Part {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Rows,
         Self::Instantiation,
         Self::Wake,
         Self::Thousand,
         Self::Start,
+        Self::Older,
+        Self::Footprint,
         Self::Threads,
     ];
 
-    pub(crate) const USUAL: [Self; 5] = [
+    pub(crate) const USUAL: [Self; 7] = [
         Self::Rows,
         Self::Instantiation,
         Self::Wake,
         Self::Thousand,
         Self::Start,
+        Self::Older,
+        Self::Footprint,
     ];
 }

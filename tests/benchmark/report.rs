@@ -9,6 +9,7 @@ use crate::Effort;
 use crate::machine::Machine;
 use crate::parts::Fact;
 use crate::plan::{Load, Peer, Row};
+use crate::promises::Promise;
 use crate::rows::{DesignSamples, Sample, Samples};
 use oarlock_tests::statistics::median;
 
@@ -21,6 +22,7 @@ pub(crate) struct Report {
     rows: Vec<Samples>,
     parts: Vec<Fact>,
     threads: Vec<DesignSamples>,
+    promises: Vec<Promise>,
 }
 
 impl Report {
@@ -32,6 +34,7 @@ impl Report {
             rows: Vec::new(),
             parts: Vec::new(),
             threads: Vec::new(),
+            promises: Vec::new(),
         }
     }
 
@@ -45,6 +48,10 @@ impl Report {
 
     pub(crate) fn threads(&mut self, samples: impl IntoIterator<Item = DesignSamples>) {
         self.threads.extend(samples);
+    }
+
+    pub(crate) fn promises(&mut self, promises: Vec<Promise>) {
+        self.promises.extend(promises);
     }
 
     pub(crate) fn json(&self) -> serde_json::Result<String> {
@@ -62,6 +69,7 @@ impl Report {
             self.ratio_table(),
             self.part_table(),
             self.thread_table(),
+            self.promise_table(),
         ]
         .into_iter()
         .flatten()
@@ -165,6 +173,19 @@ impl Report {
             ]);
         }
         (!self.parts.is_empty()).then_some(table)
+    }
+
+    fn promise_table(&self) -> Option<Table> {
+        let mut table = table(&["what the host costs", "asked", "measured", ""]);
+        for promise in &self.promises {
+            table.add_row(vec![
+                promise.what.clone(),
+                promise.asked.clone(),
+                promise.measured.clone(),
+                promise.verdict(),
+            ]);
+        }
+        (!self.promises.is_empty()).then_some(table)
     }
 
     fn thread_table(&self) -> Option<Table> {

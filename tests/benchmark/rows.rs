@@ -158,7 +158,12 @@ fn threads_arguments(command: &mut Command, entry: &DesignSamples) {
 }
 
 /// One window of load on a server, which is then ended.
-fn sample(wrk: &Wrk, server: Server, load: Load, effort: Effort) -> anyhow::Result<Sample> {
+pub(crate) fn sample(
+    wrk: &Wrk,
+    server: Server,
+    load: Load,
+    effort: Effort,
+) -> anyhow::Result<Sample> {
     load::check(server.addr, load)?;
     if !effort.quick {
         wrk.run(server.addr, load, effort.warm_up)?;

@@ -27,10 +27,10 @@ pub(crate) struct Tools {
 
 impl Tools {
     /// Ours are those that cargo built for this run; the others are looked for.
-    pub(crate) fn find() -> anyhow::Result<Self> {
+    pub(crate) fn find(oarlock: Option<PathBuf>) -> anyhow::Result<Self> {
         Ok(Self {
             itself: std::env::current_exe()?,
-            oarlock: PathBuf::from(env!("CARGO_BIN_EXE_oarlock")),
+            oarlock: oarlock.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_oarlock"))),
             wasmtime: on_path("wasmtime"),
         })
     }
@@ -123,9 +123,21 @@ pub(crate) struct Used {
 impl Server {
     /// Starts it and waits until it answers.
     pub(crate) fn start(
+        command: Command,
+        addr: SocketAddr,
+        app: Option<app::App>,
+    ) -> anyhow::Result<Self> {
+        Self::start_when(command, addr, app, || {
+            matches!(load::ask(addr, "/"), Ok((200, _)))
+        })
+    }
+
+    /// Starts it and waits until it is ready.
+    pub(crate) fn start_when(
         mut command: Command,
         addr: SocketAddr,
         app: Option<app::App>,
+        ready: impl Fn() -> bool,
     ) -> anyhow::Result<Self> {
         let program = PathBuf::from(command.get_program());
         let start = Instant::now();
@@ -143,10 +155,7 @@ impl Server {
             started_in: Duration::ZERO,
             _app: app,
         };
-        while load::ask(addr, "/")
-            .ok()
-            .is_none_or(|(status, _)| status != 200)
-        {
+        while !ready() {
             if let Some(status) = server.child.try_wait()? {
                 bail!("{} ended at its start: {status}", program.display());
             }
@@ -180,8 +189,31 @@ impl Server {
 
     /// The most memory it ever had, in bytes.
     pub(crate) fn peak_memory(&self) -> anyhow::Result<u64> {
+        self.memory("VmHWM:")
+    }
+
+    /// The memory that it has now, in bytes.
+    pub(crate) fn resident(&self) -> anyhow::Result<u64> {
+        self.memory("VmRSS:")
+    }
+
+    /// Its memory mappings.
+    pub(crate) fn mappings(&self) -> anyhow::Result<usize> {
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.child.id()))?;
+        Ok(maps.lines().count())
+    }
+
+    /// Whether it has not ended.
+    pub(crate) fn runs(&self) -> anyhow::Result<bool> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        Ok(stat
+            .rsplit_once(") ")
+            .is_some_and(|(_, fields)| !fields.starts_with('Z')))
+    }
+
+    fn memory(&self, key: &str) -> anyhow::Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
         let kib = line.and_then(|line| line.split_whitespace().next());
         Ok(kib.context("an odd /proc/PID/status")?.parse::<u64>()? << 10)
     }

@@ -5,6 +5,7 @@
 mod args;
 mod commands;
 mod descriptors;
+mod memory;
 mod output;
 mod print;
 mod signals;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         .with_env_filter(tracing_subscriber::EnvFilter::new(args.verbosity()))
         .with_writer(std::io::stderr)
         .init();
+    memory::without_huge_pages();
     let code = match commands::run(args) {
         Ok(code) => code,
         Err(failure) => {

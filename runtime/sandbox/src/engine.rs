@@ -240,14 +240,15 @@ impl Engine {
         self.inner.capacity
     }
 
-    /// Gives memory back to the machine that is kept of a burst and was not needed since the last calls. Blocks for some
+    /// Gives memory back to the machine that is kept of a burst and was not needed since the last calls: pages of slots,
+    /// and code that nothing runs. Blocks for some
     /// milliseconds: call it every few seconds, on a blocking thread.
     pub fn trim(&self) {
         let inner = &self.inner;
-        let engines = [&inner.serial.wasm, &inner.concurrent.wasm];
-        for (trim, engine) in inner.trims.iter().zip(engines) {
-            trim.look(engine, &inner.places);
+        for (trim, variant) in inner.trims.iter().zip(Variant::ALL) {
+            trim.look(inner, variant);
         }
+        inner.residents.shrink();
     }
 
     /// Components whose code is in memory now.

@@ -10,15 +10,17 @@ use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Waker};
 
 use rustix::mm::{Advice, madvise};
+use wasmtime::component::Linker as ComponentLinker;
 use wasmtime::{Engine, Extern, Instance, Linker, Module, Store};
 
-use crate::engine::{RESERVATION, STACK};
-use crate::place::Places;
+use crate::engine::{EngineInner, RESERVATION, STACK, Variant};
 
 /// Slots that stay as they are: enough for what usually runs at once.
 const KEEP: u32 = 32;
-/// What the unused slots of a pool may keep without anybody minding.
-const KEEP_BYTES: usize = 4 << 20;
+/// What the unused slots of a pool may keep without anybody minding: as wasmtime counts it, without the pages of a
+/// component's image that slots have mapped, which are a multiple of it. It ends the emptying too: slots that are empty
+/// count as unused ones.
+const KEEP_BYTES: usize = 512 << 10;
 /// Looks that a slot is unused for, before it is surplus.
 const LOOKS: usize = 2;
 /// Slots that are emptied at once; they cannot be used meanwhile.
@@ -26,14 +28,18 @@ const AT_ONCE: u32 = 256;
 /// Of a stack, what is left alone beside the place where it is used: far more than the frames there need.
 const SLACK: usize = 64 << 10;
 
-/// A module with an empty memory `m`, and a function `r` that calls the imported `h`.`p`.
-const MODULE: &[u8] = b"\0asm\x01\0\0\0\
+/// A component that exports, as `e`, a module with an empty memory `m`, and a function `r` that calls the imported
+/// `h`.`p`.
+const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0\
+    \x01\x33\
+    \0asm\x01\0\0\0\
     \x01\x04\x01\x60\0\0\
     \x02\x07\x01\x01h\x01p\0\0\
     \x03\x02\x01\0\
     \x05\x03\x01\0\0\
     \x07\x09\x02\x01m\x02\0\x01r\0\x01\
-    \x0a\x06\x01\x04\0\x10\0\x0b";
+    \x0a\x06\x01\x04\0\x10\0\x0b\
+    \x0b\x08\x01\0\x01e\0\x11\0\0";
 
 /// How many slots were unused at the last looks, of the pool of one engine of wasmtime's.
 #[derive(Default)]
@@ -44,7 +50,8 @@ pub(crate) struct Trim {
 impl Trim {
     /// Empties the slots that were unused at the last looks and at this one, but for a few. Blocks for some
     /// milliseconds; to be called every few seconds.
-    pub(crate) fn look(&self, engine: &Engine, places: &Places) {
+    pub(crate) fn look(&self, inner: &EngineInner, variant: Variant) {
+        let engine = &inner.linked(variant).wasm;
         let Some(metrics) = engine.pooling_allocator_metrics() else {
             return;
         };
@@ -65,10 +72,11 @@ impl Trim {
         while left > 0 {
             let now = left.min(AT_ONCE);
             // Those who want to start something go first.
-            let Some(_held) = places.try_hold(now) else {
+            let Some(_held) = inner.places.try_hold(now) else {
                 return;
             };
-            if let Err(error) = empty(engine, now) {
+            let emptied = module(inner, variant).and_then(|module| empty(engine, &module, now));
+            if let Err(error) = emptied {
                 tracing::debug!(error = %crate::trap::describe(&error), "unused slots could not be emptied");
                 return;
             }
@@ -77,10 +85,22 @@ impl Trim {
     }
 }
 
+/// The module: a new one each time, for the pool gives a module the slots that it had before. It comes from the code
+/// cache, so that what compiles components compiles it too, once: a compiler that has run in the host's own process
+/// leaves more than ten megabytes behind.
+fn module(inner: &EngineInner, variant: Variant) -> wasmtime::Result<Module> {
+    let digest = blake3::hash(COMPONENT);
+    let loaded = inner.cache.load(variant, digest, COMPONENT);
+    let (code, _) = loaded.map_err(|error| wasmtime::format_err!("{error:?}"))?;
+    let engine = &inner.linked(code.variant).wasm;
+    let mut store = Store::new(engine, ());
+    let instance = ComponentLinker::new(engine).instantiate(&mut store, &code.component)?;
+    let module = instance.get_module(&mut store, "e");
+    module.ok_or_else(|| wasmtime::format_err!("it exports no module"))
+}
+
 /// Empties so many unused slots, of memories and of stacks.
-fn empty(engine: &Engine, count: u32) -> wasmtime::Result<()> {
-    // A new one each time: the pool would give it the slots that it had before.
-    let module = Module::new(engine, MODULE)?;
+fn empty(engine: &Engine, module: &Module, count: u32) -> wasmtime::Result<()> {
     let mut linker = Linker::<()>::new(engine);
     linker.func_wrap_async("h", "p", |_, (): ()| {
         Box::new(async {
@@ -88,7 +108,7 @@ fn empty(engine: &Engine, count: u32) -> wasmtime::Result<()> {
             std::future::pending::<()>().await;
         })
     })?;
-    let pre = linker.instantiate_pre(&module)?;
+    let pre = linker.instantiate_pre(module)?;
     // All are held until the last is made, so that each has other slots.
     let mut stores: Vec<Store<()>> = (0..count).map(|_| Store::new(engine, ())).collect();
     let mut calls = Vec::new();

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -53,7 +53,9 @@ pub struct HttpClient {
 }
 
 struct Inner {
-    tls: ClientConfig,
+    extra_roots: Vec<Vec<u8>>,
+    /// Made for the first request: the roots and the room for sessions take 50 KiB, and most apps send none.
+    tls: OnceLock<ClientConfig>,
     connections: Arc<Semaphore>,
     /// One entry per live egress, that is per process type and release.
     pools: Mutex<Vec<(Weak<Egress>, Pool)>>,
@@ -61,39 +63,22 @@ struct Inner {
 
 impl HttpClient {
     /// A client that trusts the public roots and these DER certificates besides; one that cannot be parsed is
-    /// left out with a warning.
+    /// left out with a warning at the first request.
     pub fn new(extra_roots: &[Vec<u8>]) -> Self {
-        let mut roots = RootCertStore {
-            roots: webpki_roots::TLS_SERVER_ROOTS.into(),
-        };
-        let extra = extra_roots
-            .iter()
-            .map(|der| CertificateDer::from(der.clone()));
-        let (_, ignored) = roots.add_parsable_certificates(extra);
-        if ignored > 0 {
-            tracing::warn!(
-                ignored,
-                "extra root certificates cannot be parsed and are not trusted"
-            );
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        #[expect(
-            clippy::expect_used,
-            reason = "a property of the crypto provider, which is compiled in"
-        )]
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("ring has cipher suites for TLS 1.2 and 1.3")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         Self {
             inner: Arc::new(Inner {
-                tls,
-                connections,
+                extra_roots: extra_roots.to_vec(),
+                tls: OnceLock::new(),
+                connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
                 pools: Mutex::default(),
             }),
         }
+    }
+
+    fn tls(&self) -> &ClientConfig {
+        self.inner
+            .tls
+            .get_or_init(|| tls_config(&self.inner.extra_roots))
     }
 
     /// The pool of the connections that `egress` allows.
@@ -113,7 +98,7 @@ impl HttpClient {
             connections: self.inner.connections.clone(),
         };
         let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(self.inner.tls.clone())
+            .with_tls_config(self.tls().clone())
             .https_or_http()
             .enable_all_versions()
             .wrap_connector(connector);
@@ -126,6 +111,33 @@ impl HttpClient {
         pools.push((this, pool.clone()));
         pool
     }
+}
+
+/// Trusts the public roots and these.
+#[expect(
+    clippy::expect_used,
+    reason = "a property of the crypto provider, which is compiled in"
+)]
+fn tls_config(extra_roots: &[Vec<u8>]) -> ClientConfig {
+    let mut roots = RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.into(),
+    };
+    let extra = extra_roots
+        .iter()
+        .map(|der| CertificateDer::from(der.clone()));
+    let (_, ignored) = roots.add_parsable_certificates(extra);
+    if ignored > 0 {
+        tracing::warn!(
+            ignored,
+            "extra root certificates cannot be parsed and are not trusted"
+        );
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring has cipher suites for TLS 1.2 and 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
 }
 
 /// Why no connection was made.
