@@ -22,10 +22,17 @@ pub(crate) struct Expected {
 }
 
 impl Expected {
-    /// The pool of an app that is opened now: the one in which requests wait already, if it was expected.
-    pub(crate) fn take(&self, app: &AppName, log: &AppLog) -> Arc<WebPool> {
-        let expected = lock(&self.pools).remove(app);
-        expected.unwrap_or_else(|| WebPool::new(log.clone()))
+    /// The pool of an app that is opened now: the one in which requests wait already, if it was expected. Whoever
+    /// expects it meanwhile gets the same, until it is open.
+    pub(crate) fn pool(&self, app: &AppName, log: &AppLog) -> Arc<WebPool> {
+        let mut pools = lock(&self.pools);
+        let pool = pools.entry(app.clone());
+        Arc::clone(pool.or_insert_with(|| WebPool::new(log.clone())))
+    }
+
+    /// It is open: from here on the app has its pool.
+    pub(crate) fn opened(&self, app: &AppName) {
+        lock(&self.pools).remove(app);
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<WebPool>> {
@@ -42,10 +49,7 @@ impl Host {
         let pool = match inner.find(app) {
             Some(app) => Arc::clone(&app.pool),
             None => {
-                let log = inner.log(app);
-                let mut pools = lock(&inner.shared.expected.pools);
-                let pool = pools.entry(app.clone());
-                Arc::clone(pool.or_insert_with(|| WebPool::new(log)))
+                inner.shared.expected.pool(app, &inner.log(app))
             }
         };
         pool.expect(RequestLimits::from(limits));

@@ -92,6 +92,8 @@ pub enum ListenError {
 const TICK: Duration = Duration::from_millis(1);
 /// The largest memory a 32-bit guest can have.
 const MOST_MEMORY: u64 = 1 << 32;
+/// Components read and looked up at once.
+const LOADS: usize = 8;
 /// Components compiled at once; each uses several threads.
 const COMPILERS: usize = 2;
 /// How often it is looked whether memory is kept that nothing needs any more.
@@ -211,6 +213,7 @@ impl Host {
             cores,
             router,
             clock,
+            loads: Arc::new(tokio::sync::Semaphore::new(LOADS)),
             compilers,
             control,
             events: Teller::new(),
@@ -538,6 +541,7 @@ impl Inner {
             .map_err(|_| ApplyError::ShuttingDown)?
             .map_err(|error| ApplyError::Platform(error.to_string()))?;
         if opening.done(&app) {
+            self.shared.expected.opened(&app.name);
             Ok(app)
         } else {
             Err(ApplyError::ShuttingDown)

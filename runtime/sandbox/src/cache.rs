@@ -128,6 +128,19 @@ impl CodeCache {
         Ok((code, origin))
     }
 
+    /// Whether [`CodeCache::load`] is about to find the code of a component, and need not compile it.
+    pub(crate) fn has(&self, digest: Hash) -> bool {
+        let has = |target: &Target| {
+            let cell = self.cell((digest, target.variant));
+            // Whoever holds it loads or compiles it now.
+            let in_memory = cell.try_lock().is_ok_and(|code| code.strong_count() > 0);
+            let name = Disk::name(target, digest);
+            let on_disk = |disk: &Disk| disk.folder.exists(&name);
+            in_memory || self.disk.as_ref().is_some_and(on_disk)
+        };
+        self.engines.iter().any(has)
+    }
+
     /// The code of a component that was loaded before for `first`, and is for `variant`: from memory or from disk;
     /// `None`: it is in neither.
     pub(crate) fn reload(

@@ -235,6 +235,11 @@ impl Engine {
         Program::load(self, Some(app), name, wasm)
     }
 
+    /// Whether this component can be loaded without compiling it, because its code is in memory or in the code cache.
+    pub fn has_code_of(&self, wasm: &[u8]) -> bool {
+        self.inner.cache.has(blake3::hash(wasm))
+    }
+
     /// How many instances and programs there is room for, by what was asked for and what the machine has.
     pub fn capacity(&self) -> Capacity {
         self.inner.capacity

@@ -36,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) cores: Cores,
     pub(crate) router: Router,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Components that are read and looked up at once.
+    pub(crate) loads: Arc<Semaphore>,
     /// Components that are compiled at once.
     pub(crate) compilers: Arc<Semaphore>,
     /// The runtime of the dispatchers: timers and messages, no guests.
@@ -102,7 +104,7 @@ impl App {
         let (dispatcher, messages) = mpsc::channel(MESSAGES);
         let addons = AppAddons::new(&path.join("addons"));
         let app = Self {
-            pool: shared.expected.take(&name, &log),
+            pool: shared.expected.pool(&name, &log),
             addons,
             http: HttpClient::new(&[]),
             usage: Tally::new(),

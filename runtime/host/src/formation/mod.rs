@@ -2,6 +2,7 @@
 //!
 //! | module | responsible for |
 //! |---|---|
+//! | `load` | components from bytes to programs, a bounded number at once |
 //! | `prepare` | a release ready to be started: components, add-ons, grants |
 //! | `table`, `rollout` | every decision about formation dynos; pure |
 //! | `dispatcher`, `questions` | the task that owns an app's table and carries decisions out |
@@ -22,6 +23,7 @@ mod dyno;
 #[cfg(test)]
 mod dyno_tests;
 mod listening;
+mod load;
 mod occasional;
 mod prepare;
 mod questions;

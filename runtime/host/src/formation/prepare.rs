@@ -19,6 +19,7 @@ use oarlock_spec::names::{DynoName, ProcessType, ReleaseId};
 use oarlock_spec::policy::Policy;
 
 use super::app::{App, Shared};
+use super::load::{Digest, Loaded, load, load_all};
 use super::table::{Generation, Plan, Role};
 use crate::addons::Binding;
 use crate::apply::{ApplyError, Component, Desired, Slug};
@@ -35,9 +36,6 @@ const LISTENING_CONCURRENCY: u32 = 50;
 const PLACES: u32 = 2;
 /// No instance serves less than one request, or WASI 0.2 more.
 const ONE_AT_A_TIME: u32 = 1;
-
-/// The BLAKE3 digest of a component's bytes.
-type Digest = [u8; 32];
 
 /// How a process type's dynos are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -378,94 +376,6 @@ pub(crate) fn metadata_addresses() -> Vec<IpAddr> {
         IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
         IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
     ]
-}
-
-struct Loaded {
-    digest: Digest,
-    program: Program,
-    compiled: bool,
-}
-
-/// Each component once, whatever number of process types name it.
-async fn load_all(
-    manifest: &Manifest,
-    slug: &Slug,
-    app: &App,
-    shared: &Shared,
-) -> Result<BTreeMap<String, Loaded>, ApplyError> {
-    let mut first_use = BTreeMap::new();
-    for (name, process) in &manifest.processes {
-        first_use.entry(process.component.as_str()).or_insert(name);
-    }
-    let loads = first_use.into_iter().map(|(path, process)| async move {
-        Ok::<_, ApplyError>((
-            path.to_owned(),
-            load(slug, process, path, app, shared).await?,
-        ))
-    });
-    Ok(try_join_all(loads).await?.into_iter().collect())
-}
-
-/// Reads and loads a component on a blocking thread, a bounded number at once.
-async fn load(
-    slug: &Slug,
-    process: &ProcessType,
-    path: &str,
-    app: &App,
-    shared: &Shared,
-) -> Result<Loaded, ApplyError> {
-    let unreadable = |source| ApplyError::Unreadable {
-        process: process.clone(),
-        path: path.to_owned(),
-        source,
-    };
-    let Some(component) = slug.components.get(path).cloned() else {
-        return Err(unreadable(std::io::ErrorKind::NotFound.into()));
-    };
-    let platform = |reason: String| ApplyError::Platform(reason);
-    let turn = Arc::clone(&shared.compilers)
-        .acquire_owned()
-        .await
-        .map_err(|_| platform("the host is shutting down".into()))?;
-    let known = app.current.load_full();
-    let (engine, owner, name) = (shared.engine.clone(), app.name.clone(), path.to_owned());
-    let task = tokio::task::spawn_blocking(
-        move || -> Result<Result<Loaded, LoadError>, std::io::Error> {
-            // Goes with the thread: whoever waits for it may give up before it is done.
-            let _turn = turn;
-            let bytes = read(&component)?;
-            let digest = *blake3::hash(&bytes).as_bytes();
-            if let Some(program) = known
-                .as_ref()
-                .and_then(|release| release.programs.get(&digest))
-            {
-                return Ok(Ok(Loaded {
-                    digest,
-                    program: program.clone(),
-                    compiled: false,
-                }));
-            }
-            Ok(engine.load_for(&owner, &name, &bytes).map(|program| {
-                let compiled = matches!(program.origin(), Origin::Compiled(_));
-                Loaded {
-                    digest,
-                    program,
-                    compiled,
-                }
-            }))
-        },
-    );
-    let result = task
-        .await
-        .map_err(|e| platform(format!("loading {path} failed: {e}")))?;
-    Ok(result.map_err(unreadable)??)
-}
-
-fn read(component: &Component) -> std::io::Result<Bytes> {
-    match component {
-        Component::Bytes(bytes) => Ok(bytes.clone()),
-        Component::File { dir, path } => dir.read(path).map(Bytes::from),
-    }
 }
 
 /// Whether a component can be what its process type needs, and how it is then run.
