@@ -126,9 +126,9 @@ impl Events {
 }
 
 /// Where events are told.
-pub(crate) struct Teller(broadcast::Sender<Event>);
+pub(crate) struct EventSender(broadcast::Sender<Event>);
 
-impl Teller {
+impl EventSender {
     pub(crate) fn new() -> Self {
         Self(broadcast::Sender::new(CAPACITY))
     }
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn the_slow_are_told_how_much_they_missed_and_then_go_on() {
-        let teller = Teller::new();
+        let teller = EventSender::new();
         let mut events = teller.subscribe();
         let app: AppName = "shop".parse().unwrap();
         for release in 0..CAPACITY as u64 + 3 {

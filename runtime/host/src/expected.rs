@@ -48,9 +48,7 @@ impl Host {
         let inner = &self.inner;
         let pool = match inner.find(app) {
             Some(app) => Arc::clone(&app.pool),
-            None => {
-                inner.shared.expected.pool(app, &inner.log(app))
-            }
+            None => inner.shared.expected.pool(app, &inner.log(app)),
         };
         pool.expect(RequestLimits::from(limits));
         if !inner.is_closing() {

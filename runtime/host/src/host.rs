@@ -33,9 +33,11 @@ use crate::apply::ApplyError;
 use crate::change::ChangeError;
 use crate::config::HostConfig;
 use crate::cores::Cores;
-use crate::events::{Event, Events, Teller};
+use crate::events::{Event, EventSender, Events};
 use crate::expected::Expected;
-use crate::formation::{App, Clock, Ending, Message, Shared, SystemClock, app_folder, open_app};
+use crate::formation::{
+    Clock, Ending, HostShared, HostedApp, Message, SystemClock, app_folder, open_app,
+};
 use crate::logs::{AppLog, Logs};
 use crate::one_off::{self, OneOff, OneOffError, OneOffRequest};
 use crate::registry::{Entered, Registry};
@@ -108,7 +110,7 @@ pub struct Host {
 }
 
 pub(crate) struct Inner {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<HostShared>,
     /// A look-up of handles; what an app is belongs to its dispatcher.
     apps: Arc<Registry>,
     app_logs: Mutex<BTreeMap<AppName, AppLog>>,
@@ -207,7 +209,7 @@ impl Host {
         };
         let router = Router::new(cores.clone(), config.domain.clone(), unclaimed, clients);
         let compilers = Arc::new(tokio::sync::Semaphore::new(COMPILERS));
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(HostShared {
             config,
             engine,
             cores,
@@ -216,7 +218,7 @@ impl Host {
             loads: Arc::new(tokio::sync::Semaphore::new(LOADS)),
             compilers,
             control,
-            events: Teller::new(),
+            events: EventSender::new(),
             expected: Expected::default(),
         });
         let engine = shared.engine.clone();
@@ -512,7 +514,7 @@ impl Inner {
         self.closing.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn find(&self, app: &AppName) -> Option<Arc<App>> {
+    pub(crate) fn find(&self, app: &AppName) -> Option<Arc<HostedApp>> {
         self.apps.find(app)
     }
 
@@ -527,7 +529,7 @@ impl Inner {
     }
 
     /// The app, opened and with a dispatcher; made if it is new.
-    pub(crate) async fn opened(&self, name: &AppName) -> Result<Arc<App>, ApplyError> {
+    pub(crate) async fn opened(&self, name: &AppName) -> Result<Arc<HostedApp>, ApplyError> {
         let opening = match self.apps.enter(name).await {
             Entered::Open(app) => return Ok(app),
             Entered::Closed => return Err(ApplyError::ShuttingDown),
@@ -549,7 +551,7 @@ impl Inner {
     }
 
     /// Tells the embedder's meters, if there are any, what the app has used since they were told last.
-    fn meter(&self, app: &App) {
+    fn meter(&self, app: &HostedApp) {
         if let Some(meters) = &self.shared.config.meters {
             let used = app.usage.news(&app.name);
             if !used.is_empty() {

@@ -10,8 +10,8 @@ use tokio::sync::{oneshot, watch};
 
 use crate::apply::ApplyError;
 use crate::formation::{
-    App, MOST_ONE_OFFS, Message, Occasional, OccasionalError, Prepared, PreparedProcess, Purpose,
-    RunEnd, Shared, Word, exit_reason, one_off_type,
+    HostShared, HostedApp, Job, JobError, MOST_ONE_OFFS, Message, Prepared, PreparedProcess,
+    Purpose, RunEnd, Signal, exit_reason, one_off_type,
 };
 
 /// A one-off dyno to start.
@@ -83,7 +83,7 @@ pub struct OneOffExit {
 pub struct OneOff {
     /// Its name, as in `run.4821`.
     pub dyno: DynoName,
-    words: watch::Sender<Word>,
+    signals: watch::Sender<Signal>,
     end: oneshot::Receiver<RunEnd>,
     /// How it ended, once that is known, so that asking again is no mistake.
     ended: Option<OneOffExit>,
@@ -92,7 +92,7 @@ pub struct OneOff {
 impl OneOff {
     /// The stop signal; after `stop_grace` the dyno is ended (R12).
     pub fn stop(&self) {
-        self.words.send_replace(Word::Stop);
+        self.signals.send_replace(Signal::Stop);
     }
 
     /// Waits for its end. Cancel safe, so that a caller can wait for a stop request beside it.
@@ -144,8 +144,8 @@ fn exit_of(end: &RunEnd) -> OneOffExit {
 
 /// Finds what is to be run, and has the app's dispatcher start it.
 pub(crate) async fn start(
-    app: &App,
-    shared: &Arc<Shared>,
+    app: &HostedApp,
+    shared: &Arc<HostShared>,
     request: OneOffRequest,
 ) -> Result<OneOff, OneOffError> {
     let Some(release) = app.current.load_full() else {
@@ -157,7 +157,7 @@ pub(crate) async fn start(
             command: request.command,
         });
     }
-    let occasional = Occasional {
+    let job = Job {
         purpose: Purpose::OneOff,
         named: one_off_type().map_err(platform)?,
         process,
@@ -170,28 +170,28 @@ pub(crate) async fn start(
         },
     };
     let started = app
-        .ask(|reply| Message::Occasional(Box::new(occasional), reply))
+        .ask(|reply| Message::Job(Box::new(job), reply))
         .await
         .ok_or(OneOffError::ShuttingDown)?;
     match started {
         Ok(started) => Ok(OneOff {
             dyno: started.name,
-            words: started.words,
+            signals: started.signals,
             end: started.end,
             ended: None,
         }),
-        Err(OccasionalError::TooMany) => Err(OneOffError::TooMany {
+        Err(JobError::TooMany) => Err(OneOffError::TooMany {
             limit: MOST_ONE_OFFS,
         }),
-        Err(OccasionalError::Closing) => Err(OneOffError::ShuttingDown),
-        Err(error @ OccasionalError::Start(_)) => Err(OneOffError::Platform(error.to_string())),
+        Err(JobError::Closing) => Err(OneOffError::ShuttingDown),
+        Err(error @ JobError::Start(_)) => Err(OneOffError::Platform(error.to_string())),
     }
 }
 
 async fn find(
     release: &Prepared,
-    app: &App,
-    shared: &Arc<Shared>,
+    app: &HostedApp,
+    shared: &Arc<HostShared>,
     command: &str,
 ) -> Result<PreparedProcess, OneOffError> {
     if let Some(process) = release.processes.get(command) {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use oarlock_spec::names::AppName;
 use tokio::sync::Notify;
 
-use crate::formation::App;
+use crate::formation::HostedApp;
 
 /// One incarnation of an app: given once, never again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,14 +33,14 @@ struct Inner {
 
 enum Entry {
     Opening(AppId),
-    Open(Arc<App>),
+    Open(Arc<HostedApp>),
     Leaving(AppId),
 }
 
 /// What [`Registry::enter`] found.
 pub(crate) enum Entered {
     /// It is there.
-    Open(Arc<App>),
+    Open(Arc<HostedApp>),
     /// The name is the caller's to open.
     Opening(Opening),
     /// The host shuts down: nothing is opened any more.
@@ -49,7 +49,7 @@ pub(crate) enum Entered {
 
 impl Registry {
     /// The app of this name, if one is open.
-    pub(crate) fn find(&self, name: &AppName) -> Option<Arc<App>> {
+    pub(crate) fn find(&self, name: &AppName) -> Option<Arc<HostedApp>> {
         match self.lock().entries.get(name) {
             Some(Entry::Open(app)) => Some(Arc::clone(app)),
             Some(Entry::Opening(_) | Entry::Leaving(_)) | None => None,
@@ -57,7 +57,7 @@ impl Registry {
     }
 
     /// All that are open.
-    pub(crate) fn all(&self) -> Vec<Arc<App>> {
+    pub(crate) fn all(&self) -> Vec<Arc<HostedApp>> {
         let inner = self.lock();
         let open = inner.entries.values().filter_map(|entry| match entry {
             Entry::Open(app) => Some(Arc::clone(app)),
@@ -122,7 +122,7 @@ impl Registry {
     }
 
     /// Opens nothing more, and hands out all that are open: they are the caller's to end.
-    pub(crate) fn close(&self) -> Vec<Arc<App>> {
+    pub(crate) fn close(&self) -> Vec<Arc<HostedApp>> {
         let mut inner = self.lock();
         inner.closed = true;
         let entries = std::mem::take(&mut inner.entries);
@@ -175,7 +175,7 @@ impl Opening {
     }
 
     /// It is open; `false`: the host shuts down meanwhile, and nobody will end the app but the caller.
-    pub(crate) fn done(self, app: &Arc<App>) -> bool {
+    pub(crate) fn done(self, app: &Arc<HostedApp>) -> bool {
         let mut inner = self.place.registry.lock();
         let Some(entry) = inner.entries.get_mut(&self.place.name) else {
             return false;
@@ -190,6 +190,6 @@ impl Opening {
 
 /// An app that was taken off: it is to be ended.
 pub(crate) struct Leaving {
-    pub(crate) app: Arc<App>,
+    pub(crate) app: Arc<HostedApp>,
     _place: Place,
 }

@@ -24,9 +24,9 @@ use tokio_util::sync::CancellationToken;
 use crate::Host;
 use crate::apply::{Applied, ApplyError, Desired, ReleasePhase, Slug};
 use crate::events::Event;
-use crate::formation::Shared;
+use crate::formation::HostShared;
 use crate::formation::{
-    App, Generation, Message, Occasional, OccasionalError, Prepared, Purpose, exit_reason,
+    Generation, HostedApp, Job, JobError, Message, Prepared, Purpose, exit_reason,
     release_phase_limit,
 };
 use crate::host::Inner;
@@ -95,7 +95,7 @@ impl IntoFuture for Stage {
 
 /// The right to bring releases of an app up; one at a time.
 pub(crate) struct Turn {
-    pub(crate) app: Arc<App>,
+    pub(crate) app: Arc<HostedApp>,
     /// As it was when the turn came; what is scaled from then on holds for the release that is staged in it.
     pub(crate) formation: Formation,
     _applying: OwnedMutexGuard<()>,
@@ -229,7 +229,7 @@ impl Inner {
 /// The app's next release waits for this one, and so does everything that changes its dynos: commit it or drop it soon.
 #[must_use = "dropped, it brings back what served"]
 pub struct Staged {
-    shared: Arc<Shared>,
+    shared: Arc<HostShared>,
     /// `None`: there is nothing to take back.
     turn: Option<Turn>,
     generation: Generation,
@@ -281,7 +281,7 @@ impl Drop for Staged {
 
 /// Runs the `release` process to its end; `false`: there is none.
 async fn run_release_phase(
-    app: &App,
+    app: &HostedApp,
     prepared: &Prepared,
     limit: Duration,
 ) -> Result<bool, ApplyError> {
@@ -292,7 +292,7 @@ async fn run_release_phase(
     else {
         return Ok(false);
     };
-    let occasional = Occasional {
+    let job = Job {
         purpose: Purpose::Release,
         named: name.clone(),
         process: process.clone(),
@@ -302,14 +302,14 @@ async fn run_release_phase(
         output: Output::Log,
     };
     let started = app
-        .ask(|reply| Message::Occasional(Box::new(occasional), reply))
+        .ask(|reply| Message::Job(Box::new(job), reply))
         .await
         .ok_or(ApplyError::ShuttingDown)?;
     let failed = |code: Option<u8>, reason: String| Err(ApplyError::ReleasePhase { code, reason });
     let started = match started {
         Ok(started) => started,
-        Err(OccasionalError::Closing) => return Err(ApplyError::ShuttingDown),
-        Err(error @ (OccasionalError::TooMany | OccasionalError::Start(_))) => {
+        Err(JobError::Closing) => return Err(ApplyError::ShuttingDown),
+        Err(error @ (JobError::TooMany | JobError::Start(_))) => {
             return failed(None, error.to_string());
         }
     };

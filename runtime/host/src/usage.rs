@@ -149,24 +149,24 @@ impl OfType {
 }
 
 /// The counters of one app.
-pub(crate) struct Tally(Mutex<State>);
+pub(crate) struct UsageCounter(Mutex<Counted>);
 
-struct State {
+struct Counted {
     types: BTreeMap<ProcessType, OfType>,
     next: u64,
     told_at: Instant,
 }
 
-impl Tally {
+impl UsageCounter {
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(State {
+        Self(Mutex::new(Counted {
             types: BTreeMap::new(),
             next: 0,
             told_at: Instant::now(),
         }))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Counted> {
         // Sums stay sums across a panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -174,7 +174,7 @@ impl Tally {
     /// Counts a new sandbox's meter under its process type.
     pub(crate) fn count(&self, process: &ProcessType, meter: Arc<Meter>) {
         let mut state = self.lock();
-        let State { types, next, .. } = &mut *state;
+        let Counted { types, next, .. } = &mut *state;
         if !types.contains_key(process) {
             forget(types);
             *next += 1;
@@ -247,13 +247,13 @@ mod tests {
 
     #[test]
     fn process_types_of_the_past_are_bounded() {
-        let tally = Tally::new();
+        let counter = UsageCounter::new();
         let live: Arc<Meter> = Arc::default();
-        tally.count(&"first".parse().unwrap(), Arc::clone(&live));
+        counter.count(&"first".parse().unwrap(), Arc::clone(&live));
         for number in 0..MOST_TYPES + 10 {
-            tally.count(&format!("t{number}").parse().unwrap(), Arc::default());
+            counter.count(&format!("t{number}").parse().unwrap(), Arc::default());
         }
-        let usage = tally.read();
+        let usage = counter.read();
         assert_eq!(usage.len(), MOST_TYPES);
         let has = |name: &str| usage.iter().any(|usage| usage.process.as_str() == name);
         assert!(has("first") && !has("t0") && has(&format!("t{}", MOST_TYPES + 9)));

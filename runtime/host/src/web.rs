@@ -29,7 +29,7 @@ mod wear;
 
 use queue::{Queue, Waiter};
 use snapshot::Snapshot;
-pub(crate) use wear::{Wear, Worn};
+pub(crate) use wear::{Wear, WearReason};
 
 /// What answers for a web dyno.
 pub(crate) enum Backend {
@@ -114,7 +114,7 @@ impl WebDyno {
     }
 
     /// Resolves when its instance is to be replaced; never, where nothing wears it out.
-    pub(crate) async fn worn(&self) -> Worn {
+    pub(crate) async fn worn(&self) -> WearReason {
         match &self.wear {
             Some(wear) => wear.worn(self).await,
             None => std::future::pending().await,

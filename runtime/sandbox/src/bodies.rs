@@ -15,7 +15,7 @@ use wasmtime_wasi_io::poll::Pollable;
 use wasmtime_wasi_io::streams::{DynOutputStream, OutputStream, StreamError, StreamResult};
 
 use crate::budget::Budget;
-use crate::state::State;
+use crate::state::GuestState;
 
 /// The first bytes of each body, which are not charged: most bodies are smaller, and a charge costs an allocation. As a
 /// body needs a handle, there are at most `limits.handles` times this much.
@@ -24,7 +24,7 @@ const FREE: usize = 4 << 10;
 const LEAST: u64 = 4 << 10;
 
 /// Links `outgoing-body.write` again, so that what is written is charged.
-pub(crate) fn p2(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+pub(crate) fn p2(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     let linked = linker
         .instance("wasi:http/types@0.2.12")
@@ -35,7 +35,10 @@ pub(crate) fn p2(linker: &mut Linker<State>) -> wasmtime::Result<()> {
 
 type Written = wasmtime::Result<(Result<Resource<DynOutputStream>, ()>,)>;
 
-fn write(mut store: StoreContextMut<'_, State>, (body,): (Resource<HostOutgoingBody>,)) -> Written {
+fn write(
+    mut store: StoreContextMut<'_, GuestState>,
+    (body,): (Resource<HostOutgoingBody>,),
+) -> Written {
     let state = store.data_mut();
     let Some(stream) = state.table.get_mut(&body)?.take_output_stream() else {
         return Ok((Err(()),));

@@ -16,13 +16,13 @@ use wasmtime_wasi_http::handler::{Prepared, Proxy, ProxyPre};
 
 use crate::Body;
 use crate::after::{self, AfterResponse, Hold};
-use crate::exchange::{Caller, Ending, Exchange, Head, Owner, with_authority};
+use crate::exchange::{CallRecord, Caller, Ending, Head, Owner, with_authority};
 use crate::instance::CallError;
 use crate::place::{Full, Place};
 use crate::program::{Entry, Wasi};
 use crate::sandbox::{SandboxInner, StartError};
 use crate::slow::Guest;
-use crate::state::State;
+use crate::state::GuestState;
 use crate::trap::Failure;
 use crate::unwind::{Panicked, caught};
 
@@ -35,7 +35,7 @@ pub(crate) async fn call(
     let place = sandbox.place_for_call().await?;
     let wasi = handler(sandbox, &place)?.1;
     sandbox.count_request();
-    let exchange = Exchange::new(wasi);
+    let exchange = CallRecord::new(wasi);
     let (head, answer) = futures::channel::oneshot::channel();
     let method = request.method().clone();
     let guest = serve(
@@ -70,7 +70,7 @@ pub(crate) async fn run_here_first(mut guest: Guest<()>) -> Option<JoinHandle<()
 pub(crate) fn handler<'a>(
     sandbox: &SandboxInner,
     place: &'a Place,
-) -> Result<(&'a ProxyPre<State>, Wasi), StartError> {
+) -> Result<(&'a ProxyPre<GuestState>, Wasi), StartError> {
     match &place.loaded.entry {
         Entry::Handler(pre @ ProxyPre::P2(_)) => Ok((pre, Wasi::P2)),
         Entry::Handler(pre @ ProxyPre::P3(_)) => Ok((pre, Wasi::P3)),
@@ -88,7 +88,7 @@ struct FreshTask {
 
 impl Owner for FreshTask {
     /// The guest's own task sees it.
-    fn completed(&mut self, _call: &Exchange) {}
+    fn completed(&mut self, _call: &CallRecord) {}
 
     fn abandoned(&mut self) {
         if let Some(task) = self.task.take() {
@@ -99,7 +99,7 @@ impl Owner for FreshTask {
 
 /// Says that the instance was killed, unless something else was said before. It must be dropped before
 /// the store, which closes the response's body.
-struct EndOnDrop<'a>(&'a Exchange);
+struct EndOnDrop<'a>(&'a CallRecord);
 
 impl Drop for EndOnDrop<'_> {
     fn drop(&mut self) {
@@ -113,7 +113,7 @@ async fn serve(
     (place, _token, _hold): (Place, TaskTrackerToken, Hold),
     request: Request<Body>,
     head: Head,
-    exchange: Arc<Exchange>,
+    exchange: Arc<CallRecord>,
 ) {
     let mut store = sandbox.handler_store(None);
     let end = EndOnDrop(&exchange);
@@ -144,10 +144,10 @@ async fn serve(
 async fn run(
     sandbox: &SandboxInner,
     place: &Place,
-    store: &mut Store<State>,
+    store: &mut Store<GuestState>,
     request: Request<Body>,
     head: Head,
-    exchange: &Exchange,
+    exchange: &CallRecord,
 ) -> Ending {
     let pre = match handler(sandbox, place) {
         Ok((pre, _)) => pre,
@@ -185,11 +185,11 @@ fn remark(sandbox: &SandboxInner, ending: &Ending, answered: bool) {
 
 /// Calls the guest, and stays until it needs the store no more.
 async fn handle(
-    store: &mut Store<State>,
+    store: &mut Store<GuestState>,
     proxy: &Proxy,
     request: Request<Body>,
     head: Head,
-    exchange: &Exchange,
+    exchange: &CallRecord,
 ) -> wasmtime::Result<()> {
     if let Proxy::P2(guest) = proxy {
         let (request, head) = crate::serial::prepare(store, request, head)?;
@@ -201,7 +201,13 @@ async fn handle(
     store
         .run_concurrent(async |accessor| {
             let prepared = accessor.with(|mut store| {
-                Prepared::new(store.as_context_mut(), proxy, request, State::http, head)
+                Prepared::new(
+                    store.as_context_mut(),
+                    proxy,
+                    request,
+                    GuestState::http,
+                    head,
+                )
             })?;
             prepared.run(accessor, pending()).await?;
             exchange.set_returned();
@@ -218,7 +224,7 @@ async fn handle(
 pub(crate) fn ending(
     sandbox: &SandboxInner,
     error: &wasmtime::Error,
-    store: &Store<State>,
+    store: &Store<GuestState>,
 ) -> Ending {
     match sandbox.failure(error, store) {
         Failure::Exit(code) => Ending::Trap(format!("it exited with code {code}")),

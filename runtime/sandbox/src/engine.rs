@@ -21,7 +21,7 @@ use crate::program::{LoadError, Program};
 use crate::proposals::Proposals;
 use crate::resident::Residents;
 use crate::slow::SlowThreads;
-use crate::state::State;
+use crate::state::GuestState;
 use crate::ticker::Ticker;
 use crate::trim::Trim;
 
@@ -145,7 +145,7 @@ pub struct Engine {
 /// An engine of wasmtime's, and what its components may import.
 pub(crate) struct Linked {
     pub(crate) wasm: wasmtime::Engine,
-    pub(crate) linker: Linker<State>,
+    pub(crate) linker: Linker<GuestState>,
 }
 
 pub(crate) struct EngineInner {

@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use wasmtime::component::{Access, Accessor, Linker, Resource, ResourceTable};
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystem, WasiFilesystemView as _};
 
-use crate::state::State;
+use crate::state::GuestState;
 use crate::tree::{self, Identity};
 
 mod p2;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use wasmtime::component::{HasData, Linker};
 use wasmtime_wasi::{p2, p3};
 
-use crate::state::State;
+use crate::state::GuestState;
 
 /// Variables and arguments of a dyno.
 #[derive(Debug, Default)]
@@ -56,16 +56,16 @@ impl p3::bindings::cli::environment::Host for EnvironmentView<'_> {
     }
 }
 
-fn view(state: &mut State) -> EnvironmentView<'_> {
+fn view(state: &mut GuestState) -> EnvironmentView<'_> {
     EnvironmentView(&state.environment)
 }
 
 /// Links `wasi:cli/environment` 0.2.
-pub(crate) fn p2(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    p2::bindings::cli::environment::add_to_linker::<State, HasEnvironment>(linker, view)
+pub(crate) fn p2(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+    p2::bindings::cli::environment::add_to_linker::<GuestState, HasEnvironment>(linker, view)
 }
 
 /// Links `wasi:cli/environment` 0.3.
-pub(crate) fn p3(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    p3::bindings::cli::environment::add_to_linker::<State, HasEnvironment>(linker, view)
+pub(crate) fn p3(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+    p3::bindings::cli::environment::add_to_linker::<GuestState, HasEnvironment>(linker, view)
 }

@@ -45,7 +45,7 @@ pub(crate) enum Ending {
 }
 
 /// One call, seen from both sides.
-pub(crate) struct Exchange {
+pub(crate) struct CallRecord {
     wasi: Wasi,
     /// The guest's function returned.
     returned: AtomicBool,
@@ -66,7 +66,7 @@ pub(crate) struct Exchange {
     abandoned_at: OnceLock<Instant>,
 }
 
-impl Exchange {
+impl CallRecord {
     pub(crate) fn new(wasi: Wasi) -> Arc<Self> {
         Arc::new(Self {
             wasi,
@@ -221,14 +221,14 @@ impl Exchange {
 /// What is done when a caller is done with its call.
 pub(crate) trait Owner: Send + Unpin + 'static {
     /// The caller has all it wanted.
-    fn completed(&mut self, call: &Exchange);
+    fn completed(&mut self, call: &CallRecord);
     /// The caller went away.
     fn abandoned(&mut self);
 }
 
 /// The caller's hold on its call: dropping it abandons the call.
 pub(crate) struct Caller<O: Owner> {
-    exchange: Arc<Exchange>,
+    exchange: Arc<CallRecord>,
     owner: O,
     /// The answer has no body, whatever the guest says.
     head_only: bool,
@@ -236,7 +236,7 @@ pub(crate) struct Caller<O: Owner> {
 }
 
 impl<O: Owner> Caller<O> {
-    pub(crate) fn new(exchange: Arc<Exchange>, method: &Method, owner: O) -> Self {
+    pub(crate) fn new(exchange: Arc<CallRecord>, method: &Method, owner: O) -> Self {
         let head_only = method == Method::HEAD;
         Self {
             exchange,
@@ -378,7 +378,7 @@ impl<O: Owner> http_body::Body for ResponseBody<O> {
 /// The body of a request to a shared instance.
 struct RequestBody {
     body: Body,
-    exchange: Arc<Exchange>,
+    exchange: Arc<CallRecord>,
 }
 
 impl http_body::Body for RequestBody {

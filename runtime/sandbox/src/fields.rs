@@ -14,7 +14,7 @@ use wasmtime_wasi_http::{FieldMap, WasiHttpView as _, p3};
 
 use crate::budget::Charge;
 use crate::engine::Variant;
-use crate::state::State;
+use crate::state::GuestState;
 
 /// Bytes that a guest may add to its header sets before they are measured; as much is not charged.
 const STEP: usize = 256 << 10;
@@ -28,7 +28,7 @@ pub(crate) struct FieldsCharge {
     charge: Option<Charge>,
 }
 
-impl State {
+impl GuestState {
     /// A guest has added so much to its header sets.
     fn added_to_fields(&mut self, bytes: usize) -> wasmtime::Result<()> {
         let fields = &mut self.fields;
@@ -91,7 +91,10 @@ fn header(name: &str, value: &[u8]) -> usize {
 }
 
 /// Links what makes or fills a header set again, so that it is counted.
-pub(crate) fn add_to_linker(linker: &mut Linker<State>, variant: Variant) -> wasmtime::Result<()> {
+pub(crate) fn add_to_linker(
+    linker: &mut Linker<GuestState>,
+    variant: Variant,
+) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     let linked = p2_fields(linker).and_then(|()| match variant {
         Variant::Serial => Ok(()),
@@ -104,11 +107,11 @@ pub(crate) fn add_to_linker(linker: &mut Linker<State>, variant: Variant) -> was
 /// The two WASIs have the same functions over the same sets, and errors of their own.
 macro_rules! fields {
     ($name:ident, $instance:literal, $types:path) => {
-        fn $name(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+        fn $name(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
             use $types::{HeaderError, HostFields};
             type Fields = Resource<FieldMap>;
             type Answer<T> = wasmtime::Result<(Result<T, HeaderError>,)>;
-            type Guest<'a> = StoreContextMut<'a, State>;
+            type Guest<'a> = StoreContextMut<'a, GuestState>;
 
             let mut types = linker.instance($instance)?;
             types.func_wrap("[constructor]fields", |mut guest: Guest<'_>, (): ()| {

@@ -15,7 +15,7 @@ use wasmtime_wasi::{FsPerms, OpenMode, p2, p3};
 
 use crate::entries::Entries;
 use crate::grant::Folder;
-use crate::state::State;
+use crate::state::GuestState;
 use crate::tmp::TmpDir;
 use crate::tree;
 
@@ -144,7 +144,7 @@ impl p3::bindings::filesystem::preopens::Host for FilesView<'_> {
     }
 }
 
-fn view(state: &mut State) -> FilesView<'_> {
+fn view(state: &mut GuestState) -> FilesView<'_> {
     FilesView {
         files: &mut state.files,
         table: &mut state.table,
@@ -152,11 +152,11 @@ fn view(state: &mut State) -> FilesView<'_> {
 }
 
 /// Links `wasi:filesystem/preopens` 0.2.
-pub(crate) fn p2(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    p2::bindings::filesystem::preopens::add_to_linker::<State, HasFiles>(linker, view)
+pub(crate) fn p2(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+    p2::bindings::filesystem::preopens::add_to_linker::<GuestState, HasFiles>(linker, view)
 }
 
 /// Links `wasi:filesystem/preopens` 0.3.
-pub(crate) fn p3(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    p3::bindings::filesystem::preopens::add_to_linker::<State, HasFiles>(linker, view)
+pub(crate) fn p3(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+    p3::bindings::filesystem::preopens::add_to_linker::<GuestState, HasFiles>(linker, view)
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use oarlock_spec::names::{AppName, DynoName};
 use wasmtime::component::{Linker, ResourceTable};
 
-use crate::state::State as Guest;
+use crate::state::GuestState as Guest;
 
 type Link = dyn Fn(&mut Linker<Guest>) -> wasmtime::Result<()> + Send + Sync;
 

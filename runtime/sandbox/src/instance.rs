@@ -12,7 +12,7 @@ use crate::call::handler;
 use crate::exchange::Ending;
 use crate::sandbox::{SandboxInner, StartError};
 use crate::serial::{self, Serial};
-use crate::shared::{self, Shared};
+use crate::shared::{self, SharedInstance};
 
 /// Why a call brought no response. Each says whose fault it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -84,7 +84,7 @@ struct Handle(Kind);
 
 enum Kind {
     Serial(Arc<Serial>),
-    Shared(Shared),
+    Shared(SharedInstance),
 }
 
 impl Drop for Handle {

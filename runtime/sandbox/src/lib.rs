@@ -77,5 +77,5 @@ pub use program::{LoadError, Origin, Program, ProgramKind, Wasi};
 pub use run::{Exit, Output, Run, RunHandle, Stdin, StdinSource};
 pub use sandbox::{Sandbox, StartError};
 pub use sockets::{Port, PortStream, Progress, Refused};
-pub use state::State as Guest;
+pub use state::GuestState as Guest;
 pub use tmp::{CleanedTmp, clean_tmp};

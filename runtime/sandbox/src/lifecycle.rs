@@ -4,7 +4,7 @@ use tokio_util::sync::CancellationToken;
 use wasmtime::component::{Accessor, HasData, Linker, Resource, ResourceTable};
 use wasmtime_wasi_io::poll::{DynPollable, Pollable, subscribe};
 
-use crate::state::State;
+use crate::state::GuestState;
 
 mod bindings {
     wasmtime::component::bindgen!({
@@ -70,7 +70,7 @@ impl<T: Send> lifecycle_async::HostWithStore<T> for Lifecycle {
     }
 }
 
-fn view(state: &mut State) -> LifecycleView<'_> {
+fn view(state: &mut GuestState) -> LifecycleView<'_> {
     LifecycleView {
         stopping: &state.stopping,
         table: &mut state.table,
@@ -78,11 +78,11 @@ fn view(state: &mut State) -> LifecycleView<'_> {
 }
 
 /// Links `lifecycle`, for guests of 0.2.
-pub(crate) fn p2(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    lifecycle::add_to_linker::<State, Lifecycle>(linker, view)
+pub(crate) fn p2(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+    lifecycle::add_to_linker::<GuestState, Lifecycle>(linker, view)
 }
 
 /// Links `lifecycle-async`, for guests of 0.3.
-pub(crate) fn p3(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    lifecycle_async::add_to_linker::<State, Lifecycle>(linker, view)
+pub(crate) fn p3(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+    lifecycle_async::add_to_linker::<GuestState, Lifecycle>(linker, view)
 }

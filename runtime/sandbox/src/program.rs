@@ -15,7 +15,7 @@ use crate::capacity::Bound;
 use crate::compiler::CompileError;
 use crate::engine::{Engine, EngineInner, TABLES_PER_PLACE, Variant};
 use crate::resident::{Cell, Full, Loaded};
-use crate::state::State;
+use crate::state::GuestState;
 use crate::trap;
 
 /// Which WASI a component's entry belongs to.
@@ -154,9 +154,9 @@ struct ProgramInner {
 
 /// What is called in an instance.
 pub(crate) enum Entry {
-    Handler(ProxyPre<State>),
-    CommandP2(p2::bindings::CommandPre<State>),
-    CommandP3(p3::bindings::CommandPre<State>),
+    Handler(ProxyPre<GuestState>),
+    CommandP2(p2::bindings::CommandPre<GuestState>),
+    CommandP3(p3::bindings::CommandPre<GuestState>),
 }
 
 impl Program {
@@ -437,7 +437,7 @@ fn link(
 
 fn link_as(
     kind: ProgramKind,
-    (engine, linker): (&wasmtime::Engine, &Linker<State>),
+    (engine, linker): (&wasmtime::Engine, &Linker<GuestState>),
     name: &str,
     component: &Component,
 ) -> Result<Entry, LoadError> {
@@ -481,7 +481,7 @@ fn is_concurrent_only(engine: &EngineInner, import: &str) -> bool {
 
 /// Every import that the linker has nothing for; if it has all interfaces, what it misses in one.
 fn missing_imports(
-    (engine, linker): (&wasmtime::Engine, &Linker<State>),
+    (engine, linker): (&wasmtime::Engine, &Linker<GuestState>),
     component: &Component,
     error: &wasmtime::Error,
 ) -> Vec<String> {
@@ -501,7 +501,7 @@ const PATCHES: u32 = 100;
 
 /// Whether the linker has this interface, in any version that is compatible. Linkers cannot be asked;
 /// but they refuse to define a name twice. Only on the way to an error.
-fn is_provided(linker: &Linker<State>, import: &str) -> bool {
+fn is_provided(linker: &Linker<GuestState>, import: &str) -> bool {
     let mut linker = linker.clone();
     let mut is_taken = |name: &str| linker.root().func_new(name, |_, _, _, _| Ok(())).is_err();
     if is_taken(import) {

@@ -13,7 +13,7 @@ use crate::program::Entry;
 use crate::sandbox::{SandboxInner, StartError, Streams};
 use crate::slow::Guest;
 use crate::sockets::Port;
-use crate::state::State;
+use crate::state::GuestState;
 use crate::trap::Failure;
 use crate::unwind::caught;
 
@@ -174,7 +174,7 @@ enum NotEntered {
 /// Starts the guest and calls its `run`.
 async fn enter(
     place: &Place,
-    store: &mut Store<State>,
+    store: &mut Store<GuestState>,
 ) -> Result<wasmtime::Result<Result<(), ()>>, NotEntered> {
     Ok(match &place.loaded.entry {
         Entry::CommandP2(pre) => {
@@ -194,7 +194,7 @@ async fn enter(
     })
 }
 
-fn not_started(sandbox: &SandboxInner, error: &wasmtime::Error, store: &Store<State>) -> Exit {
+fn not_started(sandbox: &SandboxInner, error: &wasmtime::Error, store: &Store<GuestState>) -> Exit {
     match sandbox.failure(error, store) {
         // A command may do its work, and exit, in a start function.
         Failure::Exit(code) => Exit::Code(code),

@@ -29,7 +29,7 @@ use crate::place::{Full, Place, Share};
 use crate::program::{LoadError, Program};
 use crate::run::{Output, Run, Stdin};
 use crate::sockets::{NetCtx, NetGrant, Port, udp_check};
-use crate::state::State;
+use crate::state::GuestState;
 use crate::stdio::{ChannelOutput, LogOutput, UntilStop};
 use crate::trap::{self, Failure};
 use crate::unwind::Panicked;
@@ -273,7 +273,7 @@ impl SandboxInner {
     }
 
     /// A store for an instance that is told nothing and hears nothing: stdin ended, output to the log.
-    pub(crate) fn handler_store(&self, stopping: Option<CancellationToken>) -> Store<State> {
+    pub(crate) fn handler_store(&self, stopping: Option<CancellationToken>) -> Store<GuestState> {
         let mut wasi = WasiCtx::builder();
         let log = &self.grant.log;
         wasi.stdout(LogOutput::new(log.clone(), OutputStream::Stdout));
@@ -288,7 +288,7 @@ impl SandboxInner {
         streams: Streams,
         extra_args: &[String],
         stopping: CancellationToken,
-    ) -> Store<State> {
+    ) -> Store<GuestState> {
         let mut wasi = WasiCtx::builder();
         match streams.stdin {
             Stdin::OpenUntilStop => wasi.stdin(UntilStop(stopping.clone())),
@@ -328,7 +328,7 @@ impl SandboxInner {
         mut wasi: wasmtime_wasi::WasiCtxBuilder,
         environment: Arc<Environment>,
         stopping: CancellationToken,
-    ) -> Store<State> {
+    ) -> Store<GuestState> {
         let limits = &self.limits;
         wasi.max_random_size(limits.random);
         // TCP and name look-ups are ours.
@@ -340,7 +340,7 @@ impl SandboxInner {
         let mut http = WasiHttpCtx::new();
         let fields = limits.header.saturating_mul(HEADER_OVERHEAD);
         http.set_field_size_limit(usize::try_from(fields).unwrap_or(usize::MAX));
-        let state = State {
+        let state = GuestState {
             who: self.who.clone(),
             data: self.program.engine().inner.functions.data(),
             wasi: wasi.build(),
@@ -385,12 +385,16 @@ impl SandboxInner {
     }
 
     /// What an error that came out of a store means.
-    pub(crate) fn failure(&self, error: &wasmtime::Error, store: &Store<State>) -> Failure {
+    pub(crate) fn failure(&self, error: &wasmtime::Error, store: &Store<GuestState>) -> Failure {
         trap::classify(error, store.data().limiter.refused())
     }
 
     /// What an error of instantiation means.
-    pub(crate) fn start_error(&self, error: &wasmtime::Error, store: &Store<State>) -> StartError {
+    pub(crate) fn start_error(
+        &self,
+        error: &wasmtime::Error,
+        store: &Store<GuestState>,
+    ) -> StartError {
         match self.failure(error, store) {
             Failure::Memory => StartError::Memory {
                 limit: self.limits.memory,

@@ -24,13 +24,13 @@ use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use crate::Body;
 use crate::after::{self, AfterResponse, Hold};
 use crate::call::{ending, run_here_first};
-use crate::exchange::{Caller, Ending, Exchange, Head, Owner, with_authority};
+use crate::exchange::{CallRecord, Caller, Ending, Head, Owner, with_authority};
 use crate::instance::{InstanceEnd, LiveCallError};
 use crate::place::Place;
 use crate::program::Wasi;
 use crate::sandbox::{SandboxInner, StartError};
 use crate::slow;
-use crate::state::State;
+use crate::state::GuestState;
 use crate::unwind::{caught, drop_quietly};
 
 /// What an instance's callers share.
@@ -51,7 +51,7 @@ pub(crate) struct Serial {
 
 /// An instance that can be called. Its parts are dropped in this order: the store before its place in the pool.
 struct Live {
-    store: Store<State>,
+    store: Store<GuestState>,
     guest: Proxy,
     _place: Place,
 }
@@ -59,7 +59,7 @@ struct Live {
 /// Starts an instance: it is instantiated when this returns.
 pub(crate) async fn start(
     sandbox: &Arc<SandboxInner>,
-    pre: &ProxyPre<State>,
+    pre: &ProxyPre<GuestState>,
     place: Place,
 ) -> Result<Arc<Serial>, StartError> {
     let stopping = CancellationToken::new();
@@ -99,7 +99,7 @@ impl Serial {
         request: Request<Body>,
         hold: Hold,
     ) -> Result<Response<Body>, LiveCallError> {
-        let exchange = Exchange::new(Wasi::P2);
+        let exchange = CallRecord::new(Wasi::P2);
         let Some(turn) = self.turn(&exchange, hold).await else {
             return Err(LiveCallError::Unserved(Box::new(request)));
         };
@@ -114,7 +114,7 @@ impl Serial {
     }
 
     /// Waits for the instance; `None`: it takes no more calls.
-    async fn turn(self: &Arc<Self>, exchange: &Arc<Exchange>, hold: Hold) -> Option<Turn> {
+    async fn turn(self: &Arc<Self>, exchange: &Arc<CallRecord>, hold: Hold) -> Option<Turn> {
         if self.retired.load(Ordering::SeqCst) {
             return None;
         }
@@ -213,7 +213,7 @@ struct Turn {
     /// Whoever waits comes to it when this is dropped.
     place: OwnedMutexGuard<Option<Box<Live>>>,
     serial: Arc<Serial>,
-    exchange: Arc<Exchange>,
+    exchange: Arc<CallRecord>,
     /// The last to be dropped: whoever comes for what it holds finds the place free.
     _hold: Hold,
 }
@@ -310,7 +310,7 @@ impl Drop for Turn {
 struct Guest(Arc<Serial>);
 
 impl Owner for Guest {
-    fn completed(&mut self, call: &Exchange) {
+    fn completed(&mut self, call: &CallRecord) {
         // The guest of the next call may have the instance by now.
         if !call.has_returned() {
             self.0.wake.wake();
@@ -329,7 +329,7 @@ type Prepared = (
 
 /// The end of a call whose guest has returned: if it has given no response, it will give none, though it may have kept
 /// what it would give it by.
-fn close(store: &mut Store<State>, out: u32) {
+fn close(store: &mut Store<GuestState>, out: u32) {
     let table = &mut store.data_mut().table;
     let out = Resource::<bindings::ResponseOutparam>::new_own(out);
     // The number may be another resource's by now.
@@ -340,7 +340,7 @@ fn close(store: &mut Store<State>, out: u32) {
 
 /// What a guest of 0.2 is called with.
 pub(crate) fn prepare(
-    store: &mut Store<State>,
+    store: &mut Store<GuestState>,
     request: Request<Body>,
     head: Head,
 ) -> wasmtime::Result<Prepared> {

@@ -20,13 +20,13 @@ use wasmtime_wasi_http::p3::bindings::ServicePre;
 use crate::Body;
 use crate::after::Hold;
 use crate::call::ending;
-use crate::exchange::{Caller, Ending, Exchange, Head, Owner, with_authority};
+use crate::exchange::{CallRecord, Caller, Ending, Head, Owner, with_authority};
 use crate::instance::{InstanceEnd, LiveCallError};
 use crate::place::Place;
 use crate::program::Wasi;
 use crate::sandbox::{SandboxInner, StartError};
 use crate::slow;
-use crate::state::State;
+use crate::state::GuestState;
 use crate::unwind::caught;
 
 mod known;
@@ -39,7 +39,7 @@ use watch::Watch;
 const CONCURRENCY: u32 = 16;
 
 /// A handle to an instance; the task ends with it.
-pub(crate) struct Shared {
+pub(crate) struct SharedInstance {
     sandbox: Arc<SandboxInner>,
     calls: mpsc::Sender<Unserved>,
     known: Arc<Known>,
@@ -49,9 +49,9 @@ pub(crate) struct Shared {
 /// Starts an instance: it is instantiated when this returns.
 pub(crate) async fn start(
     sandbox: &Arc<SandboxInner>,
-    pre: &ServicePre<State>,
+    pre: &ServicePre<GuestState>,
     place: Place,
-) -> Result<Shared, StartError> {
+) -> Result<SharedInstance, StartError> {
     let at_once = sandbox.limits.concurrency.unwrap_or(CONCURRENCY).max(1) as usize;
     let known = Arc::<Known>::default();
     let (calls, queue) = mpsc::channel(at_once);
@@ -66,7 +66,7 @@ pub(crate) async fn start(
     };
     let task = tokio::spawn(slow::Guest::new(worker.run(ready), sandbox.clone()));
     // Dropping this handle, as when the caller goes away, ends the task.
-    let instance = Shared {
+    let instance = SharedInstance {
         sandbox: sandbox.clone(),
         calls,
         known,
@@ -81,14 +81,14 @@ pub(crate) async fn start(
     }
 }
 
-impl Shared {
+impl SharedInstance {
     /// One call.
     pub(crate) async fn call(
         &self,
         request: Request<Body>,
         hold: Hold,
     ) -> Result<Response<Body>, LiveCallError> {
-        let exchange = Exchange::new(Wasi::P3);
+        let exchange = CallRecord::new(Wasi::P3);
         let (head, answer) = futures::channel::oneshot::channel();
         let caller = Caller::new(
             exchange.clone(),
@@ -149,7 +149,7 @@ impl Shared {
 struct Guest(Arc<Known>);
 
 impl Owner for Guest {
-    fn completed(&mut self, _call: &Exchange) {
+    fn completed(&mut self, _call: &CallRecord) {
         // Here, and not when the task comes to it: its slot is wanted.
         self.0.sweep();
         self.0.wake.wake();
@@ -164,7 +164,7 @@ impl Owner for Guest {
 struct Call {
     request: Request<Body>,
     head: Head,
-    exchange: Arc<Exchange>,
+    exchange: Arc<CallRecord>,
     hold: Hold,
 }
 
@@ -199,7 +199,7 @@ impl Drop for Unserved {
 /// The task of an instance.
 struct Worker {
     sandbox: Arc<SandboxInner>,
-    pre: ServicePre<State>,
+    pre: ServicePre<GuestState>,
     place: Option<Place>,
     known: Arc<Known>,
     queue: mpsc::Receiver<Unserved>,
@@ -236,7 +236,7 @@ impl Worker {
     /// call blocks it.
     async fn serve(
         &mut self,
-        store: &mut Store<State>,
+        store: &mut Store<GuestState>,
         proxy: &Proxy,
     ) -> Option<wasmtime::Result<()>> {
         let (known, at_once) = (self.known.clone(), self.at_once);
@@ -263,7 +263,11 @@ impl Worker {
         .await
     }
 
-    async fn accept(&mut self, accessor: &Accessor<State>, proxy: &Proxy) -> wasmtime::Result<()> {
+    async fn accept(
+        &mut self,
+        accessor: &Accessor<GuestState>,
+        proxy: &Proxy,
+    ) -> wasmtime::Result<()> {
         let mut answering = FuturesUnordered::new();
         poll_fn(|cx| {
             loop {
@@ -329,7 +333,7 @@ impl Worker {
 
 /// Hands a call to the guest; the future ends when the guest's function has returned.
 fn answer<'a>(
-    accessor: &'a Accessor<State>,
+    accessor: &'a Accessor<GuestState>,
     proxy: &'a Proxy,
     call: Call,
     known: &Known,
@@ -340,8 +344,15 @@ fn answer<'a>(
         exchange,
         hold,
     } = call;
-    let prepared = accessor
-        .with(|mut store| Prepared::new(store.as_context_mut(), proxy, request, State::http, head));
+    let prepared = accessor.with(|mut store| {
+        Prepared::new(
+            store.as_context_mut(),
+            proxy,
+            request,
+            GuestState::http,
+            head,
+        )
+    });
     match prepared {
         Ok(prepared) => {
             known.started(&exchange, hold);

@@ -17,7 +17,7 @@ use crate::sockets::{NetCtxView, NetView};
 
 /// The guest that calls a host function: the data of its store, opaque but for these methods.
 // What is shared by all instances of a sandbox lies behind `Arc`s.
-pub struct State {
+pub struct GuestState {
     /// Whose it is, and which dyno.
     pub(crate) who: Arc<(AppName, DynoName)>,
     /// What the embedder's own host functions work on.
@@ -45,7 +45,7 @@ pub struct State {
     pub(crate) fields: FieldsCharge,
 }
 
-impl WasiView for State {
+impl WasiView for GuestState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         WasiCtxView {
             ctx: &mut self.wasi,
@@ -54,7 +54,7 @@ impl WasiView for State {
     }
 }
 
-impl NetView for State {
+impl NetView for GuestState {
     fn net(&mut self) -> NetCtxView<'_> {
         NetCtxView {
             ctx: &mut self.net,
@@ -64,7 +64,7 @@ impl NetView for State {
     }
 }
 
-impl WasiHttpView for State {
+impl WasiHttpView for GuestState {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
         WasiHttpCtxView {
             hooks: &mut self.hooks,
@@ -74,7 +74,7 @@ impl WasiHttpView for State {
     }
 }
 
-impl crate::kv::KvView for State {
+impl crate::kv::KvView for GuestState {
     fn kv(&mut self) -> crate::kv::KvCtxView<'_> {
         crate::kv::KvCtxView {
             ctx: &self.kv,

@@ -16,21 +16,21 @@ use tokio_util::sync::CancellationToken;
 use super::clock::Clock;
 use super::cron::Schedules;
 use super::dispatcher::{Dispatcher, Ending, Message};
-use super::occasional::read_cron;
+use super::job::read_cron;
 use super::prepare::Prepared;
 use crate::addons::AppAddons;
 use crate::config::HostConfig;
 use crate::cores::Cores;
-use crate::events::Teller;
+use crate::events::EventSender;
 use crate::expected::Expected;
 use crate::logs::AppLog;
 use crate::registry::AppId;
 use crate::router::Router;
-use crate::usage::Tally;
+use crate::usage::UsageCounter;
 use crate::web::WebPool;
 
 /// What the apps of a host share.
-pub(crate) struct Shared {
+pub(crate) struct HostShared {
     pub(crate) config: HostConfig,
     pub(crate) engine: Engine,
     pub(crate) cores: Cores,
@@ -43,13 +43,13 @@ pub(crate) struct Shared {
     /// The runtime of the dispatchers: timers and messages, no guests.
     pub(crate) control: tokio::runtime::Handle,
     /// Where what happens is told.
-    pub(crate) events: Teller,
+    pub(crate) events: EventSender,
     /// Apps that are known before they are opened.
     pub(crate) expected: Expected,
 }
 
 /// What outlives an app's releases.
-pub(crate) struct App {
+pub(crate) struct HostedApp {
     pub(crate) id: AppId,
     pub(crate) name: AppName,
     pub(crate) log: AppLog,
@@ -57,7 +57,7 @@ pub(crate) struct App {
     pub(crate) addons: Arc<AppAddons>,
     pub(crate) http: HttpClient,
     /// What its dynos used.
-    pub(crate) usage: Tally,
+    pub(crate) usage: UsageCounter,
     /// Where the guests' `/tmp`s are made.
     pub(crate) tmp_root: Arc<Dir>,
     /// The app's own folder.
@@ -79,13 +79,13 @@ pub(crate) struct App {
 /// Messages that wait for a dispatcher; above it the sender waits.
 const MESSAGES: usize = 64;
 
-impl App {
+impl HostedApp {
     /// Makes the app's folders (what an earlier host left of `/tmp`s goes) and the app, without its
     /// dispatcher. Blocks on the disk.
     pub(crate) fn open(
         (id, name): (AppId, AppName),
         log: AppLog,
-        shared: &Shared,
+        shared: &HostShared,
     ) -> Result<(Arc<Self>, mpsc::Receiver<Message>), OpenError> {
         let path = app_folder(&shared.config.data, &name);
         let failed = |what: &'static str| {
@@ -107,7 +107,7 @@ impl App {
             pool: shared.expected.pool(&name, &log),
             addons,
             http: HttpClient::new(&[]),
-            usage: Tally::new(),
+            usage: UsageCounter::new(),
             tmp_root: Arc::new(tmp_root),
             data: path,
             cron_written: std::sync::Mutex::new(0),
@@ -190,9 +190,9 @@ fn clean(tmp_root: &Dir, app: &AppName, log: &AppLog) {
 pub(crate) fn open_app(
     name: (AppId, AppName),
     log: AppLog,
-    shared: &Arc<Shared>,
-) -> Result<Arc<App>, OpenError> {
-    let (app, messages) = App::open(name, log, shared)?;
+    shared: &Arc<HostShared>,
+) -> Result<Arc<HostedApp>, OpenError> {
+    let (app, messages) = HostedApp::open(name, log, shared)?;
     let cron = Schedules::new(
         app.open_data()
             .map(|data| read_cron(&data))

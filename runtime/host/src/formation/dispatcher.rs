@@ -17,11 +17,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::time::DelayQueue;
 
-use super::app::{App, Shared};
+use super::app::{HostShared, HostedApp};
 use super::clock::Clock;
 use super::cron::Schedules;
-use super::dyno::{News, Task, Word};
-use super::occasional::{Occasional, OccasionalError, Occasionals, Purpose, Started};
+use super::dyno::{News, Signal, Task};
+use super::job::{Job, JobError, Jobs, Purpose, Started};
 use super::prepare::{Kind, Prepared};
 use super::table::{Closing, DynoId, Effect, Ended, Generation, Now, Table};
 use crate::change::ChangeError;
@@ -58,10 +58,7 @@ pub(crate) enum Message {
     /// The rows of `ps`.
     Rows(oneshot::Sender<Vec<DynoRow>>),
     /// Start a dyno that is not of the formation.
-    Occasional(
-        Box<Occasional>,
-        oneshot::Sender<Result<Started, OccasionalError>>,
-    ),
+    Job(Box<Job>, oneshot::Sender<Result<Started, JobError>>),
     /// End dynos for good; answered when they have ended. After `OneOffs` the dispatcher is gone.
     End(Ending, oneshot::Sender<()>),
 }
@@ -115,15 +112,15 @@ enum Waiting {
 }
 
 pub(super) struct Live {
-    words: watch::Sender<Word>,
+    signals: watch::Sender<Signal>,
     pub(super) meter: Arc<Meter>,
     pub(super) web: Option<Arc<WebDyno>>,
 }
 
 /// See the module.
 pub(crate) struct Dispatcher {
-    pub(super) app: Arc<App>,
-    pub(super) shared: Arc<Shared>,
+    pub(super) app: Arc<HostedApp>,
+    pub(super) shared: Arc<HostShared>,
     pub(super) table: Table,
     generations: BTreeMap<Generation, Arc<Prepared>>,
     last_generation: u64,
@@ -134,12 +131,12 @@ pub(crate) struct Dispatcher {
     told: mpsc::Receiver<News>,
     timers: DelayQueue<(DynoName, u64)>,
     changes: VecDeque<Change>,
-    /// Worn dynos to be replaced, one after the other, when no change is under way; each is here once.
-    worn: VecDeque<DynoId>,
+    /// Dynos whose instances are worn out, one after the other, when no change is under way; each is here once.
+    worn_out: VecDeque<DynoId>,
     waiting: Option<Waiting>,
     /// What was scaled since [`Message::Begin`].
     scaled: Formation,
-    pub(super) occasionals: Occasionals,
+    pub(super) jobs: Jobs,
     pub(super) cron: Schedules,
     pub(super) cron_version: u64,
     endings: Vec<(Ending, oneshot::Sender<()>)>,
@@ -149,7 +146,7 @@ pub(crate) struct Dispatcher {
 
 impl Dispatcher {
     /// For an app that has no release yet; `cron` knows what an earlier host did.
-    pub(crate) fn new(app: Arc<App>, shared: Arc<Shared>, cron: Schedules) -> Self {
+    pub(crate) fn new(app: Arc<HostedApp>, shared: Arc<HostShared>, cron: Schedules) -> Self {
         let (news, told) = mpsc::channel(NEWS);
         Self {
             app,
@@ -164,10 +161,10 @@ impl Dispatcher {
             told,
             timers: DelayQueue::new(),
             changes: VecDeque::new(),
-            worn: VecDeque::new(),
+            worn_out: VecDeque::new(),
             waiting: None,
             scaled: Formation::new(),
-            occasionals: Occasionals::new(),
+            jobs: Jobs::new(),
             cron,
             cron_version: 0,
             endings: Vec::new(),
@@ -187,7 +184,7 @@ impl Dispatcher {
                 biased;
                 Some(news) = self.told.recv() => self.hear(news),
                 Some(joined) = self.tasks.join_next_with_id() => self.has_ended(joined),
-                Some(ended) = self.occasionals.join() => self.occasional_ended(ended),
+                Some(ended) = self.jobs.join() => self.job_ended(ended),
                 Some(timer) = self.timers.next() => {
                     let (name, timer) = timer.into_inner();
                     let now = self.now();
@@ -201,7 +198,7 @@ impl Dispatcher {
             }
             self.hear_more();
             self.carry_out();
-            self.replace_worn();
+            self.replace_worn_out();
             self.answer_endings();
         }
     }
@@ -250,8 +247,8 @@ impl Dispatcher {
             // Whoever asked and went away does not need the answer.
             Message::Formation(reply) => return drop(reply.send(self.table.formation())),
             Message::Rows(reply) => return drop(reply.send(self.rows())),
-            Message::Occasional(what, reply) => {
-                return drop(reply.send(self.start_occasional(*what)));
+            Message::Job(what, reply) => {
+                return drop(reply.send(self.start_job(*what)));
             }
             Message::End(what, reply) => return self.end(what, reply),
         };
@@ -364,7 +361,7 @@ impl Dispatcher {
                     } => self.start(id, name, generation),
                     Effect::Stop { id } => {
                         if let Some(live) = self.live.get(&id) {
-                            live.words.send_replace(Word::Stop);
+                            live.signals.send_replace(Signal::Stop);
                         }
                     }
                     Effect::Publish if published => {}
@@ -419,13 +416,13 @@ impl Dispatcher {
             Some((_, Err(error))) => return self.not_started(id, &name, error.to_string()),
             None => return self.not_started(id, &name, "its release is gone".into()),
         };
-        let (words, told) = watch::channel(Word::Wait);
+        let (signals, told) = watch::channel(Signal::Wait);
         let meter = sandbox.meter();
         let task = Task {
             id,
             name,
             log: self.app.log.clone(),
-            words: told,
+            signals: told,
             news: self.news.clone(),
             boot_timeout: process.limits.boot_timeout,
             stop_grace: process.limits.stop_grace,
@@ -440,14 +437,14 @@ impl Dispatcher {
             Kind::WebListening { capacity } => self
                 .tasks
                 .spawn(task.web_listening(cores, sandbox, capacity)),
-            Kind::Command(_) | Kind::Occasional => self.tasks.spawn(task.command(cores, sandbox)),
+            Kind::Command(_) | Kind::Job => self.tasks.spawn(task.command(cores, sandbox)),
         };
         self.ids.insert(handle.id(), id);
-        words.send_replace(Word::Go);
+        signals.send_replace(Signal::Go);
         self.live.insert(
             id,
             Live {
-                words,
+                signals,
                 meter,
                 web: None,
             },
@@ -466,14 +463,14 @@ impl Dispatcher {
     fn hear(&mut self, news: News) {
         match news {
             News::Ready { id, web } => self.is_ready(id, web),
-            News::Worn { id } if !self.worn.contains(&id) => self.worn.push_back(id),
-            News::Worn { .. } => {}
+            News::WornOut { id } if !self.worn_out.contains(&id) => self.worn_out.push_back(id),
+            News::WornOut { .. } => {}
         }
     }
 
     fn is_ready(&mut self, id: DynoId, web: Option<Arc<WebDyno>>) {
-        if Occasionals::has(id) {
-            if let Some(change) = self.occasionals.is_ready(id, self.shared.clock.now()) {
+        if Jobs::has(id) {
+            if let Some(change) = self.jobs.is_ready(id, self.shared.clock.now()) {
                 self.shared.events.state(&self.app.name, change);
             }
             return;
@@ -485,10 +482,10 @@ impl Dispatcher {
         self.table.ready(id, now);
     }
 
-    /// Replaces the next worn dyno, if nobody waits for another change.
-    fn replace_worn(&mut self) {
+    /// Replaces the next worn_out dyno, if nobody waits for another change.
+    fn replace_worn_out(&mut self) {
         while !self.table.is_changing() && self.changes.is_empty() {
-            let Some(id) = self.worn.pop_front() else {
+            let Some(id) = self.worn_out.pop_front() else {
                 return;
             };
             if let Some(name) = self.table.in_slot(id) {
@@ -574,21 +571,19 @@ impl Dispatcher {
             }
             Ending::Others => {
                 self.table.close(Closing::All, now);
-                self.occasionals.stop(|purpose| purpose != Purpose::OneOff);
+                self.jobs.stop(|purpose| purpose != Purpose::OneOff);
             }
-            Ending::OneOffs => self.occasionals.stop(|_| true),
+            Ending::OneOffs => self.jobs.stop(|_| true),
         }
         self.endings.push((what, reply));
     }
 
     fn answer_endings(&mut self) {
-        let (table, occasionals) = (&self.table, &self.occasionals);
+        let (table, jobs) = (&self.table, &self.jobs);
         let ended = |what| match what {
             Ending::Web => !table.has_web(),
-            Ending::Others => {
-                table.is_empty() && !occasionals.any(|purpose| purpose != Purpose::OneOff)
-            }
-            Ending::OneOffs => table.is_empty() && !occasionals.any(|_| true),
+            Ending::Others => table.is_empty() && !jobs.any(|purpose| purpose != Purpose::OneOff),
+            Ending::OneOffs => table.is_empty() && !jobs.any(|_| true),
         };
         for (what, reply) in std::mem::take(&mut self.endings) {
             if !ended(what) {

@@ -27,7 +27,7 @@ pub(crate) const SETTLED: Duration = Duration::from_millis(100);
 
 /// What the dispatcher says to a dyno's task, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Word {
+pub(crate) enum Signal {
     /// Nothing yet.
     Wait,
     /// Start.
@@ -45,7 +45,7 @@ pub(crate) enum News {
         web: Option<Arc<WebDyno>>,
     },
     /// Its instance has served its time: another shall take its place.
-    Worn { id: DynoId },
+    WornOut { id: DynoId },
 }
 
 /// How long a worn instance waits until it asks again to be replaced: what was to replace it may have failed.
@@ -56,7 +56,7 @@ pub(crate) struct Task {
     pub(crate) id: DynoId,
     pub(crate) name: DynoName,
     pub(crate) log: AppLog,
-    pub(crate) words: watch::Receiver<Word>,
+    pub(crate) signals: watch::Receiver<Signal>,
     pub(crate) news: mpsc::Sender<News>,
     pub(crate) boot_timeout: Duration,
     pub(crate) stop_grace: Duration,
@@ -143,11 +143,11 @@ impl Task {
     /// Waits for the permission to start; `false`: there will be none.
     pub(crate) async fn may_start(&mut self) -> bool {
         matches!(
-            self.words
-                .wait_for(|word| *word >= Word::Go)
+            self.signals
+                .wait_for(|word| *word >= Signal::Go)
                 .await
                 .map(|word| *word),
-            Ok(Word::Go)
+            Ok(Signal::Go)
         )
     }
 
@@ -156,9 +156,12 @@ impl Task {
             .write(LogSource::Oarlock, &self.name.to_string(), text);
     }
 
-    pub(super) async fn told_to_stop(words: &mut watch::Receiver<Word>) {
+    pub(super) async fn told_to_stop(signals: &mut watch::Receiver<Signal>) {
         // A dispatcher that is gone stops its dynos.
-        let _gone = words.wait_for(|word| *word == Word::Stop).await.is_err();
+        let _gone = signals
+            .wait_for(|word| *word == Signal::Stop)
+            .await
+            .is_err();
     }
 
     pub(super) async fn tell_ready(&self, web: Option<Arc<WebDyno>>) {
@@ -185,7 +188,7 @@ impl Task {
     /// Asks, and again if nothing comes of it. Never returns.
     async fn ask_to_be_replaced(&self) {
         loop {
-            let _gone = self.news.send(News::Worn { id: self.id }).await.is_err();
+            let _gone = self.news.send(News::WornOut { id: self.id }).await.is_err();
             tokio::time::sleep(ASK_AGAIN).await;
         }
     }
@@ -232,7 +235,7 @@ impl Task {
                     }
                     break (exit, false);
                 }
-                () = Self::told_to_stop(&mut self.words) => break (self.stop(running).await, true),
+                () = Self::told_to_stop(&mut self.signals) => break (self.stop(running).await, true),
                 () = &mut settle, if !settled => {
                     settled = true;
                     self.tell_ready(None).await;
@@ -306,7 +309,7 @@ impl Task {
         }
         let web = WebDyno::new(&self.name, Backend::Fresh(sandbox.clone()), capacity);
         self.tell_ready(Some(Arc::clone(&web))).await;
-        Self::told_to_stop(&mut self.words).await;
+        Self::told_to_stop(&mut self.signals).await;
         // Guests may go on after their answers.
         let orderly = async {
             web.drained().await;
@@ -348,11 +351,11 @@ impl Task {
         );
         let web = WebDyno::new(&self.name, backend, capacity).with_wear(wear);
         self.tell_ready(Some(Arc::clone(&web))).await;
-        let mut words = self.words.clone();
+        let mut signals = self.signals.clone();
         tokio::select! {
             biased;
             end = instance.ended() => return self.instance_ended(&end),
-            () = Self::told_to_stop(&mut words) => {}
+            () = Self::told_to_stop(&mut signals) => {}
             () = self.ask_when_worn(&web) => {}
             () = self.ask_when_it_works_on(&instance, &web) => {}
         }
@@ -388,7 +391,7 @@ impl Task {
         let task = OnCore(cores.spawn(core, async move { sandbox.start().await }));
         let started = tokio::select! {
             biased;
-            () = Self::told_to_stop(&mut self.words) => return Ok(None),
+            () = Self::told_to_stop(&mut self.signals) => return Ok(None),
             started = tokio::time::timeout(self.boot_timeout, task) => started,
         };
         match started {

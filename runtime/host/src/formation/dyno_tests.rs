@@ -7,7 +7,7 @@ use std::time::Duration;
 use oarlock_sandbox::Exit;
 use tokio::sync::{mpsc, watch};
 
-use super::dyno::{Control, News, RunEnd, Running, SETTLED, Task, Word};
+use super::dyno::{Control, News, RunEnd, Running, SETTLED, Signal, Task};
 use super::table::DynoId;
 use crate::logs::{AppLog, LogFilter};
 
@@ -31,7 +31,7 @@ impl Control for Pretend {
 }
 
 struct Scene {
-    words: watch::Sender<Word>,
+    signals: watch::Sender<Signal>,
     end: watch::Sender<Option<Exit>>,
     stops: Arc<AtomicU32>,
     log: AppLog,
@@ -40,7 +40,7 @@ struct Scene {
 }
 
 fn scene(on_stop: Option<Exit>, grace: Duration, limit: Option<Duration>) -> Scene {
-    let (words, told) = watch::channel(Word::Go);
+    let (signals, told) = watch::channel(Signal::Go);
     let (news, readies) = mpsc::channel(4);
     let (end, mut ended) = watch::channel(None);
     let log = AppLog::in_memory();
@@ -49,7 +49,7 @@ fn scene(on_stop: Option<Exit>, grace: Duration, limit: Option<Duration>) -> Sce
         id: DynoId(1),
         name: "worker.1".parse().unwrap(),
         log: log.clone(),
-        words: told,
+        signals: told,
         news,
         boot_timeout: Duration::from_secs(1),
         stop_grace: grace,
@@ -72,7 +72,7 @@ fn scene(on_stop: Option<Exit>, grace: Duration, limit: Option<Duration>) -> Sce
     };
     let task = tokio::spawn(async move { task.supervise(running, limit).await });
     Scene {
-        words,
+        signals,
         end,
         stops,
         log,
@@ -134,7 +134,7 @@ async fn a_short_run_that_ends_well_was_ready() {
 #[tokio::test]
 async fn the_stop_signal_comes_first() {
     let scene = scene(Some(Exit::Code(0)), LONG, None);
-    scene.words.send_replace(Word::Stop);
+    scene.signals.send_replace(Signal::Stop);
     let stops = scene.stops.clone();
     let (end, log) = scene.end().await;
     assert_eq!(
@@ -153,7 +153,7 @@ async fn the_stop_signal_comes_first() {
 #[tokio::test]
 async fn a_run_that_ignores_the_signal_is_ended_with_r12() {
     let scene = scene(None, Duration::from_millis(50), None);
-    scene.words.send_replace(Word::Stop);
+    scene.signals.send_replace(Signal::Stop);
     let (end, log) = scene.end().await;
     assert_eq!((end.exit, end.told), (Exit::Killed, true));
     assert_eq!(
@@ -179,8 +179,8 @@ async fn a_run_over_its_limit_is_stopped() {
 async fn a_dispatcher_that_is_gone_stops_its_dynos() {
     let mut scene = scene(Some(Exit::Code(0)), LONG, None);
     drop(std::mem::replace(
-        &mut scene.words,
-        watch::channel(Word::Wait).0,
+        &mut scene.signals,
+        watch::channel(Signal::Wait).0,
     ));
     assert!(scene.end().await.0.told);
 }

@@ -92,7 +92,7 @@ impl Task {
                 };
                 return Boot::Over(Ended::NotStarted(reason));
             }
-            () = Self::told_to_stop(&mut self.words) => {
+            () = Self::told_to_stop(&mut self.signals) => {
                 let exit = self.stop(running).await;
                 self.log_exit(&exit);
                 return Boot::Over(Ended::Stopped);
@@ -118,7 +118,7 @@ impl Task {
 
     /// Until it ends, whoever ends it.
     async fn serve(mut self, mut up: Up) -> Ended {
-        let mut words = self.words.clone();
+        let mut signals = self.signals.clone();
         // From the stop signal, whoever gave it.
         let mut until = None;
         loop {
@@ -129,12 +129,12 @@ impl Task {
                     self.log_exit(&exit);
                     if until.is_some() {
                         // As it was asked to; it is not to be started again before the host has come to it.
-                        Self::told_to_stop(&mut self.words).await;
+                        Self::told_to_stop(&mut self.signals).await;
                         return Ended::Stopped;
                     }
                     return Ended::Exited { code: status(&exit), reason: reason(&exit) };
                 }
-                () = Self::told_to_stop(&mut words) => {
+                () = Self::told_to_stop(&mut signals) => {
                     let exit = self.stop_listening(up, until).await;
                     self.log_exit(&exit);
                     return Ended::Stopped;

@@ -11,7 +11,7 @@ use oarlock_spec::manifest::Manifest;
 use oarlock_spec::names::ProcessType;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::app::{App, Shared};
+use super::app::{HostShared, HostedApp};
 use crate::apply::{ApplyError, Component, Slug};
 
 /// The BLAKE3 digest of a component's bytes.
@@ -27,8 +27,8 @@ pub(super) struct Loaded {
 pub(super) async fn load_all(
     manifest: &Manifest,
     slug: &Slug,
-    app: &App,
-    shared: &Shared,
+    app: &HostedApp,
+    shared: &HostShared,
 ) -> Result<BTreeMap<String, Loaded>, ApplyError> {
     let mut first_use = BTreeMap::new();
     for (name, process) in &manifest.processes {
@@ -55,8 +55,8 @@ pub(super) async fn load(
     slug: &Slug,
     process: &ProcessType,
     path: &str,
-    app: &App,
-    shared: &Shared,
+    app: &HostedApp,
+    shared: &HostShared,
 ) -> Result<Loaded, ApplyError> {
     let unreadable = |source| ApplyError::Unreadable {
         process: process.clone(),

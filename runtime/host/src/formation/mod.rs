@@ -6,7 +6,7 @@
 //! | `prepare` | a release ready to be started: components, add-ons, grants |
 //! | `table`, `rollout` | every decision about formation dynos; pure |
 //! | `dispatcher`, `questions` | the task that owns an app's table and carries decisions out |
-//! | `occasional` | one-off, scheduled and release dynos |
+//! | `job` | one-off, scheduled and release dynos |
 //! | `dyno`, `listening` | the task of one dyno |
 //! | `cron`, `clock` | when scheduled processes are due |
 //! | `app` | what outlives an app's releases |
@@ -22,9 +22,9 @@ mod dispatcher;
 mod dyno;
 #[cfg(test)]
 mod dyno_tests;
+mod job;
 mod listening;
 mod load;
-mod occasional;
 mod prepare;
 mod questions;
 mod rollout;
@@ -37,10 +37,10 @@ mod table_tests;
 
 pub use clock::{Clock, SystemClock};
 
-pub(crate) use app::{App, Shared, app_folder, open_app};
+pub(crate) use app::{HostShared, HostedApp, app_folder, open_app};
 pub(crate) use dispatcher::{Ending, Message};
-pub(crate) use dyno::{RunEnd, Word, reason as exit_reason};
-pub(crate) use occasional::{MOST_ONE_OFFS, Occasional, OccasionalError, Purpose};
+pub(crate) use dyno::{RunEnd, Signal, reason as exit_reason};
+pub(crate) use job::{Job, JobError, MOST_ONE_OFFS, Purpose};
 pub(crate) use prepare::{
     Prepared, PreparedProcess, metadata_addresses, one_off_type, release_phase_limit,
 };

@@ -6,11 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::future::try_join_all;
 use oarlock_sandbox::{
-    DynoLog, Egress, EgressRules, Endpoint, Folder, Grant, KvBucket, LoadError, Origin,
-    OutputStream, Port, PrivateNetworks, Program, ProgramKind, Sandbox, StartError, Wasi,
+    DynoLog, Egress, EgressRules, Endpoint, Folder, Grant, KvBucket, OutputStream, Port,
+    PrivateNetworks, Program, ProgramKind, Sandbox, StartError, Wasi,
 };
 use oarlock_spec::api::{Formation, LogSource};
 use oarlock_spec::limits::{Isolation, Limits};
@@ -18,11 +16,11 @@ use oarlock_spec::manifest::{Manifest, Process};
 use oarlock_spec::names::{DynoName, ProcessType, ReleaseId};
 use oarlock_spec::policy::Policy;
 
-use super::app::{App, Shared};
-use super::load::{Digest, Loaded, load, load_all};
+use super::app::{HostShared, HostedApp};
+use super::load::{Digest, load, load_all};
 use super::table::{Generation, Plan, Role};
 use crate::addons::Binding;
-use crate::apply::{ApplyError, Component, Desired, Slug};
+use crate::apply::{ApplyError, Desired, Slug};
 use crate::logs::AppLog;
 
 /// The default number of requests at once of a dyno with an instance per request.
@@ -49,7 +47,7 @@ pub(crate) enum Kind {
     /// Kept running.
     Command(Role),
     /// Started by the clock, or in the release phase.
-    Occasional,
+    Job,
 }
 
 /// A release ready to be started.
@@ -63,7 +61,7 @@ pub(crate) struct Prepared {
     config: BTreeMap<String, String>,
     /// The dynos that are wanted of it.
     dynos: BTreeSet<DynoName>,
-    programs: BTreeMap<Digest, Program>,
+    pub(super) programs: BTreeMap<Digest, Program>,
 }
 
 /// One process type of a release, ready to be started any number of times.
@@ -103,8 +101,8 @@ impl Prepared {
     pub(crate) async fn new(
         mut desired: Desired,
         slug: Slug,
-        app: &App,
-        shared: &Shared,
+        app: &HostedApp,
+        shared: &HostShared,
     ) -> Result<Self, ApplyError> {
         // A slug keeps the limits of its day; the operator's caps are today's.
         let policy = &shared.config.policy;
@@ -155,7 +153,7 @@ impl Prepared {
         process: &Process,
         kind: Kind,
         (program, binding): (Program, Binding),
-        shared: &Shared,
+        shared: &HostShared,
     ) -> PreparedProcess {
         let mut env = binding.environment(&self.config);
         env.insert("OARLOCK_APP".into(), self.manifest.app.to_string());
@@ -200,7 +198,7 @@ impl Prepared {
                     Role::Web
                 }
                 Kind::Command(role) => role,
-                Kind::Occasional => return None,
+                Kind::Job => return None,
             };
             let most = if role == Role::Singleton {
                 1
@@ -232,8 +230,8 @@ impl Prepared {
     pub(crate) async fn other(
         &self,
         path: &str,
-        app: &App,
-        shared: &Shared,
+        app: &HostedApp,
+        shared: &HostShared,
     ) -> Result<PreparedProcess, ApplyError> {
         let name = one_off_type()?;
         let loaded = load(&self.slug, &name, path, app, shared).await?;
@@ -255,7 +253,7 @@ impl Prepared {
         Ok(self.process(
             &name,
             &process,
-            Kind::Occasional,
+            Kind::Job,
             (loaded.program, binding),
             shared,
         ))
@@ -278,7 +276,7 @@ fn numbers_of<'a>(
 }
 
 /// Leaves out dynos above what the operator's policy allows by now, the highest numbers first, and says so.
-fn lower_dynos(dynos: &mut BTreeSet<DynoName>, policy: &Policy, app: &App) {
+fn lower_dynos(dynos: &mut BTreeSet<DynoName>, policy: &Policy, app: &HostedApp) {
     let mut formation = Formation::new();
     for dyno in dynos.iter() {
         *formation.entry(dyno.process.clone()).or_insert(0) += 1;
@@ -326,7 +324,7 @@ impl PreparedProcess {
     }
 
     /// The sandbox of a dyno of this name.
-    pub(crate) fn sandbox(&self, dyno: &DynoName, app: &App) -> Result<Sandbox, StartError> {
+    pub(crate) fn sandbox(&self, dyno: &DynoName, app: &HostedApp) -> Result<Sandbox, StartError> {
         let mut env = self.env.clone();
         env.insert("DYNO".into(), dyno.to_string());
         let listen = self.port_of(dyno)?;
@@ -420,9 +418,7 @@ fn kind_of(
                 .unwrap_or(LISTENING_CONCURRENCY)
                 .max(ONE_AT_A_TIME),
         }),
-        ProgramKind::Command(_) if name.is_release() || process.schedule.is_some() => {
-            Ok(Kind::Occasional)
-        }
+        ProgramKind::Command(_) if name.is_release() || process.schedule.is_some() => Ok(Kind::Job),
         ProgramKind::Command(_) if process.singleton => Ok(Kind::Command(Role::Singleton)),
         ProgramKind::Command(_) => Ok(Kind::Command(Role::Worker)),
         ProgramKind::Handler(_) => Err(wrong(format!(

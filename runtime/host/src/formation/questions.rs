@@ -87,7 +87,7 @@ impl Dispatcher {
             }
         };
         let mut rows: Vec<DynoRow> = self.table.rows().into_iter().map(row).collect();
-        rows.extend(self.occasionals.rows());
+        rows.extend(self.jobs.rows());
         rows
     }
 }

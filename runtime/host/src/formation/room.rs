@@ -31,7 +31,7 @@ impl PreparedProcess {
             Kind::WebLive { .. } | Kind::WebListening { .. } | Kind::Command(_) => {
                 u64::from(self.program.places())
             }
-            Kind::WebFresh { .. } | Kind::Occasional => 0,
+            Kind::WebFresh { .. } | Kind::Job => 0,
         }
     }
 }

@@ -332,11 +332,11 @@ impl Drop for Streaming {
 /// A body and the task that ends it when nothing moves: HTTP/2 does not ask for a frame while its
 /// client gives it no room, so the body cannot watch itself.
 pub(super) struct Watched {
-    shared: Arc<Shared>,
+    shared: Arc<WatchedBody>,
     watchdog: AbortHandle,
 }
 
-struct Shared {
+struct WatchedBody {
     body: Mutex<Option<Streaming>>,
     waker: AtomicWaker,
 }
@@ -345,7 +345,7 @@ impl Watched {
     /// Must be called on a runtime.
     pub(super) fn new(body: Streaming) -> Self {
         let idle_timeout = body.idle_timeout;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(WatchedBody {
             body: Mutex::new(Some(body)),
             waker: AtomicWaker::new(),
         });
@@ -371,7 +371,7 @@ impl Drop for Watched {
     }
 }
 
-async fn watch(shared: Arc<Shared>, idle_timeout: Duration) {
+async fn watch(shared: Arc<WatchedBody>, idle_timeout: Duration) {
     loop {
         let last = match lock(&shared.body).as_ref() {
             Some(body) => body.last(),

@@ -31,14 +31,14 @@ pub(crate) struct Wear {
 
 /// Why an instance is to be replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Worn {
+pub(crate) enum WearReason {
     /// It has served so many.
     Requests(u64),
     /// It has so many bytes, of its limit.
     Memory(u64, u64),
 }
 
-impl fmt::Display for Worn {
+impl fmt::Display for WearReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Requests(served) => write!(
@@ -77,7 +77,7 @@ impl Wear {
         }
     }
 
-    pub(super) async fn worn(&self, dyno: &WebDyno) -> Worn {
+    pub(super) async fn worn(&self, dyno: &WebDyno) -> WearReason {
         loop {
             // Looked at after this is heard: a long request (a WebSocket, a stream) may use up all memory by itself.
             let mut grew = std::pin::pin!(self.meter.memory_grew());
@@ -92,14 +92,15 @@ impl Wear {
         }
     }
 
-    fn look(&self, dyno: &WebDyno) -> Option<Worn> {
+    fn look(&self, dyno: &WebDyno) -> Option<WearReason> {
         let served = dyno.requests();
         if self.requests.is_some_and(|most| served >= most) {
-            return Some(Worn::Requests(served));
+            return Some(WearReason::Requests(served));
         }
         let threshold = self.memory / 100 * MEMORY_PERCENT;
         let used = self.meter.memory_bytes();
-        (used > threshold && self.at_start <= threshold).then_some(Worn::Memory(used, self.memory))
+        (used > threshold && self.at_start <= threshold)
+            .then_some(WearReason::Memory(used, self.memory))
     }
 }
 

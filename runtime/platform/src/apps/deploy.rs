@@ -9,7 +9,7 @@ use oarlock_spec::manifest::Manifest;
 use tokio::sync::oneshot;
 
 use super::worker::{Command, Deployed, ReleaseFailure, blocking};
-use super::{App, Building, Step};
+use super::{Building, ManagedApp, Step};
 use crate::build::{BuildError, Progress, build, build_fenced, planned_command};
 use crate::control::ApiError;
 use crate::env_file;
@@ -91,7 +91,7 @@ fn release_exit_code(failure: &ReleaseFailure) -> u8 {
 
 /// Builds the app's folder and makes it run; what is running already stays if it does not differ.
 /// Dropping the future ends the build; a release that was begun goes on.
-pub(crate) async fn bring_up(app: &Arc<App>) -> Result<(), DeployFailure> {
+pub(crate) async fn bring_up(app: &Arc<ManagedApp>) -> Result<(), DeployFailure> {
     let turns = &app.shared.turns;
     let (manifest, base) = turns.reading.take(read(app)).await?;
     if app.shared.building == Building::Yes {
@@ -121,13 +121,13 @@ pub(crate) async fn bring_up(app: &Arc<App>) -> Result<(), DeployFailure> {
 
 /// Starts the current release as it is stored; `serve` does so when the folder's own does not run, or is still to be
 /// built.
-pub(crate) async fn resume(app: &Arc<App>) -> Result<(), DeployFailure> {
+pub(crate) async fn resume(app: &Arc<ManagedApp>) -> Result<(), DeployFailure> {
     release(app, |answer| Command::Resume { answer }).await
 }
 
 /// Has the app's task bring up a release, in its turn.
 async fn release(
-    app: &Arc<App>,
+    app: &Arc<ManagedApp>,
     command: impl FnOnce(oneshot::Sender<Result<Deployed, ReleaseFailure>>) -> Command,
 ) -> Result<(), DeployFailure> {
     app.is_at(Step::Waiting);
@@ -143,7 +143,7 @@ async fn release(
 }
 
 /// The manifest, and the config vars that the folder says.
-async fn read(app: &Arc<App>) -> Result<(Manifest, ConfigVars), DeployFailure> {
+async fn read(app: &Arc<ManagedApp>) -> Result<(Manifest, ConfigVars), DeployFailure> {
     app.is_at(Step::Reading);
     let reader = app.clone();
     let read = tokio::task::spawn_blocking(move || read_folder(&reader));
@@ -157,7 +157,7 @@ async fn read(app: &Arc<App>) -> Result<(Manifest, ConfigVars), DeployFailure> {
     Ok((manifest, base))
 }
 
-fn read_folder(app: &App) -> Result<(Manifest, ConfigVars), DeployFailure> {
+fn read_folder(app: &ManagedApp) -> Result<(Manifest, ConfigVars), DeployFailure> {
     let folder = open_app(&app.dir).map_err(DeployFailure::Manifest)?;
     let manifest = app.manifest(&folder).map_err(DeployFailure::Manifest)?;
     if manifest.app != app.name {
@@ -173,7 +173,7 @@ fn read_folder(app: &App) -> Result<(Manifest, ConfigVars), DeployFailure> {
 }
 
 /// `--scale` of a type that the manifest does not have is a mistake of the user's, said at the start.
-fn check_scaled(app: &App, manifest: &Manifest) -> Result<(), DeployFailure> {
+fn check_scaled(app: &ManagedApp, manifest: &Manifest) -> Result<(), DeployFailure> {
     // Later on, what was scaled of a type that is gone is no mistake.
     let runs = super::lock(&app.shown).release.is_some();
     if runs || app.shared.scale_lasts == super::ScaleLasts::Forever {
@@ -205,7 +205,7 @@ fn check_scaled(app: &App, manifest: &Manifest) -> Result<(), DeployFailure> {
     }
 }
 
-async fn run_build(app: &Arc<App>, manifest: &Manifest) -> Result<(), BuildError> {
+async fn run_build(app: &Arc<ManagedApp>, manifest: &Manifest) -> Result<(), BuildError> {
     let shared = &app.shared;
     let name = app.name.clone();
     let tell = |progress| match progress {

@@ -77,7 +77,7 @@ impl Urls {
 }
 
 /// What all apps of a host share.
-pub(crate) struct Shared {
+pub(crate) struct PlatformShared {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) slugs: SlugStore,
@@ -96,7 +96,7 @@ pub(crate) struct Shared {
     pub(crate) workers: TaskTracker,
 }
 
-impl Shared {
+impl PlatformShared {
     pub(crate) fn tell(&self, event: Event) {
         // Nobody listens any more when the command is ending.
         let _ = self.events.send(event);
@@ -130,11 +130,11 @@ impl Shared {
 }
 
 /// One app. Its task ends when the last handle is dropped.
-pub(crate) struct App {
+pub(crate) struct ManagedApp {
     name: AppName,
     /// Where its sources are.
     dir: PathBuf,
-    shared: Arc<Shared>,
+    shared: Arc<PlatformShared>,
     releases: Releases,
     commands: mpsc::Sender<Command>,
     /// What was scaled over the manifest's `[scale]`.
@@ -156,10 +156,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl App {
+impl ManagedApp {
     /// Starts the app's task, and looks at nothing yet. `scale` lies over the manifest's `[scale]`.
     pub(crate) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<PlatformShared>,
         name: AppName,
         dir: PathBuf,
         scale: Formation,
@@ -342,12 +342,12 @@ impl From<ReleaseError> for ApiError {
 /// The apps by name.
 #[derive(Default)]
 pub(crate) struct Apps {
-    by_name: RwLock<BTreeMap<AppName, Arc<App>>>,
+    by_name: RwLock<BTreeMap<AppName, Arc<ManagedApp>>>,
 }
 
 impl Apps {
     /// `false`: there is one of that name already.
-    pub(crate) fn add(&self, app: Arc<App>) -> bool {
+    pub(crate) fn add(&self, app: Arc<ManagedApp>) -> bool {
         let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
         if by_name.contains_key(&app.name) {
             return false;
@@ -356,7 +356,7 @@ impl Apps {
         true
     }
 
-    pub(crate) fn all(&self) -> Vec<Arc<App>> {
+    pub(crate) fn all(&self) -> Vec<Arc<ManagedApp>> {
         self.by_name
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -382,7 +382,7 @@ impl Apps {
             .clear();
     }
 
-    pub(crate) fn find(&self, name: &str) -> Result<Arc<App>, ApiError> {
+    pub(crate) fn find(&self, name: &str) -> Result<Arc<ManagedApp>, ApiError> {
         let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
         match by_name.get(name) {
             Some(app) => Ok(app.clone()),

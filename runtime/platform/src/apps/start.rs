@@ -2,7 +2,7 @@
 
 use oarlock_spec::api::AppState;
 
-use super::{App, lock};
+use super::{ManagedApp, lock};
 use crate::platform::Event;
 
 /// What is being done.

@@ -17,7 +17,7 @@ use oarlock_host::folder::AppFolder;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
-use super::{App, Building, bring_up, lock};
+use super::{Building, ManagedApp, bring_up, lock};
 use crate::folder::load_manifest;
 use crate::platform::Event;
 
@@ -87,7 +87,7 @@ impl Changes {
 }
 
 /// Watches an app's folder from now on; the future ends only when it is dropped.
-pub(crate) fn watch(app: Arc<App>) -> Result<impl Future<Output = ()> + Send, WatchFailure> {
+pub(crate) fn watch(app: Arc<ManagedApp>) -> Result<impl Future<Output = ()> + Send, WatchFailure> {
     let root = app.dir.canonicalize().map_err(|source| WatchFailure::Io {
         path: app.dir.clone(),
         source,
@@ -115,7 +115,7 @@ pub(crate) fn watch(app: Arc<App>) -> Result<impl Future<Output = ()> + Send, Wa
 }
 
 struct Watching {
-    app: Arc<App>,
+    app: Arc<ManagedApp>,
     root: PathBuf,
     watcher: RecommendedWatcher,
     changes: Arc<Changes>,

@@ -10,7 +10,7 @@ use oarlock_spec::manifest::Manifest;
 use oarlock_spec::names::{AppName, ReleaseId};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Shared, Shown, lock};
+use super::{PlatformShared, Shown, lock};
 use crate::control::{ApiError, words};
 use crate::env_file::refuse_name;
 use crate::platform::Event;
@@ -110,7 +110,7 @@ impl From<ReleaseFailure> for ApiError {
 }
 
 pub(super) struct Worker {
-    shared: Arc<Shared>,
+    shared: Arc<PlatformShared>,
     app: AppName,
     releases: Releases,
     scaled: Arc<Mutex<Formation>>,
@@ -126,7 +126,7 @@ struct Running {
 
 impl Worker {
     pub(super) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<PlatformShared>,
         app: AppName,
         releases: Releases,
         scaled: Arc<Mutex<Formation>>,

@@ -17,7 +17,9 @@ use tokio_util::task::TaskTracker;
 use super::found::{Found, OwnApp};
 use super::tenants::{TenantFolder, Tenants};
 use super::{Event, StartError};
-use crate::apps::{App, Apps, Building, DeployFailure, Shared, Step, bring_up, resume, watch};
+use crate::apps::{
+    Apps, Building, DeployFailure, ManagedApp, PlatformShared, Step, bring_up, resume, watch,
+};
 use crate::control::Server;
 use crate::releases::ReleaseError;
 
@@ -39,7 +41,7 @@ impl Core {
     /// Opens the control API, and begins to bring the apps up.
     pub(super) fn start(
         found: Found,
-        shared: &Arc<Shared>,
+        shared: &Arc<PlatformShared>,
         data: &Path,
     ) -> Result<Self, StartError> {
         let apps = Arc::new(Apps::default());
@@ -54,7 +56,7 @@ impl Core {
         let mut tasks = JoinSet::new();
         match found {
             Found::One(own) => {
-                let app = App::new(
+                let app = ManagedApp::new(
                     shared.clone(),
                     own.name.clone(),
                     own.dir.clone(),
@@ -69,7 +71,7 @@ impl Core {
                 }
                 let make = |tenant: TenantFolder| {
                     let (name, dir) = (tenant.name.clone(), tenant.dir.clone());
-                    let app = App::new(shared.clone(), name, dir, Formation::new());
+                    let app = ManagedApp::new(shared.clone(), name, dir, Formation::new());
                     // No two folders have one name.
                     apps.add(app.clone());
                     (app, tenant)
@@ -128,9 +130,9 @@ impl Core {
 
 /// Starts the app of `up`, tells what became of it, and then watches its folder if that is wanted.
 async fn run_own(
-    app: Arc<App>,
+    app: Arc<ManagedApp>,
     own: OwnApp,
-    shared: Arc<Shared>,
+    shared: Arc<PlatformShared>,
     told: oneshot::Sender<Result<(), StartError>>,
 ) {
     app.opened();
@@ -162,8 +164,8 @@ async fn run_own(
 
 /// Starts the apps of `serve`, all at once as far as their turns allow.
 async fn run_tenants(
-    found: Vec<(Arc<App>, TenantFolder)>,
-    shared: Arc<Shared>,
+    found: Vec<(Arc<ManagedApp>, TenantFolder)>,
+    shared: Arc<PlatformShared>,
     told: oneshot::Sender<Result<(), StartError>>,
 ) {
     futures::stream::iter(found)
@@ -178,7 +180,7 @@ async fn run_tenants(
 
 /// What the folder says, or else the release that was current before. With a build it is the other way round: what ran
 /// before serves while the folder is built.
-async fn start_tenant(app: &Arc<App>, tenant: &TenantFolder, shared: &Arc<Shared>) {
+async fn start_tenant(app: &Arc<ManagedApp>, tenant: &TenantFolder, shared: &Arc<PlatformShared>) {
     let look = async {
         app.is_at(Step::Reading);
         tenant.check(shared).await?;

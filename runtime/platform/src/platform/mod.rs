@@ -17,7 +17,7 @@ use oarlock_spec::codes::exit;
 use oarlock_spec::names::{AppName, ReleaseId};
 use oarlock_spec::policy::Policy;
 
-use crate::apps::{Building, ScaleLasts, Shared, Turns, Urls};
+use crate::apps::{Building, PlatformShared, ScaleLasts, Turns, Urls};
 use crate::build::{Fence, Fetch};
 use crate::folder::{DATA_NAME, DataDir, FolderError, explain_io};
 use crate::slug::SlugStore;
@@ -229,7 +229,7 @@ impl Platform {
         // A receiver that is gone does not want to know.
         let _ = events.send(Event::Hosting(host.clone()));
         let fence = fence.map(|fence| Arc::new(with_fetch(fence, &config, &host, data.path())));
-        let shared = Shared {
+        let shared = PlatformShared {
             runtime: Arc::new(host.clone()),
             store,
             slugs: SlugStore::new(data.path()),

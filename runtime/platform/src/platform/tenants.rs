@@ -15,7 +15,7 @@ use oarlock_spec::codes::exit;
 use oarlock_spec::names::AppName;
 
 use super::StartError;
-use crate::apps::Shared;
+use crate::apps::PlatformShared;
 use crate::folder::{has_manifest, open_app, read_manifest};
 use crate::releases::Releases;
 use crate::store::Store;
@@ -48,7 +48,7 @@ impl TenantFolder {
     }
 
     /// All mistakes of its manifest, or that it names another app.
-    pub(super) async fn check(&self, shared: &Arc<Shared>) -> Result<(), String> {
+    pub(super) async fn check(&self, shared: &Arc<PlatformShared>) -> Result<(), String> {
         let (tenant, policy) = (self.clone(), shared.clone());
         let read = tokio::task::spawn_blocking(move || {
             let folder = open_app(&tenant.dir)?;
@@ -61,7 +61,7 @@ impl TenantFolder {
         Err(self.refuse(&manifest.app, shared).await)
     }
 
-    async fn refuse(&self, other: &AppName, shared: &Shared) -> String {
+    async fn refuse(&self, other: &AppName, shared: &PlatformShared) -> String {
         let Self { name, dir } = self;
         let message = format!(
             "{}: the manifest says `app = \"{other}\"`, and an app of `oarlock serve` is named as its folder; \

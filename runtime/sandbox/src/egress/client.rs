@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-use super::connections::Connection;
+use super::connections::OutboundConnection;
 use super::rules::Host;
 use super::{Attempt, Egress, LookupError};
 use crate::frames::Content;
@@ -242,7 +242,7 @@ async fn connect(
 }
 
 /// A connection as tokio and hyper want it.
-pub(crate) struct HttpStream(Arc<Connection>);
+pub(crate) struct HttpStream(Arc<OutboundConnection>);
 
 impl AsyncRead for HttpStream {
     fn poll_read(

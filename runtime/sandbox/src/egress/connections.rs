@@ -22,11 +22,11 @@ pub(crate) struct Connections {
 
 struct Entry {
     addon: Option<Arc<str>>,
-    connection: Weak<Connection>,
+    connection: Weak<OutboundConnection>,
 }
 
 /// One TCP connection: its descriptor, its grant, its place under a limit.
-pub(crate) struct Connection {
+pub(crate) struct OutboundConnection {
     stream: TcpStream,
     peer: SocketAddr,
     ended: AtomicBool,
@@ -44,11 +44,11 @@ impl Connections {
         peer: SocketAddr,
         granted: Granted,
         slot: Option<OwnedSemaphorePermit>,
-    ) -> Arc<Connection> {
+    ) -> Arc<OutboundConnection> {
         // Fails only on a connection that is already gone; the guest will see that.
         let _ = stream.set_nodelay(true);
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let connection = Arc::new(Connection {
+        let connection = Arc::new(OutboundConnection {
             stream,
             peer,
             ended: AtomicBool::new(false),
@@ -85,7 +85,7 @@ impl Connections {
     }
 }
 
-impl Drop for Connection {
+impl Drop for OutboundConnection {
     fn drop(&mut self) {
         self.owner
             .alive
@@ -95,7 +95,7 @@ impl Drop for Connection {
     }
 }
 
-impl Connection {
+impl OutboundConnection {
     pub(crate) fn stream(&self) -> &TcpStream {
         &self.stream
     }

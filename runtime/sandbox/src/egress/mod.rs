@@ -28,8 +28,8 @@ use resolver::Resolver;
 use rules::{Host, Refused, Rules};
 
 pub use client::HttpClient;
-pub(crate) use connections::Connection;
 use connections::Connections;
+pub(crate) use connections::OutboundConnection;
 pub(crate) use hooks::HttpHooks;
 pub(crate) use listeners::DynoPort;
 pub use listeners::{HostListeners, PortsTaken};
@@ -322,7 +322,7 @@ impl Egress {
         peer: SocketAddr,
         granted: Granted,
         slot: Option<OwnedSemaphorePermit>,
-    ) -> Option<Arc<Connection>> {
+    ) -> Option<Arc<OutboundConnection>> {
         let addon = granted.addon.clone();
         let connection = self.connections.admit(stream, peer, granted, slot);
         // In this order, a withdrawal either finds the connection in the list or is seen here.

@@ -45,10 +45,10 @@ impl Bucket {
 /// The dyno's log, behind a bucket.
 pub(crate) struct Remarks {
     log: Arc<dyn DynoLog>,
-    state: Mutex<State>,
+    state: Mutex<Remarked>,
 }
 
-struct State {
+struct Remarked {
     bucket: Bucket,
     left_out: u64,
 }
@@ -57,7 +57,7 @@ impl Remarks {
     pub(crate) fn new(log: Arc<dyn DynoLog>) -> Self {
         Self {
             log,
-            state: Mutex::new(State {
+            state: Mutex::new(Remarked {
                 bucket: Bucket::new(BURST, PER_SECOND),
                 left_out: 0,
             }),

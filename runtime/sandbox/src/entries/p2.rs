@@ -25,7 +25,7 @@ impl From<Refused> for ErrorCode {
 }
 
 /// A guest that calls.
-struct Caller<'a>(StoreContextMut<'a, State>);
+struct Caller<'a>(StoreContextMut<'a, GuestState>);
 
 impl Caller<'_> {
     async fn turn(&mut self) -> wasmtime::Result<Turn> {
@@ -178,17 +178,17 @@ async fn remove_directory(mut caller: Caller<'_>, fd: u32, path: String) -> Answ
 type Fd = Resource<Descriptor>;
 
 /// Lays these functions over wasmtime-wasi's. The linker must allow that.
-pub(crate) fn p2(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+pub(crate) fn p2(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     let mut types = linker.instance(TYPES)?;
     types.func_wrap_async(
         "[method]descriptor.create-directory-at",
-        |store: StoreContextMut<'_, State>, (fd, path): (Fd, String)| {
+        |store: StoreContextMut<'_, GuestState>, (fd, path): (Fd, String)| {
             Box::new(create_directory(Caller(store), fd.rep(), path))
         },
     )?;
     types.func_wrap_async(
         "[method]descriptor.open-at",
-        |store: StoreContextMut<'_, State>,
+        |store: StoreContextMut<'_, GuestState>,
          (fd, path_flags, path, open_flags, flags): (
             Fd,
             PathFlags,
@@ -202,13 +202,13 @@ pub(crate) fn p2(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     )?;
     types.func_wrap_async(
         "[method]descriptor.symlink-at",
-        |store: StoreContextMut<'_, State>, (fd, to, path): (Fd, String, String)| {
+        |store: StoreContextMut<'_, GuestState>, (fd, to, path): (Fd, String, String)| {
             Box::new(symlink(Caller(store), fd.rep(), to, path))
         },
     )?;
     types.func_wrap_async(
         "[method]descriptor.link-at",
-        |store: StoreContextMut<'_, State>,
+        |store: StoreContextMut<'_, GuestState>,
          (fd, flags, old, new_fd, new): (Fd, PathFlags, String, Fd, String)| {
             let what = (flags, old, new_fd.rep(), new);
             Box::new(link(Caller(store), fd.rep(), what))
@@ -216,19 +216,20 @@ pub(crate) fn p2(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     )?;
     types.func_wrap_async(
         "[method]descriptor.rename-at",
-        |store: StoreContextMut<'_, State>, (fd, old, new_fd, new): (Fd, String, Fd, String)| {
+        |store: StoreContextMut<'_, GuestState>,
+         (fd, old, new_fd, new): (Fd, String, Fd, String)| {
             Box::new(rename(Caller(store), fd.rep(), (old, new_fd.rep(), new)))
         },
     )?;
     types.func_wrap_async(
         "[method]descriptor.unlink-file-at",
-        |store: StoreContextMut<'_, State>, (fd, path): (Fd, String)| {
+        |store: StoreContextMut<'_, GuestState>, (fd, path): (Fd, String)| {
             Box::new(unlink(Caller(store), fd.rep(), path))
         },
     )?;
     types.func_wrap_async(
         "[method]descriptor.remove-directory-at",
-        |store: StoreContextMut<'_, State>, (fd, path): (Fd, String)| {
+        |store: StoreContextMut<'_, GuestState>, (fd, path): (Fd, String)| {
             Box::new(remove_directory(Caller(store), fd.rep(), path))
         },
     )

@@ -14,7 +14,7 @@ const TYPES: &str = "wasi:filesystem/types@0.3.0";
 
 type Answer<T> = wasmtime::Result<(Result<T, ErrorCode>,)>;
 type Fd = Resource<Descriptor>;
-type Wasi = Accessor<State, WasiFilesystem>;
+type Wasi = Accessor<GuestState, WasiFilesystem>;
 type Called<'a, T> = Pin<Box<dyn Future<Output = Answer<T>> + Send + 'a>>;
 
 impl From<Refused> for ErrorCode {
@@ -38,13 +38,14 @@ fn refused<T>(error: Refused) -> Answer<T> {
     Ok((Err(error.into()),))
 }
 
-async fn turn(guest: &Accessor<State>) -> wasmtime::Result<Turn> {
+async fn turn(guest: &Accessor<GuestState>) -> wasmtime::Result<Turn> {
     let entries = guest.with(|mut store| store.data_mut().files.entries())?;
     Ok(entries.turn().await)
 }
 
-fn place(guest: &Accessor<State>, fd: &Fd, path: &str) -> wasmtime::Result<Option<Place>> {
-    let folder = guest.with(|mut store: Access<'_, State>| folder(&store.data_mut().table, fd))?;
+fn place(guest: &Accessor<GuestState>, fd: &Fd, path: &str) -> wasmtime::Result<Option<Place>> {
+    let folder =
+        guest.with(|mut store: Access<'_, GuestState>| folder(&store.data_mut().table, fd))?;
     Ok(folder.map(|dir| Place {
         dir,
         path: path.to_owned(),
@@ -78,7 +79,7 @@ async fn removed(turn: &mut Turn, work: impl Future<Output = FilesystemResult<()
 }
 
 async fn create_directory(
-    guest: &Accessor<State>,
+    guest: &Accessor<GuestState>,
     wasi: &Wasi,
     (fd, path): (Fd, String),
 ) -> Answer<()> {
@@ -96,7 +97,7 @@ async fn create_directory(
 }
 
 async fn open(
-    guest: &Accessor<State>,
+    guest: &Accessor<GuestState>,
     wasi: &Wasi,
     (fd, path_flags, path, open_flags, flags): (Fd, PathFlags, String, OpenFlags, DescriptorFlags),
 ) -> Answer<Fd> {
@@ -114,7 +115,7 @@ async fn open(
 }
 
 async fn rename(
-    guest: &Accessor<State>,
+    guest: &Accessor<GuestState>,
     wasi: &Wasi,
     (fd, old, new_fd, new): (Fd, String, Fd, String),
 ) -> Answer<()> {
@@ -138,33 +139,33 @@ async fn rename(
 }
 
 /// Lays these functions over wasmtime-wasi's. The linker must allow that.
-pub(crate) fn p3(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+pub(crate) fn p3(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     let mut types = linker.instance(TYPES)?;
     types.func_wrap_concurrent(
         "[method]descriptor.create-directory-at",
-        |guest: &Accessor<State>, what: (Fd, String)| -> Called<'_, ()> {
+        |guest: &Accessor<GuestState>, what: (Fd, String)| -> Called<'_, ()> {
             Box::pin(async move {
-                let wasi = &guest.with_getter::<WasiFilesystem>(State::filesystem);
+                let wasi = &guest.with_getter::<WasiFilesystem>(GuestState::filesystem);
                 create_directory(guest, wasi, what).await
             })
         },
     )?;
     types.func_wrap_concurrent(
         "[method]descriptor.open-at",
-        |guest: &Accessor<State>,
+        |guest: &Accessor<GuestState>,
          what: (Fd, PathFlags, String, OpenFlags, DescriptorFlags)|
          -> Called<'_, Fd> {
             Box::pin(async move {
-                let wasi = &guest.with_getter::<WasiFilesystem>(State::filesystem);
+                let wasi = &guest.with_getter::<WasiFilesystem>(GuestState::filesystem);
                 open(guest, wasi, what).await
             })
         },
     )?;
     types.func_wrap_concurrent(
         "[method]descriptor.symlink-at",
-        |guest: &Accessor<State>, (fd, to, path): (Fd, String, String)| -> Called<'_, ()> {
+        |guest: &Accessor<GuestState>, (fd, to, path): (Fd, String, String)| -> Called<'_, ()> {
             Box::pin(async move {
-                let wasi = &guest.with_getter::<WasiFilesystem>(State::filesystem);
+                let wasi = &guest.with_getter::<WasiFilesystem>(GuestState::filesystem);
                 let mut turn = turn(guest).await?;
                 made(&mut turn, WasiFilesystem::symlink_at(wasi, fd, to, path)).await
             })
@@ -172,11 +173,11 @@ pub(crate) fn p3(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     )?;
     types.func_wrap_concurrent(
         "[method]descriptor.link-at",
-        |guest: &Accessor<State>,
+        |guest: &Accessor<GuestState>,
          (fd, flags, old, new_fd, new): (Fd, PathFlags, String, Fd, String)|
          -> Called<'_, ()> {
             Box::pin(async move {
-                let wasi = &guest.with_getter::<WasiFilesystem>(State::filesystem);
+                let wasi = &guest.with_getter::<WasiFilesystem>(GuestState::filesystem);
                 let mut turn = turn(guest).await?;
                 let work = WasiFilesystem::link_at(wasi, fd, flags, old, new_fd, new);
                 made(&mut turn, work).await
@@ -185,18 +186,18 @@ pub(crate) fn p3(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     )?;
     types.func_wrap_concurrent(
         "[method]descriptor.rename-at",
-        |guest: &Accessor<State>, what: (Fd, String, Fd, String)| -> Called<'_, ()> {
+        |guest: &Accessor<GuestState>, what: (Fd, String, Fd, String)| -> Called<'_, ()> {
             Box::pin(async move {
-                let wasi = &guest.with_getter::<WasiFilesystem>(State::filesystem);
+                let wasi = &guest.with_getter::<WasiFilesystem>(GuestState::filesystem);
                 rename(guest, wasi, what).await
             })
         },
     )?;
     types.func_wrap_concurrent(
         "[method]descriptor.unlink-file-at",
-        |guest: &Accessor<State>, (fd, path): (Fd, String)| -> Called<'_, ()> {
+        |guest: &Accessor<GuestState>, (fd, path): (Fd, String)| -> Called<'_, ()> {
             Box::pin(async move {
-                let wasi = &guest.with_getter::<WasiFilesystem>(State::filesystem);
+                let wasi = &guest.with_getter::<WasiFilesystem>(GuestState::filesystem);
                 let mut turn = turn(guest).await?;
                 removed(&mut turn, WasiFilesystem::unlink_file_at(wasi, fd, path)).await
             })
@@ -204,9 +205,9 @@ pub(crate) fn p3(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     )?;
     types.func_wrap_concurrent(
         "[method]descriptor.remove-directory-at",
-        |guest: &Accessor<State>, (fd, path): (Fd, String)| -> Called<'_, ()> {
+        |guest: &Accessor<GuestState>, (fd, path): (Fd, String)| -> Called<'_, ()> {
             Box::pin(async move {
-                let wasi = &guest.with_getter::<WasiFilesystem>(State::filesystem);
+                let wasi = &guest.with_getter::<WasiFilesystem>(GuestState::filesystem);
                 let mut turn = turn(guest).await?;
                 removed(
                     &mut turn,

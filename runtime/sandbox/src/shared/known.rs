@@ -7,7 +7,7 @@ use futures::task::AtomicWaker;
 use tokio_util::sync::CancellationToken;
 
 use crate::after::{Hold, Load};
-use crate::exchange::{Ending, Exchange};
+use crate::exchange::{CallRecord, Ending};
 use crate::instance::InstanceEnd;
 
 /// What the instance's task and its callers share.
@@ -33,7 +33,7 @@ pub(super) struct Known {
 
 /// A call that the guest has.
 struct Running {
-    call: Arc<Exchange>,
+    call: Arc<CallRecord>,
     _hold: Hold,
 }
 
@@ -104,7 +104,7 @@ impl Known {
         self.lock().iter().filter(|it| !it.call.is_done()).count()
     }
 
-    pub(super) fn started(&self, call: &Arc<Exchange>, hold: Hold) {
+    pub(super) fn started(&self, call: &Arc<CallRecord>, hold: Hold) {
         self.idle.store(false, Ordering::Release);
         self.lock().push(Running {
             call: call.clone(),

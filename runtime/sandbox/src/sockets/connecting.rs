@@ -14,7 +14,7 @@ use super::code::Code;
 use super::ends::{Keeps, OwnEnd, PipeSocket, own_connection};
 use super::loopback::{Claim, Target};
 use crate::budget::Charge;
-use crate::egress::{Connection, Granted};
+use crate::egress::{Granted, OutboundConnection};
 
 /// A connection that the kernel is making. The guest may ask for its options and its own address meanwhile: wasi-libc
 /// does, and would abort the guest without an answer.
@@ -66,7 +66,7 @@ impl Connecting {
     }
 
     /// Takes the finished connection in, unless its grant was withdrawn meanwhile.
-    pub(super) fn admit(self, grant: &NetGrant) -> Result<Arc<Connection>, Code> {
+    pub(super) fn admit(self, grant: &NetGrant) -> Result<Arc<OutboundConnection>, Code> {
         grant
             .egress
             .admit(self.stream, self.peer, self.granted, Some(self.slot))

@@ -8,13 +8,13 @@ use std::task::{Context, Poll};
 use rustix::net::Shutdown;
 
 use super::ends::PipeSocket;
-use crate::egress::Connection;
+use crate::egress::OutboundConnection;
 
 /// A connection, shared by the socket and its halves.
 #[derive(Clone)]
 pub(super) enum Link {
     /// What the guest connected to.
-    Kernel(Arc<Connection>),
+    Kernel(Arc<OutboundConnection>),
     /// A pair of pipes, on `$PORT` or on loopback, and its own address there.
     Pipes(Arc<PipeSocket>, SocketAddr),
 }

@@ -35,9 +35,9 @@ enum Reader {
 }
 
 /// See the module.
-pub(crate) struct Pipe(Mutex<State>);
+pub(crate) struct Pipe(Mutex<PipeState>);
 
-struct State {
+struct PipeState {
     bytes: VecDeque<u8>,
     writer: Writer,
     reader: Reader,
@@ -51,7 +51,7 @@ const FOR_BYTES: usize = 0;
 const FOR_ROOM: usize = 1;
 const FOR_TAKING: usize = 2;
 
-impl State {
+impl PipeState {
     /// A call that only looks, with [`Waker::noop`], must not displace somebody who waits. That waker is known by its
     /// data, which tasks have and it has not: its table of functions may be another in each part of the program, and
     /// `will_wake` compares these.
@@ -78,7 +78,7 @@ impl State {
 
 impl Pipe {
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(State {
+        Self(Mutex::new(PipeState {
             bytes: VecDeque::new(),
             writer: Writer::Open,
             reader: Reader::Open,
@@ -87,13 +87,13 @@ impl Pipe {
         }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PipeState> {
         // No invariant spans a panic here.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes something, and wakes all who may care once the lock is free.
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    fn change(&self, change: impl FnOnce(&mut PipeState)) {
         let wakers = {
             let mut state = self.lock();
             change(&mut state);

@@ -33,9 +33,9 @@ enum Stage {
 
 /// The port of one dyno. Cheap to clone; its number is given back with the last clone.
 #[derive(Clone)]
-pub struct Port(Arc<Shared>);
+pub struct Port(Arc<PortState>);
 
-struct Shared {
+struct PortState {
     number: DynoPort,
     places: Arc<Semaphore>,
     stage: watch::Sender<Stage>,
@@ -66,7 +66,7 @@ impl Port {
     ///
     /// If all numbers are taken.
     pub fn open(places: u32) -> Result<Self, PortsTaken> {
-        Ok(Self(Arc::new(Shared {
+        Ok(Self(Arc::new(PortState {
             number: DynoPort::take()?,
             places: Arc::new(Semaphore::new(places.max(1) as usize)),
             stage: watch::Sender::new(Stage::Silent),
@@ -173,7 +173,7 @@ impl Port {
     }
 }
 
-impl Shared {
+impl PortState {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         // No invariant spans a panic here.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -182,7 +182,7 @@ impl Shared {
 
 /// See [`Port::watch_end`].
 pub(crate) struct EndGuard {
-    port: Arc<Shared>,
+    port: Arc<PortState>,
     ended_well: bool,
 }
 
@@ -203,7 +203,7 @@ impl Drop for EndGuard {
 
 /// The way to a guest's port for the guest itself.
 #[derive(Clone)]
-pub(super) struct Inside(Arc<Shared>);
+pub(super) struct Inside(Arc<PortState>);
 
 impl Inside {
     pub(super) fn number(&self) -> u16 {
@@ -228,7 +228,7 @@ impl Inside {
 }
 
 /// A guest's hold on its port: bound, and perhaps accepting. The port is free again when it is dropped.
-pub(crate) struct Claim(Arc<Shared>);
+pub(crate) struct Claim(Arc<PortState>);
 
 impl Claim {
     /// For connections of the guest's own.

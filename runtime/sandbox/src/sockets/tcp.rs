@@ -20,7 +20,7 @@ use super::options::Kept;
 use crate::egress::Attempt;
 use crate::limiter::MemoryLimiter;
 
-pub(super) enum State {
+pub(super) enum TcpState {
     /// New, perhaps bound to no port in particular.
     Fresh {
         socket: Fresh,
@@ -44,7 +44,7 @@ pub(super) enum State {
     Closed(Code),
 }
 
-impl State {
+impl TcpState {
     pub(super) fn connected(link: Link) -> Self {
         Self::Connected {
             link,
@@ -62,7 +62,7 @@ impl State {
 /// A TCP socket of a guest.
 #[expect(unreachable_pub, reason = "generated code re-exports it")]
 pub struct TcpSocket {
-    pub(super) state: State,
+    pub(super) state: TcpState,
     pub(super) family: Family,
     pub(super) grant: Arc<NetGrant>,
     pub(super) loopback: Arc<Loopback>,
@@ -82,7 +82,7 @@ impl TcpSocket {
     ) -> Result<Self, Code> {
         let slot = grant.slot().ok_or(Code::TooManySockets)?;
         let socket = new_socket(family)?;
-        let state = State::Fresh {
+        let state = TcpState::Fresh {
             socket,
             slot,
             bound: false,
@@ -101,7 +101,7 @@ impl TcpSocket {
     /// One that `listener` accepted.
     pub(super) fn accepted(listener: &Listener, link: Link, kept: Kept) -> Self {
         Self {
-            state: State::connected(link),
+            state: TcpState::connected(link),
             family: listener.family,
             grant: listener.grant.clone(),
             loopback: listener.loopback.clone(),
@@ -114,14 +114,14 @@ impl TcpSocket {
     /// The descriptor to set options on; of what never leaves the process they are [kept](Self::kept).
     pub(super) fn descriptor(&self) -> Result<BorrowedFd<'_>, Code> {
         match &self.state {
-            State::Fresh { socket, .. } | State::Bound { socket, .. } => Ok(socket.as_fd()),
-            State::Connecting(connecting) => Ok(connecting.stream().as_fd()),
-            State::Connected {
+            TcpState::Fresh { socket, .. } | TcpState::Bound { socket, .. } => Ok(socket.as_fd()),
+            TcpState::Connecting(connecting) => Ok(connecting.stream().as_fd()),
+            TcpState::Connected {
                 link: Link::Kernel(connection),
                 ..
             } => Ok(connection.stream().as_fd()),
-            State::Connected { .. } | State::Listening(_) => Err(Code::InvalidState),
-            State::Closed(code) => Err(*code),
+            TcpState::Connected { .. } | TcpState::Listening(_) => Err(Code::InvalidState),
+            TcpState::Closed(code) => Err(*code),
         }
     }
 
@@ -131,7 +131,7 @@ impl TcpSocket {
 
     /// Only the unspecified address with port 0, `$PORT` on all addresses or on loopback, and loopback itself.
     pub(crate) fn bind(&mut self, addr: SocketAddr) -> Result<(), Code> {
-        let State::Fresh {
+        let TcpState::Fresh {
             socket,
             bound: bound @ false,
             ..
@@ -153,7 +153,7 @@ impl TcpSocket {
         let place = self.place(addr)?;
         self.shown = Some(SocketAddr::new(addr.ip(), place.number()));
         self.state = match self.state.take() {
-            State::Fresh { socket, slot, .. } => State::Bound {
+            TcpState::Fresh { socket, slot, .. } => TcpState::Bound {
                 socket,
                 slot,
                 place,
@@ -198,7 +198,7 @@ impl TcpSocket {
     }
 
     pub(crate) fn is_bound(&self) -> bool {
-        !matches!(self.state, State::Fresh { bound: false, .. })
+        !matches!(self.state, TcpState::Fresh { bound: false, .. })
     }
 
     /// Begins a connection, if it is granted. One to a socket of the instance's own is complete at once, and charged to
@@ -208,7 +208,7 @@ impl TcpSocket {
         addr: SocketAddr,
         memory: &mut MemoryLimiter,
     ) -> Result<(), Code> {
-        if !matches!(self.state, State::Fresh { .. } | State::Bound { .. }) {
+        if !matches!(self.state, TcpState::Fresh { .. } | TcpState::Bound { .. }) {
             return Err(Code::InvalidState);
         }
         let ip = addr.ip();
@@ -233,15 +233,15 @@ impl TcpSocket {
                 return Err(Code::AccessDenied);
             }
         };
-        let (State::Fresh { socket, slot, .. } | State::Bound { socket, slot, .. }) =
+        let (TcpState::Fresh { socket, slot, .. } | TcpState::Bound { socket, slot, .. }) =
             self.state.take()
         else {
             return Err(Code::InvalidState);
         };
         self.shown = None;
         self.state = match connecting::begin(&socket, addr) {
-            Ok(stream) => State::Connecting(Connecting::new(stream, addr, granted, slot)),
-            Err(error) => State::Closed(error.into()),
+            Ok(stream) => TcpState::Connecting(Connecting::new(stream, addr, granted, slot)),
+            Err(error) => TcpState::Closed(error.into()),
         };
         Ok(())
     }
@@ -261,17 +261,17 @@ impl TcpSocket {
             return Err(Code::OutOfMemory);
         };
         let own = match &self.state {
-            State::Fresh { socket, bound, .. } if *bound => Some(socket.local_addr()?.port()),
+            TcpState::Fresh { socket, bound, .. } if *bound => Some(socket.local_addr()?.port()),
             _ => None,
         };
         let kept = Kept::of(self);
         let (slot, claimed) = match self.state.take() {
-            State::Bound {
+            TcpState::Bound {
                 slot,
                 place: Place::Loopback(claim),
                 ..
             } => (slot, Some(claim)),
-            State::Fresh { slot, .. } | State::Bound { slot, .. } => (
+            TcpState::Fresh { slot, .. } | TcpState::Bound { slot, .. } => (
                 slot,
                 own.and_then(|number| self.loopback.claim(self.family, number)),
             ),
@@ -282,7 +282,7 @@ impl TcpSocket {
         };
         self.shown = None;
         let Some(name) = claimed.or_else(|| self.loopback.claim_any(self.family, |_| true)) else {
-            self.state = State::Closed(Code::AddressInUse);
+            self.state = TcpState::Closed(Code::AddressInUse);
             return Ok(());
         };
         let local = SocketAddr::new(self.family.loopback(), name.number());
@@ -292,39 +292,39 @@ impl TcpSocket {
             self.grant.remarks.write(&format!(
                 "connection inside the dyno refused: nobody accepts those that wait on port {number}"
             ));
-            self.state = State::Closed(Code::ConnectionRefused);
+            self.state = TcpState::Closed(Code::ConnectionRefused);
             return Ok(());
         }
-        self.state = State::connected(Link::Pipes(Arc::new(connected), local));
+        self.state = TcpState::connected(Link::Pipes(Arc::new(connected), local));
         self.kept = Some(Arc::new(Mutex::new(kept)));
         Ok(())
     }
 
     /// Ends it; the guest hears why from whatever it asks next.
     fn close(&mut self, why: Code) {
-        self.state = State::Closed(why);
+        self.state = TcpState::Closed(why);
         self.shown = None;
     }
 
     /// The outcome of [`TcpSocket::start_connect`].
     pub(crate) fn poll_connect(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Code>> {
         match &mut self.state {
-            State::Connecting(connecting) => {
+            TcpState::Connecting(connecting) => {
                 let outcome = ready!(connecting.poll(cx));
-                let State::Connecting(connecting) = self.state.take() else {
+                let TcpState::Connecting(connecting) = self.state.take() else {
                     return Poll::Ready(Err(Code::Unknown));
                 };
                 let connection = outcome.and_then(|()| connecting.admit(&self.grant));
                 let (state, outcome) = match connection {
-                    Ok(connection) => (State::connected(Link::Kernel(connection)), Ok(())),
-                    Err(code) => (State::Closed(code), Err(code)),
+                    Ok(connection) => (TcpState::connected(Link::Kernel(connection)), Ok(())),
+                    Err(code) => (TcpState::Closed(code), Err(code)),
                 };
                 self.state = state;
                 Poll::Ready(outcome)
             }
-            State::Connected { .. } => Poll::Ready(Ok(())),
-            State::Closed(code) => Poll::Ready(Err(*code)),
-            State::Fresh { .. } | State::Bound { .. } | State::Listening(_) => {
+            TcpState::Connected { .. } => Poll::Ready(Ok(())),
+            TcpState::Closed(code) => Poll::Ready(Err(*code)),
+            TcpState::Fresh { .. } | TcpState::Bound { .. } | TcpState::Listening(_) => {
                 Poll::Ready(Err(Code::InvalidState))
             }
         }
@@ -333,8 +333,8 @@ impl TcpSocket {
     /// Listens on `$PORT`, or on loopback for the instance's own sockets.
     pub(crate) fn listen(&mut self) -> Result<Arc<Listener>, Code> {
         match &self.state {
-            State::Bound { .. } => {}
-            State::Fresh { bound, .. } => {
+            TcpState::Bound { .. } => {}
+            TcpState::Fresh { bound, .. } => {
                 let addr = if *bound {
                     self.local_address()?
                 } else {
@@ -343,12 +343,12 @@ impl TcpSocket {
                 self.refuse_listening(addr);
                 return Err(Code::AccessDenied);
             }
-            State::Closed(code) => return Err(*code),
+            TcpState::Closed(code) => return Err(*code),
             _ => return Err(Code::InvalidState),
         }
         let local = self.local_address()?;
         let kept = Arc::new(Mutex::new(Kept::of(self)));
-        let State::Bound { slot, place, .. } = self.state.take() else {
+        let TcpState::Bound { slot, place, .. } = self.state.take() else {
             return Err(Code::InvalidState);
         };
         let listener = Arc::new(Listener::new(
@@ -360,18 +360,18 @@ impl TcpSocket {
             slot,
         ));
         self.kept = Some(kept);
-        self.state = State::Listening(listener.queue());
+        self.state = TcpState::Listening(listener.queue());
         Ok(listener)
     }
 
     pub(crate) fn is_listening(&self) -> bool {
-        matches!(self.state, State::Listening(_))
+        matches!(self.state, TcpState::Listening(_))
     }
 
     /// The reading half, once.
     pub(crate) fn take_receive(&mut self) -> Result<ReadHalf, Code> {
         match &mut self.state {
-            State::Connected {
+            TcpState::Connected {
                 link,
                 receive_taken,
                 ..
@@ -379,7 +379,7 @@ impl TcpSocket {
                 *receive_taken = true;
                 Ok(ReadHalf::new(link.clone()))
             }
-            State::Closed(code) => Err(*code),
+            TcpState::Closed(code) => Err(*code),
             _ => Err(Code::InvalidState),
         }
     }
@@ -387,13 +387,13 @@ impl TcpSocket {
     /// The writing half, once.
     pub(crate) fn take_send(&mut self) -> Result<WriteHalf, Code> {
         match &mut self.state {
-            State::Connected {
+            TcpState::Connected {
                 link, send_taken, ..
             } if !*send_taken => {
                 *send_taken = true;
                 Ok(WriteHalf(link.clone()))
             }
-            State::Closed(code) => Err(*code),
+            TcpState::Closed(code) => Err(*code),
             _ => Err(Code::InvalidState),
         }
     }
@@ -403,24 +403,24 @@ impl TcpSocket {
             return Ok(shown);
         }
         match &self.state {
-            State::Fresh {
+            TcpState::Fresh {
                 socket,
                 bound: true,
                 ..
             } => Ok(socket.local_addr()?),
-            State::Connecting(connecting) => Ok(connecting.stream().local_addr()?),
-            State::Connected { link, .. } => Ok(link.local_addr()?),
-            State::Fresh { .. } | State::Bound { .. } | State::Listening(_) => {
+            TcpState::Connecting(connecting) => Ok(connecting.stream().local_addr()?),
+            TcpState::Connected { link, .. } => Ok(link.local_addr()?),
+            TcpState::Fresh { .. } | TcpState::Bound { .. } | TcpState::Listening(_) => {
                 Err(Code::InvalidState)
             }
-            State::Closed(code) => Err(*code),
+            TcpState::Closed(code) => Err(*code),
         }
     }
 
     pub(crate) fn remote_address(&self) -> Result<SocketAddr, Code> {
         match &self.state {
-            State::Connected { link, .. } => Ok(link.peer()),
-            State::Closed(code) => Err(*code),
+            TcpState::Connected { link, .. } => Ok(link.peer()),
+            TcpState::Closed(code) => Err(*code),
             _ => Err(Code::InvalidState),
         }
     }
@@ -438,11 +438,11 @@ impl TcpSocket {
         let value =
             usize::try_from(value).map_or(loopback::BACKLOG, |value| value.min(loopback::BACKLOG));
         match &self.state {
-            State::Fresh { .. } | State::Bound { .. } => self.backlog = value,
-            State::Listening(Some(queue)) => queue.set_backlog(value),
-            State::Listening(None) => {}
-            State::Closed(code) => return Err(*code),
-            State::Connecting(_) | State::Connected { .. } => return Err(Code::InvalidState),
+            TcpState::Fresh { .. } | TcpState::Bound { .. } => self.backlog = value,
+            TcpState::Listening(Some(queue)) => queue.set_backlog(value),
+            TcpState::Listening(None) => {}
+            TcpState::Closed(code) => return Err(*code),
+            TcpState::Connecting(_) | TcpState::Connected { .. } => return Err(Code::InvalidState),
         }
         Ok(())
     }

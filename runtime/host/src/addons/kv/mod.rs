@@ -29,7 +29,7 @@ use tokio::time::Instant;
 
 use self::database::{Database, DbError, Place, guarded};
 use self::tables::{Done, Op};
-use self::writer::{Shared, WAIT, Writer};
+use self::writer::{OpenDatabase, WAIT, Writer};
 use super::provider::{BindError, Key, Offer, Provider, ProviderInfo, Request};
 
 /// What `check` and the listings say of it.
@@ -132,7 +132,7 @@ pub(super) struct Store {
 }
 
 struct Open {
-    shared: Arc<Shared>,
+    shared: Arc<OpenDatabase>,
     writer: Writer,
 }
 
@@ -291,7 +291,7 @@ async fn close_when_idle(store: Weak<Store>, opened: Weak<Open>) {
 }
 
 fn open_store(place: &Place) -> Result<Open, DbError> {
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(OpenDatabase {
         addon: place.addon.clone(),
         database: Database::open(place)?,
         broken: AtomicBool::new(false),

@@ -35,7 +35,7 @@ pub(super) struct Request {
 }
 
 /// What the thread and its callers share.
-pub(super) struct Shared {
+pub(super) struct OpenDatabase {
     pub(super) addon: String,
     pub(super) database: Database,
     /// A commit failed: the database takes no more writes and is to be opened anew.
@@ -45,14 +45,14 @@ pub(super) struct Shared {
 
 /// The thread, from its callers' side.
 pub(super) struct Writer {
-    shared: Arc<Shared>,
+    shared: Arc<OpenDatabase>,
     queue: Mutex<Option<mpsc::Sender<Request>>>,
     bytes: Arc<Semaphore>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Writer {
-    pub(super) fn start(shared: Arc<Shared>) -> io::Result<Self> {
+    pub(super) fn start(shared: Arc<OpenDatabase>) -> io::Result<Self> {
         let (queue, requests) = mpsc::channel(QUEUE);
         let thread = thread::Builder::new()
             .name(format!("kv-{}", shared.addon))
@@ -126,7 +126,7 @@ impl Writer {
 }
 
 /// The thread's work: until every sender is gone, or a commit fails.
-fn write_all(shared: &Shared, mut requests: mpsc::Receiver<Request>) {
+fn write_all(shared: &OpenDatabase, mut requests: mpsc::Receiver<Request>) {
     while let Some(first) = requests.blocking_recv() {
         let mut batch = vec![first];
         while batch.len() < QUEUE {
@@ -169,7 +169,7 @@ mod tests {
             data: data.path().to_owned(),
             addon: "store".to_owned(),
         };
-        let shared = Shared {
+        let shared = OpenDatabase {
             addon: "store".to_owned(),
             database: Database::open(&place).unwrap(),
             broken: AtomicBool::new(false),

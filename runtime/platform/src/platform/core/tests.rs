@@ -123,7 +123,7 @@ impl Place {
         let address = "127.0.0.1:8080".parse().unwrap();
         let store = self.open_store(&data);
         let found = found.bounded(&*store).await;
-        let shared = Shared {
+        let shared = PlatformShared {
             runtime: runtime.clone() as Arc<dyn Runtime>,
             store,
             turns: Turns::default(),

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::cron::{CronMemory, Due};
 use super::dispatcher::Dispatcher;
-use super::dyno::{RunEnd, Task, Word, reason as exit_reason, start_command};
+use super::dyno::{RunEnd, Signal, Task, reason as exit_reason, start_command};
 use super::prepare::{PreparedProcess, release_phase_limit};
 use super::table::{DynoId, StateChange};
 use crate::cores::Cores;
@@ -37,7 +37,7 @@ pub(crate) enum Purpose {
 }
 
 /// One to start.
-pub(crate) struct Occasional {
+pub(crate) struct Job {
     pub(crate) purpose: Purpose,
     /// The first part of its name.
     pub(crate) named: ProcessType,
@@ -48,16 +48,16 @@ pub(crate) struct Occasional {
     pub(crate) output: Output,
 }
 
-/// One under way. Dropping `words` does not end it.
+/// One under way. Dropping `signals` does not end it.
 pub(crate) struct Started {
     pub(crate) name: DynoName,
-    pub(crate) words: watch::Sender<Word>,
+    pub(crate) signals: watch::Sender<Signal>,
     pub(crate) end: oneshot::Receiver<RunEnd>,
 }
 
 /// Why one was not started.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum OccasionalError {
+pub(crate) enum JobError {
     #[error(
         "{MOST_ONE_OFFS} one-off dynos of this app run already; wait for one to end, or stop one"
     )]
@@ -74,13 +74,13 @@ struct Entry {
     release: ReleaseId,
     state: DynoState,
     since: Timestamp,
-    words: watch::Sender<Word>,
+    signals: watch::Sender<Signal>,
     meter: Arc<Meter>,
     process: PreparedProcess,
 }
 
 /// Those under way; the dispatcher's.
-pub(crate) struct Occasionals {
+pub(crate) struct Jobs {
     entries: BTreeMap<DynoName, Entry>,
     /// Each says at its end what changed, if it was started.
     tasks: JoinSet<Option<StateChange>>,
@@ -88,7 +88,7 @@ pub(crate) struct Occasionals {
     last_id: u64,
 }
 
-impl Occasionals {
+impl Jobs {
     pub(crate) fn new() -> Self {
         Self {
             entries: BTreeMap::new(),
@@ -133,7 +133,7 @@ impl Occasionals {
 
     pub(crate) fn stop(&self, which: impl Fn(Purpose) -> bool) {
         for entry in self.entries.values().filter(|entry| which(entry.purpose)) {
-            entry.words.send_replace(Word::Stop);
+            entry.signals.send_replace(Signal::Stop);
         }
     }
 
@@ -141,7 +141,7 @@ impl Occasionals {
         self.entries.iter().map(|(name, entry)| DynoRow {
             dyno: name.clone(),
             process: name.process.clone(),
-            state: if *entry.words.borrow() == Word::Stop {
+            state: if *entry.signals.borrow() == Signal::Stop {
                 DynoState::Stopping
             } else {
                 entry.state
@@ -178,34 +178,31 @@ impl Occasionals {
 }
 
 impl Dispatcher {
-    pub(super) fn start_occasional(
-        &mut self,
-        what: Occasional,
-    ) -> Result<Started, OccasionalError> {
+    pub(super) fn start_job(&mut self, what: Job) -> Result<Started, JobError> {
         if self.is_closing() {
-            return Err(OccasionalError::Closing);
+            return Err(JobError::Closing);
         }
         let one_offs = self
-            .occasionals
+            .jobs
             .entries
             .values()
             .filter(|entry| entry.purpose == Purpose::OneOff)
             .count();
         if what.purpose == Purpose::OneOff && one_offs >= MOST_ONE_OFFS {
-            return Err(OccasionalError::TooMany);
+            return Err(JobError::TooMany);
         }
-        let name = self.occasionals.free_name(&what.named);
+        let name = self.jobs.free_name(&what.named);
         let sandbox = what.process.sandbox(&name, &self.app)?;
-        let (words, told) = watch::channel(Word::Wait);
-        self.occasionals.last_id += 1;
-        let id = DynoId(self.occasionals.last_id);
+        let (signals, told) = watch::channel(Signal::Wait);
+        self.jobs.last_id += 1;
+        let id = DynoId(self.jobs.last_id);
         let entry = Entry {
             id,
             purpose: what.purpose,
             release: what.release,
             state: DynoState::Starting,
             since: self.shared.clock.now(),
-            words: words.clone(),
+            signals: signals.clone(),
             meter: sandbox.meter(),
             process: what.process.clone(),
         };
@@ -218,7 +215,7 @@ impl Dispatcher {
             id,
             name: name.clone(),
             log: self.app.log.clone(),
-            words: told,
+            signals: told,
             news: self.news.clone(),
             boot_timeout: what.process.limits.boot_timeout,
             stop_grace: what.process.limits.stop_grace,
@@ -234,16 +231,16 @@ impl Dispatcher {
             limit: (what.purpose == Purpose::Release)
                 .then(|| release_phase_limit(&self.shared.config.policy)),
         };
-        let handle =
-            self.occasionals
-                .tasks
-                .spawn(run_once(task, self.shared.cores.clone(), run, end_tx));
-        self.occasionals.names.insert(handle.id(), name.clone());
-        self.occasionals.entries.insert(name.clone(), entry);
+        let handle = self
+            .jobs
+            .tasks
+            .spawn(run_once(task, self.shared.cores.clone(), run, end_tx));
+        self.jobs.names.insert(handle.id(), name.clone());
+        self.jobs.entries.insert(name.clone(), entry);
         let events = &self.shared.events;
         events.starting(&self.app.name, &name, what.release);
-        words.send_replace(Word::Go);
-        Ok(Started { name, words, end })
+        signals.send_replace(Signal::Go);
+        Ok(Started { name, signals, end })
     }
 
     /// These dynos outlive their release. What a later one's manifest detached they lose once the release's other
@@ -253,13 +250,13 @@ impl Dispatcher {
             return;
         };
         let outlived = |entry: &&Entry| entry.release < current.release;
-        for entry in self.occasionals.entries.values().filter(outlived) {
+        for entry in self.jobs.entries.values().filter(outlived) {
             entry.process.revoke_detached(&current);
         }
     }
 
-    pub(super) fn occasional_ended(&mut self, (name, change): (DynoName, Option<StateChange>)) {
-        self.occasionals.entries.remove(&name);
+    pub(super) fn job_ended(&mut self, (name, change): (DynoName, Option<StateChange>)) {
+        self.jobs.entries.remove(&name);
         if let Some(change) = change {
             self.shared.events.state(&self.app.name, change);
         }
@@ -287,7 +284,7 @@ impl Dispatcher {
     }
 
     fn start_scheduled(&mut self, process: &ProcessType, at: Timestamp) {
-        if let Some(running) = self.occasionals.of(process, Purpose::Scheduled) {
+        if let Some(running) = self.jobs.of(process, Purpose::Scheduled) {
             let message = format!(
                 "The run of `{process}` that was due at {at} is skipped: {running} is still running"
             );
@@ -299,7 +296,7 @@ impl Dispatcher {
         let Some(prepared) = release.processes.get(process).cloned() else {
             return;
         };
-        let occasional = Occasional {
+        let job = Job {
             purpose: Purpose::Scheduled,
             named: process.clone(),
             process: prepared,
@@ -308,7 +305,7 @@ impl Dispatcher {
             stdin: Stdin::Ended,
             output: Output::Log,
         };
-        if let Err(error) = self.start_occasional(occasional) {
+        if let Err(error) = self.start_job(job) {
             self.remark(
                 "scheduler",
                 &format!("`{process}`, due at {at}, could not be started: {error}"),
