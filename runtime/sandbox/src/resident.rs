@@ -14,8 +14,8 @@ use crate::cache::Code;
 use crate::capacity::Most;
 use crate::program::Entry;
 
-/// Code that nothing runs, and that is kept in case it is needed again. What wasmtime knows of it comes on top: about half
-/// as much again.
+/// Code that nothing runs, and that is kept in case it is needed again. What wasmtime knows of it
+/// comes on top.
 const IDLE_BYTES: u64 = 32 << 20;
 
 /// A program's code, linked. Whoever runs it holds it until the store is gone.

@@ -54,7 +54,7 @@ pub struct HttpClient {
 
 struct Inner {
     extra_roots: Vec<Vec<u8>>,
-    /// Made for the first request: the roots and the room for sessions take 50 KiB, and most apps send none.
+    /// Made for the first request: the roots and the room for sessions take some 40 KiB, and most apps send none.
     tls: OnceLock<ClientConfig>,
     connections: Arc<Semaphore>,
     /// One entry per live egress, that is per process type and release.
