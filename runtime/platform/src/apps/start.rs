@@ -25,7 +25,7 @@ pub(super) enum Start {
     Failed(String),
 }
 
-impl App {
+impl ManagedApp {
     pub(crate) fn is_at(&self, step: Step) {
         *lock(&self.start) = Start::Under(step);
     }
