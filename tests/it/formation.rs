@@ -753,6 +753,42 @@ async fn an_app_that_is_added_while_it_is_removed_comes_after_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_the_turn_of_an_app_that_is_removed_opens_the_next_one() {
+    let mut t = TestHost::new(WORKERS).await;
+    let mut events = t.host.events();
+    t.release = 2;
+    let staged = t.host.stage(t.desired(), slug()).await.unwrap();
+    t.release = 3;
+    let (host, desired) = (t.host.clone(), t.desired());
+    let waiting = tokio::spawn(async move { apply(&host, desired).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    t.host.remove(&t.app).await;
+    assert!(!waiting.is_finished());
+    let late = staged.commit().await.unwrap_err();
+    assert!(matches!(late, ApplyError::ShuttingDown), "{late}");
+    assert_eq!(waiting.await.unwrap().unwrap().release, ReleaseId(3));
+    assert_eq!(t.get("/").await.2, "web.1 v3 1");
+    // A staged release that is dropped is told of once.
+    t.release = 4;
+    drop(t.host.stage(t.desired(), slug()).await.unwrap());
+    t.release = 5;
+    apply(&t.host, t.desired()).await.unwrap();
+    t.host.shutdown().await;
+    let mut told = Vec::new();
+    while let Some(event) = events.next().await {
+        use oarlock_host::events::Event;
+        told.push(match event {
+            Event::AppAdded { release, .. } => format!("added {release}"),
+            Event::AppReleased { release, .. } => format!("released {release}"),
+            Event::ReleaseFailed { release, .. } => format!("failed {release}"),
+            Event::AppRemoved { .. } => "removed".to_owned(),
+            _ => continue,
+        });
+    }
+    assert_eq!(told, ["removed", "added v3", "failed v4", "released v5"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_queue_of_changes_is_busy() {
     let mut t = TestHost::new(
         "[processes]\nworker = \"worker.wasm ignore\"\n[limits.default]\nstop_grace = \"10s\"\n",

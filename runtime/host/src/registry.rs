@@ -116,8 +116,9 @@ impl Registry {
             name: name.clone(),
             id: app.id,
         };
-        drop(inner);
+        // Whoever finds that the name is not left yet also finds that the app is not gone.
         app.gone.cancel();
+        drop(inner);
         Some(Leaving { app, _place: place })
     }
 

@@ -112,18 +112,17 @@ impl Inner {
             loop {
                 let app = self.opened(name).await?;
                 let applying = Arc::clone(&app.applying).lock_owned().await;
-                if let Some(formation) = app.ask(Message::Begin).await {
-                    return Ok(Turn {
-                        app,
-                        formation,
-                        _applying: applying,
-                    });
+                if app.gone.is_cancelled() {
+                    // It was taken off while we waited: the next one of its name is opened when it is gone.
+                    continue;
                 }
-                if self.is_closing() {
-                    return Err(ApplyError::ShuttingDown);
-                }
-                // It was removed while we waited: there will be another one of its name.
-                app.gone.cancelled().await;
+                let began = app.ask(Message::Begin).await;
+                let formation = began.ok_or(ApplyError::ShuttingDown)?;
+                return Ok(Turn {
+                    app,
+                    formation,
+                    _applying: applying,
+                });
             }
         };
         tokio::select! {
@@ -264,17 +263,11 @@ impl Staged {
 impl Drop for Staged {
     fn drop(&mut self) {
         let Some(turn) = self.turn.take() else { return };
-        let (generation, release) = (self.generation, self.applied.release);
-        let shared = Arc::clone(&self.shared);
+        let generation = self.generation;
         self.shared.control.spawn(async move {
             let undone = turn.app.dispatcher.send(Message::Undo(generation)).await;
             // A dispatcher that is gone has ended its dynos.
             drop(undone);
-            shared.events.tell(Event::ReleaseFailed {
-                app: turn.app.name.clone(),
-                release,
-                reason: ApplyError::GivenUp.to_string(),
-            });
         });
     }
 }
@@ -325,6 +318,8 @@ async fn run_release_phase(
         );
     }
     match &end.exit {
+        // Told to stop, it has not said that it is done: the next start runs it again.
+        Exit::Code(0) if end.told => Err(ApplyError::ShuttingDown),
         Exit::Code(0) => Ok(true),
         // The guest's own word; otherwise it had none.
         Exit::Code(code) => failed(Some(*code), exit_reason(&end.exit)),

@@ -24,6 +24,7 @@ use super::dyno::{News, Signal, Task};
 use super::job::{Job, JobError, Jobs, Purpose, Started};
 use super::prepare::{Kind, Prepared};
 use super::table::{Closing, DynoId, Effect, Ended, Generation, Now, Table};
+use crate::apply::ApplyError;
 use crate::change::ChangeError;
 use crate::events::Event;
 use crate::web::{RequestLimits, WebDyno};
@@ -287,8 +288,20 @@ impl Dispatcher {
             |change| !matches!(change, Change::Stage(waiting, ..) if *waiting == generation),
         );
         let now = self.now();
-        if self.table.undo(generation, now) {
-            self.waiting = None;
+        // One that still boots has somebody who waits for it, and tells that it failed.
+        let was_staged = self.waiting.is_none();
+        if !self.table.undo(generation, now) {
+            return;
+        }
+        self.waiting = None;
+        if let Some(release) = self.generations.get(&generation)
+            && was_staged
+        {
+            self.shared.events.tell(Event::ReleaseFailed {
+                app: self.app.name.clone(),
+                release: release.release,
+                reason: ApplyError::GivenUp.to_string(),
+            });
         }
     }
 
