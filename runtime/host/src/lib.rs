@@ -22,7 +22,7 @@
 //! // The formation, and what happens to it.
 //! let mut events = host.events();
 //! let two = [("web".parse()?, 2)].into();
-//! host.scale(&added.app, two).await.expect("the app runs")?;
+//! host.scale(&added.app, two).await?;
 //! println!("{:?}", events.next().await);
 //!
 //! // The end: what is under way is finished first.

@@ -7,7 +7,8 @@
 //! instances of his dyno, until [`REMEMBERED`] after the last time.
 //!
 //! What counts is processor time, for a thread that the machine takes away is no fault of its guest's. It is a system
-//! call to ask for it, so it is asked only of a dyno that has just taken long by the clock.
+//! call to ask for it, so it is asked only of a dyno that has just taken long by the clock. And ticks must have come: where
+//! the machine takes the ticker's thread away, nobody has tried to interrupt the guest.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -15,9 +16,14 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::ticker::ticks;
+
 /// The most processor time that a guest may take between two points at which it can be interrupted. Usual guests take
 /// the engine's tick, 1 ms.
 pub(crate) const LONG: Duration = Duration::from_millis(5);
+
+/// Ticks that come while a guest cannot be interrupted: after the first it has had time to stop until the second.
+const LEAST_TICKS: u64 = 2;
 
 /// For how long after the last time a dyno's instances stay on the threads of low priority, in milliseconds.
 const REMEMBERED: u64 = 10_000;
@@ -54,6 +60,7 @@ impl Pace {
         Turn {
             began,
             since: Cell::new(began),
+            ticks: Cell::new(ticks()),
             processor: Cell::new(is_suspected.then(processor_time)),
             longest: Cell::new(Duration::ZERO),
             spent: Cell::new(Duration::ZERO),
@@ -75,6 +82,11 @@ impl Pace {
         }
         self.slow.store(now() + REMEMBERED, Relaxed);
     }
+}
+
+/// Whether a stretch of a guest was longer than it may be, and not for want of ticks.
+fn is_long(stretch: Duration, ticks: u64) -> bool {
+    stretch >= LONG && ticks >= LEAST_TICKS
 }
 
 fn is_before(until: &AtomicU64) -> bool {
@@ -108,9 +120,11 @@ pub(crate) struct Turn {
     began: Instant,
     /// The last point at which it could be interrupted.
     since: Cell<Instant>,
+    /// The ticks then.
+    ticks: Cell<u64>,
     /// The thread's processor time then; `None`: only the clock is looked at.
     processor: Cell<Option<Duration>>,
-    /// The longest stretch so far.
+    /// The longest stretch so far that was too long.
     longest: Cell<Duration>,
     /// All of them.
     spent: Cell<Duration>,
@@ -130,7 +144,10 @@ impl Turn {
             self.processor.set(Some(processor));
             stretch = processor.saturating_sub(before);
         }
-        self.longest.set(self.longest.get().max(stretch));
+        let before = self.ticks.replace(ticks());
+        if is_long(stretch, self.ticks.get().saturating_sub(before)) {
+            self.longest.set(self.longest.get().max(stretch));
+        }
         self.spent.set(self.spent.get().saturating_add(stretch));
     }
 
@@ -150,6 +167,16 @@ mod tests {
         while processor_time() - before < time {
             std::hint::black_box(0);
         }
+        for _ in 0..LEAST_TICKS {
+            crate::ticker::count();
+        }
+    }
+
+    #[test]
+    fn who_was_not_interrupted_did_not_take_long() {
+        assert!(is_long(LONG, LEAST_TICKS));
+        assert!(!is_long(LONG, LEAST_TICKS - 1));
+        assert!(!is_long(LONG / 2, 100));
     }
 
     #[test]
