@@ -37,8 +37,14 @@ struct TestHost {
 impl TestHost {
     /// A host that listens, with nothing on it.
     async fn empty(processes: &str) -> Self {
+        Self::empty_with(processes, |_| {}).await
+    }
+
+    async fn empty_with(processes: &str, configure: impl FnOnce(&mut HostConfig)) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let host = Host::start(config_in(data.path())).unwrap();
+        let mut config = config_in(data.path());
+        configure(&mut config);
+        let host = Host::start(config).unwrap();
         let address = host.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         Self {
             host,
@@ -681,6 +687,32 @@ async fn what_is_scaled_during_a_release_phase_holds_for_the_release() {
         .await;
     assert!(!noted.load(std::sync::atomic::Ordering::SeqCst));
     t.host.shutdown().await;
+}
+
+/// It was checked beside the release that ran: the new one has other process types.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_scaled_during_a_release_phase_stays_below_the_operators_cap() {
+    let only = |config: &mut HostConfig| config.policy.app_caps.dynos = Some(3);
+    let mut t = TestHost::empty_with("[processes]\nweb = \"web.wasm\"\n", only).await;
+    t.release().await.unwrap();
+    t.manifest = "app = \"shop\"\n[processes]\nweb = \"web.wasm\"\nworker = \"worker.wasm ignore\"\n\
+                  release = \"worker.wasm sleep 500\"\n[scale]\nworker = 2\n[limits.default]\nstop_grace = \"100ms\"\n"
+        .to_owned();
+    t.release = 2;
+    let staging = tokio::spawn(t.host.stage(t.desired(), slug()).into_future());
+    t.until("the release phase runs", async || {
+        let rows = t.host.dynos(&t.app).await.unwrap();
+        rows.iter()
+            .any(|row| row.process.as_str() == "release" && row.state == DynoState::Up)
+    })
+    .await;
+    let three = Formation::from([("web".parse().unwrap(), 3)]);
+    t.host.scale(&t.app, three).await.unwrap();
+    let refused = staging.await.unwrap().err().unwrap();
+    assert!(matches!(refused, ApplyError::Cap(_)), "{refused}");
+    t.until_up(&["web.1", "web.2", "web.3"]).await;
+    // Asked for by two at once, the end is one and whole.
+    tokio::join!(t.host.shutdown(), t.host.shutdown());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cap_std::fs::Dir;
 use oarlock_spec::api::Formation;
+use oarlock_spec::limits::TooManyDynos;
 use oarlock_spec::manifest::Manifest;
 use oarlock_spec::names::{AppName, DynoName, ProcessType, ReleaseId, SlugId};
 use serde::{Deserialize, Serialize};
@@ -130,6 +131,9 @@ pub enum ApplyError {
     /// Its dynos do not fit beside what runs.
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
+    /// With what was scaled while it was staged it has more dynos than the operator's policy allows.
+    #[error(transparent)]
+    Cap(#[from] TooManyDynos),
     /// The release phase did not exit 0.
     #[error("the release phase failed: {reason}")]
     ReleasePhase {
@@ -187,6 +191,7 @@ impl From<ChangeError> for ApplyError {
             },
             ChangeError::Busy { waiting } => Self::Busy { waiting },
             ChangeError::NoRoom(error) => Self::NoRoom(error),
+            ChangeError::Cap(error) => Self::Cap(error),
             ChangeError::ShuttingDown => Self::ShuttingDown,
             // What only scaling and restarts meet.
             other @ (ChangeError::UnknownApp(_)
@@ -194,7 +199,6 @@ impl From<ChangeError> for ApplyError {
             | ChangeError::UnknownProcess { .. }
             | ChangeError::NoScale(_)
             | ChangeError::TooMany { .. }
-            | ChangeError::Cap(_)
             | ChangeError::UnknownTarget { .. }) => Self::Platform(other.to_string()),
         }
     }

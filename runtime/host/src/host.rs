@@ -26,7 +26,7 @@ use oarlock_spec::api::{DynoRow, Formation};
 use oarlock_spec::names::{AppName, DynoName};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::ApplyError;
@@ -115,9 +115,9 @@ pub(crate) struct Inner {
     apps: Arc<Registry>,
     app_logs: Mutex<BTreeMap<AppName, AppLog>>,
     logs: Logs,
-    /// Of the data folder; given back when nothing writes there any more.
-    lock: Mutex<Option<OwnedFd>>,
     closing: AtomicBool,
+    /// Whether all that [`Host::shutdown`] ends has ended.
+    ended: watch::Sender<bool>,
     /// Ends the control thread.
     stop: CancellationToken,
     /// The control thread, and what it says when its runtime is gone; `None` after the shutdown.
@@ -196,7 +196,7 @@ impl Host {
         let cores = Cores::start(count).map_err(io("the cores' threads do not start"))?;
         let logs = Logs::start().map_err(io("the logs' thread does not start"))?;
         let (control, stop, thread) =
-            start_control(cores.clone()).map_err(io("the control thread does not start"))?;
+            start_control(cores.clone(), lock).map_err(io("the control thread does not start"))?;
         let unclaimed = if config.local_development {
             Unclaimed::OnlyApps
         } else {
@@ -229,8 +229,8 @@ impl Host {
             apps: Arc::default(),
             app_logs: Mutex::default(),
             logs,
-            lock: Mutex::new(Some(lock)),
             closing: AtomicBool::new(false),
+            ended: watch::Sender::new(false),
             stop,
             control: tokio::sync::Mutex::new(Some(thread)),
         };
@@ -266,9 +266,12 @@ impl Host {
         self.on_control(async move {
             let app = &leaving.app;
             inner.shared.router.remove(&app.name, &app.pool);
+            app.pool.give_up();
             for stage in [Ending::Web, Ending::Others, Ending::OneOffs] {
                 app.end(stage).await;
             }
+            // A release that became current just before has put it in again.
+            inner.shared.router.remove(&app.name, &app.pool);
             app.addons.close().await;
             inner.meter(app);
             inner.shared.events.tell(Event::AppRemoved {
@@ -388,13 +391,17 @@ impl Host {
     pub async fn shutdown(&self) {
         if !self.inner.closing.swap(true, Ordering::SeqCst) {
             self.inner.shared.events.tell(Event::Draining);
+            let inner = Arc::clone(&self.inner);
+            // Once, and to its end, however many ask for it and whoever waits.
+            self.inner.shared.control.spawn(async move {
+                inner.end_all().await;
+                inner.ended.send_replace(true);
+            });
         }
+        let mut ended = self.inner.ended.subscribe();
+        // Fails only without its sender, which is ours.
+        drop(ended.wait_for(|ended| *ended).await);
         let mut control = self.inner.control.lock().await;
-        if control.is_none() {
-            return;
-        }
-        let inner = Arc::clone(&self.inner);
-        self.on_control(async move { inner.end_all().await }).await;
         if let Some((thread, ended)) = control.take() {
             self.inner.stop.cancel();
             // Whether it told or broke off, the thread is at its end.
@@ -466,8 +473,9 @@ type Control = (
     (std::thread::JoinHandle<()>, oneshot::Receiver<()>),
 );
 
-/// The thread ends the cores with it: what is accepting on them would keep them alive.
-fn start_control(cores: Cores) -> std::io::Result<Control> {
+/// The thread ends the cores with it: what is accepting on them would keep them alive. It gives the lock of the data
+/// folder back when nothing writes there any more.
+fn start_control(cores: Cores, data_lock: OwnedFd) -> std::io::Result<Control> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_name("oarlock-blocking")
@@ -482,6 +490,7 @@ fn start_control(cores: Cores) -> std::io::Result<Control> {
             runtime.block_on(stopped.cancelled());
             runtime.shutdown_timeout(BLOCKING_END);
             cores.stop();
+            drop(data_lock);
             // Whoever shuts down may have gone.
             let _gone = ended_tx.send(()).is_err();
         })?;
@@ -537,17 +546,17 @@ impl Inner {
         };
         let log = self.log(name);
         let (shared, name) = (Arc::clone(&self.shared), (opening.id(), name.clone()));
-        let opened = tokio::task::spawn_blocking(move || open_app(name, log, &shared));
-        let app = opened
-            .await
-            .map_err(|_| ApplyError::ShuttingDown)?
-            .map_err(|error| ApplyError::Platform(error.to_string()))?;
-        if opening.done(&app) {
-            self.shared.expected.opened(&app.name);
+        // The name is its own until it is open, also if whoever wants it does not wait.
+        let opened = tokio::task::spawn_blocking(move || {
+            let app = open_app(name, log, &shared)
+                .map_err(|error| ApplyError::Platform(error.to_string()))?;
+            if !opening.done(&app) {
+                return Err(ApplyError::ShuttingDown);
+            }
+            shared.expected.opened(&app.name);
             Ok(app)
-        } else {
-            Err(ApplyError::ShuttingDown)
-        }
+        });
+        opened.await.unwrap_or(Err(ApplyError::ShuttingDown))
     }
 
     /// Tells the embedder's meters, if there are any, what the app has used since they were told last.
@@ -579,6 +588,7 @@ impl Inner {
         for stage in [Ending::Web, Ending::Others, Ending::OneOffs] {
             join_all(apps.iter().map(|app| app.end(stage))).await;
         }
+        self.apps.all_left().await;
         join_all(apps.iter().map(|app| app.addons.close())).await;
         apps.iter().for_each(|app| self.meter(app));
         self.shared.events.tell(Event::Drained);
@@ -587,6 +597,5 @@ impl Inner {
         drop(tokio::task::spawn_blocking(move || cores.stop()).await);
         // Blocks this thread, on which nothing else is left to do.
         self.logs.close();
-        drop(lock(&self.lock).take());
     }
 }

@@ -126,14 +126,30 @@ impl Registry {
     pub(crate) fn close(&self) -> Vec<Arc<HostedApp>> {
         let mut inner = self.lock();
         inner.closed = true;
-        let entries = std::mem::take(&mut inner.entries);
+        let is_open = |_: &AppName, entry: &mut Entry| matches!(entry, Entry::Open(_));
+        let open = inner.entries.extract_if(.., is_open);
+        let open: Vec<_> = open
+            .filter_map(|(_, entry)| match entry {
+                Entry::Open(app) => Some(app),
+                Entry::Opening(_) | Entry::Leaving(_) => None,
+            })
+            .collect();
+        open.iter().for_each(|app| app.gone.cancel());
         drop(inner);
         self.changed.notify_waiters();
-        let open = entries.into_values().filter_map(|entry| match entry {
-            Entry::Open(app) => Some(app),
-            Entry::Opening(_) | Entry::Leaving(_) => None,
-        });
-        open.inspect(|app| app.gone.cancel()).collect()
+        open
+    }
+
+    /// Waits until those that were left before [`Registry::close`] have ended.
+    pub(crate) async fn all_left(&self) {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if self.lock().entries.is_empty() {
+                return;
+            }
+            changed.await;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -178,6 +194,9 @@ impl Opening {
     /// It is open; `false`: the host shuts down meanwhile, and nobody will end the app but the caller.
     pub(crate) fn done(self, app: &Arc<HostedApp>) -> bool {
         let mut inner = self.place.registry.lock();
+        if inner.closed {
+            return false;
+        }
         let Some(entry) = inner.entries.get_mut(&self.place.name) else {
             return false;
         };

@@ -111,11 +111,13 @@ impl Inner {
         let turn = async {
             loop {
                 let app = self.opened(name).await?;
-                let applying = Arc::clone(&app.applying).lock_owned().await;
-                if app.gone.is_cancelled() {
+                let applying = Arc::clone(&app.applying).lock_owned();
+                let applying = tokio::select! {
+                    biased;
                     // It was taken off while we waited: the next one of its name is opened when it is gone.
-                    continue;
-                }
+                    () = app.gone.cancelled() => continue,
+                    applying = applying => applying,
+                };
                 let began = app.ask(Message::Begin).await;
                 let formation = began.ok_or(ApplyError::ShuttingDown)?;
                 return Ok(Turn {
@@ -174,6 +176,7 @@ impl Inner {
         let prepared = tokio::select! {
             biased;
             () = given_up.cancelled() => return Err(ApplyError::GivenUp),
+            () = app.gone.cancelled() => return Err(ApplyError::ShuttingDown),
             prepared = Prepared::new(desired, slug, &app, shared) => prepared?,
         };
         prepared.fits(&shared.engine)?;
@@ -206,7 +209,6 @@ impl Inner {
         };
         tokio::select! {
             biased;
-            () = given_up.cancelled() => Err(ApplyError::GivenUp),
             ready = boot.ready => {
                 let ready = ready.map_err(|_gone| ApplyError::ShuttingDown);
                 match ready.and_then(|ready| Ok(ready?)) {
@@ -218,6 +220,7 @@ impl Inner {
                     }
                 }
             }
+            () = given_up.cancelled() => Err(ApplyError::GivenUp),
         }
     }
 }

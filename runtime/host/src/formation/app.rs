@@ -68,6 +68,10 @@ pub(crate) struct HostedApp {
     pub(crate) current: ArcSwapOption<Prepared>,
     /// Held by an apply from its first step to its last, so that they run one after the other.
     pub(crate) applying: Arc<Mutex<()>>,
+    /// Its components that are looked up at once: fewer than of all apps together.
+    pub(crate) loading: Semaphore,
+    /// Held while one of its components is compiled.
+    pub(crate) compiling: Mutex<()>,
     /// The last release that [`Host::add`](crate::Host::add) gave it.
     pub(crate) last_release: std::sync::Mutex<ReleaseId>,
     /// Cancelled when it is taken off.
@@ -75,6 +79,9 @@ pub(crate) struct HostedApp {
     /// To its dispatcher.
     pub(crate) dispatcher: mpsc::Sender<Message>,
 }
+
+/// Components of one app that are read and looked up at once.
+const LOADS: usize = 4;
 
 /// Messages that wait for a dispatcher; above it the sender waits.
 const MESSAGES: usize = 64;
@@ -113,6 +120,8 @@ impl HostedApp {
             cron_written: std::sync::Mutex::new(0),
             current: ArcSwapOption::empty(),
             applying: Arc::default(),
+            loading: Semaphore::new(LOADS),
+            compiling: Mutex::default(),
             last_release: std::sync::Mutex::new(ReleaseId(0)),
             gone: CancellationToken::new(),
             id,

@@ -314,7 +314,14 @@ impl Dispatcher {
             match change {
                 Change::Stage(generation, prepared, reply) => {
                     let mut plan = prepared.plan(generation);
-                    plan.scale(&self.scaled);
+                    if !self.scaled.is_empty() {
+                        plan.scale(&self.scaled);
+                        // That was checked beside the process types of the release before.
+                        if let Err(refused) = self.check_plan(&plan, &prepared) {
+                            drop(reply.send(Err(refused)));
+                            continue;
+                        }
+                    }
                     self.generations.insert(generation, prepared);
                     self.waiting = Some(Waiting::Stage(reply));
                     self.table.roll_out(plan, now);

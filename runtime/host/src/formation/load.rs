@@ -77,11 +77,9 @@ pub(super) async fn load(
         })
     };
     let (engine, look) = (shared.engine.clone(), program_of.clone());
+    let turn_of_app = app.loading.acquire().await;
     let found = on_thread(path, &shared.loads, move || {
-        let bytes = match read(&component) {
-            Ok(bytes) => bytes,
-            Err(error) => return Err(error),
-        };
+        let bytes = read(&component)?;
         let digest = *blake3::hash(&bytes).as_bytes();
         let known = known.as_ref();
         if let Some(program) = known.and_then(|release| release.programs.get(&digest)) {
@@ -96,9 +94,13 @@ pub(super) async fn load(
         }
         Ok(Ok(Found::Unknown(bytes, digest)))
     });
-    match found.await?.map_err(unreadable)?? {
+    let found = found.await?.map_err(unreadable)?;
+    drop(turn_of_app);
+    match found? {
         Found::Loaded(loaded) => Ok(loaded),
         Found::Unknown(bytes, digest) => {
+            // One of each app: the next component of an app that has many waits behind those of the others.
+            let _turn = app.compiling.lock().await;
             let compile = move || program_of(&bytes, digest);
             Ok(on_thread(path, &shared.compilers, compile).await??)
         }

@@ -5,7 +5,8 @@ use oarlock_spec::names::DynoName;
 
 use super::dispatcher::Dispatcher;
 use super::prepare::MOST_DYNOS;
-use super::table::{Generation, Role, Row};
+use super::prepare::Prepared;
+use super::table::{Generation, Plan, Role, Row};
 use crate::change::ChangeError;
 
 impl Dispatcher {
@@ -52,6 +53,17 @@ impl Dispatcher {
             .app_caps
             .check_dynos(wanted.values())?;
         Ok(release.check_room(&wanted, &running, &self.shared.engine)?)
+    }
+
+    /// Whether a release's dynos are allowed, and fit beside what runs.
+    pub(super) fn check_plan(&self, plan: &Plan, release: &Prepared) -> Result<(), ChangeError> {
+        let formation = plan.formation();
+        self.shared
+            .config
+            .policy
+            .app_caps
+            .check_dynos(formation.values())?;
+        Ok(release.check_room(&formation, &Formation::new(), &self.shared.engine)?)
     }
 
     /// The dynos that a restart's target names.

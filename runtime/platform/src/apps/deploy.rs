@@ -8,7 +8,7 @@ use oarlock_spec::codes::exit;
 use oarlock_spec::manifest::Manifest;
 use tokio::sync::oneshot;
 
-use super::worker::{Command, Deployed, ReleaseFailure, blocking};
+use super::worker::{Command, Deployed, HOST_FAILED, ReleaseFailure, blocking};
 use super::{Building, ManagedApp, Step};
 use crate::build::{BuildError, Progress, build, build_fenced, planned_command};
 use crate::control::ApiError;
@@ -41,6 +41,17 @@ pub(crate) enum DeployFailure {
 pub(crate) struct ReleaseFailureBox(Box<ReleaseFailure>);
 
 impl DeployFailure {
+    /// For the app's log: without paths and errors of the host, which are the operator's.
+    pub(crate) fn public(&self) -> String {
+        match self {
+            Self::Slug(SlugError::Storage { .. } | SlugError::Damaged { .. }) => {
+                HOST_FAILED.to_owned()
+            }
+            Self::Release(ReleaseFailureBox(failure)) => failure.public(),
+            Self::Manifest(_) | Self::Build(_) | Self::Slug(_) | Self::Queue(_) => self.to_string(),
+        }
+    }
+
     /// One of `oarlock_spec::codes::exit`, or the release phase's own.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
@@ -65,7 +76,7 @@ fn release_exit_code(failure: &ReleaseFailure) -> u8 {
             ApplyError::Load(_) | ApplyError::Unreadable { .. } | ApplyError::WrongKind { .. } => {
                 exit::BUILD
             }
-            ApplyError::Addon { .. } | ApplyError::NoRoom(_) => exit::MANIFEST,
+            ApplyError::Addon { .. } | ApplyError::NoRoom(_) | ApplyError::Cap(_) => exit::MANIFEST,
             // 0 would say that all went well.
             ApplyError::ReleasePhase { code, .. } => code
                 .filter(|code| *code != 0)

@@ -33,6 +33,7 @@ use start::Start;
 pub(crate) use start::Step;
 pub(crate) use turns::Turns;
 pub(crate) use watch::watch;
+pub(crate) use worker::HOST_FAILED;
 use worker::{Command, Worker};
 
 /// Changes of one app that wait for the one under way; more are answered with `busy`.

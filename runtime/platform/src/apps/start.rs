@@ -31,15 +31,15 @@ impl ManagedApp {
     }
 
     /// Its start has failed, and there is no release to go on with: nobody waits for it any more.
-    pub(crate) fn fail(&self, message: String) {
-        *lock(&self.start) = Start::Failed(message.clone());
+    pub(crate) fn fail(&self, message: String, public: String) {
+        *lock(&self.start) = Start::Failed(public.clone());
         self.shared.runtime.give_up(&self.name);
-        self.say_failed(message);
+        self.say_failed(message, &public);
     }
 
-    /// Tells the operator, and the app's log.
-    pub(crate) fn say_failed(&self, message: String) {
-        self.shared.runtime.log(&self.name, "api", &message);
+    /// Tells the operator, and the app's log what is for its eyes.
+    pub(crate) fn say_failed(&self, message: String, public: &str) {
+        self.shared.runtime.log(&self.name, "api", public);
         self.shared.tell(Event::Failed {
             app: self.name.clone(),
             message,

@@ -65,7 +65,7 @@ pub(super) enum ReleaseFailure {
 }
 
 /// What the app's own log and whoever asked are told where the fault is the platform's.
-const HOST_FAILED: &str = "the host failed; its operator's log says why";
+pub(crate) const HOST_FAILED: &str = "the host failed; its operator's log says why";
 
 impl ReleaseFailure {
     /// For the app's log: without paths and errors of the host, which are the operator's.
@@ -99,6 +99,7 @@ impl From<ReleaseFailure> for ApiError {
                 format!("{message}; the old release goes on"),
             ),
             ReleaseFailure::Releases(error) => error.into(),
+            ReleaseFailure::Slug(SlugError::Storage { .. }) => Self::internal(message),
             ReleaseFailure::Slug(_) => {
                 Self::new(StatusCode::CONFLICT, words::CANNOT_ROLL_BACK, message)
             }

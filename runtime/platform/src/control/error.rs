@@ -105,9 +105,8 @@ impl From<OneOffError> for ApiError {
     fn from(error: OneOffError) -> Self {
         let message = error.to_string();
         match error {
-            OneOffError::UnknownApp(_) => {
-                Self::new(StatusCode::NOT_FOUND, words::UNKNOWN_APP, message)
-            }
+            // The platform knows it; the host does not yet.
+            OneOffError::UnknownApp(app) => Self::not_running(&app),
             OneOffError::UnknownCommand { .. } => Self::refused(words::UNKNOWN_COMMAND, message),
             OneOffError::NotACommand { .. } => Self::refused(words::NOT_A_COMMAND, message),
             OneOffError::Load(_) => Self::refused(words::INVALID_COMPONENT, message),

@@ -18,7 +18,8 @@ use super::found::{Found, OwnApp};
 use super::tenants::{TenantFolder, Tenants};
 use super::{Event, StartError};
 use crate::apps::{
-    Apps, Building, DeployFailure, ManagedApp, PlatformShared, Step, bring_up, resume, watch,
+    Apps, Building, DeployFailure, HOST_FAILED, ManagedApp, PlatformShared, Step, bring_up, resume,
+    watch,
 };
 use crate::control::Server;
 use crate::releases::ReleaseError;
@@ -183,21 +184,29 @@ async fn run_tenants(
 async fn start_tenant(app: &Arc<ManagedApp>, tenant: &TenantFolder, shared: &Arc<PlatformShared>) {
     let look = async {
         app.is_at(Step::Reading);
-        tenant.check(shared).await?;
-        app.open().await.map_err(|error| error.to_string())
+        let opened = app.open().await;
+        opened.map_err(|error| (error.to_string(), HOST_FAILED.to_owned()))?;
+        let checked = tenant.check(shared).await;
+        checked.map_err(|message| (message.clone(), message))
     };
-    if let Err(message) = shared.turns.reading.take(look).await {
-        return app.fail(message);
-    }
-    // Whatever keeps it from running: what the folder says may run.
-    let resumed = shared.building == Building::Yes && resume(app).await.is_ok();
-    let Err(failure) = bring_up(app).await else {
-        return;
+    // Whatever keeps it from running: what ran before may run.
+    let mut resumed = false;
+    let failed = match shared.turns.reading.take(look).await {
+        Err(failed) => failed,
+        Ok(()) => {
+            resumed = shared.building == Building::Yes && resume(app).await.is_ok();
+            let Err(failure) = bring_up(app).await else {
+                return;
+            };
+            (failure.to_string(), failure.public())
+        }
     };
+    let (message, public) = failed;
     if resumed || resume(app).await.is_ok() {
-        app.say_failed(format!("{failure}\nthe old release goes on"));
+        let goes_on = |text: &str| format!("{text}\nthe old release goes on");
+        app.say_failed(goes_on(&message), &goes_on(&public));
     } else {
-        app.fail(failure.to_string());
+        app.fail(message, public);
     }
 }
 
