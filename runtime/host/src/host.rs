@@ -100,6 +100,9 @@ const LOADS: usize = 8;
 const COMPILERS: usize = 2;
 /// How often it is looked whether memory is kept that nothing needs any more.
 const TRIM_INTERVAL: Duration = Duration::from_secs(2);
+/// How often the lock of a data folder that somebody has is tried again, and how long it is waited for in between.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// What the control thread's blocking work may still take at the end.
 const BLOCKING_END: Duration = Duration::from_secs(5);
 
@@ -457,7 +460,16 @@ fn lock_data(data: &Path) -> Result<OwnedFd, HostError> {
         Mode::empty(),
     )
     .map_err(failed)?;
-    match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+    let mut tried = 0;
+    let locked = loop {
+        match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            // A host that is just ending; or a child that this process starts has not let go of its descriptors yet.
+            Err(Errno::WOULDBLOCK) if tried < LOCK_TRIES => tried += 1,
+            locked => break locked,
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    };
+    match locked {
         Ok(()) => Ok(folder),
         Err(Errno::WOULDBLOCK) => Err(HostError::InUse {
             path: data.to_owned(),

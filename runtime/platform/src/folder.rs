@@ -25,6 +25,10 @@ pub(crate) const DATA_NAME: &str = oarlock_host::folder::STATE_FOLDER;
 /// wrote, which is only reached through handles that do not leave it.
 const LINK_DEPTH: usize = 3;
 
+/// How often a lock that somebody has is tried again, and how long it is waited for in between.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
 /// How long a holder of the lock may take to write its process id.
 const PID_WAIT: Duration = Duration::from_secs(1);
 
@@ -200,7 +204,16 @@ fn lock(folder: &Path) -> Result<File, FolderError> {
         Some(Errno::LOOP) => link(&path),
         _ => failed(&path, &error),
     })?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    let mut tried = 0;
+    let locked = loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            // A host that is just ending; or a child that this process starts has not let go of its descriptors yet.
+            Err(Errno::WOULDBLOCK) if tried < LOCK_TRIES => tried += 1,
+            locked => break locked,
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    };
+    match locked {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => return Err(in_use(folder, &mut file)),
         Err(error) => return Err(failed(&path, &error.into())),
