@@ -45,7 +45,11 @@ async fn a_lone_call_that_works_on_for_too_long_ends_its_instance() {
             gone(&sandbox).await;
             free(&slot).await;
             let remarks = setup.log.remarks.lock().unwrap().clone();
-            assert_eq!(remarks, [WORKED_ON], "{guest} {path}");
+            // A machine that is busy may also have let it compute for long.
+            let (last, others) = remarks.split_last().unwrap();
+            assert_eq!(last, WORKED_ON, "{guest} {path}");
+            let is_slow = |remark: &String| remark.starts_with("The component computes for long");
+            assert!(others.iter().all(is_slow), "{guest} {path}: {others:?}");
         }
     }
 }

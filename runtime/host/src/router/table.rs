@@ -56,12 +56,13 @@ impl Table {
     /// Only if it is this pool that has the name.
     pub(super) fn remove(&self, app: &AppName, pool: &Arc<WebPool>) {
         self.change(|table| {
-            let is_it = |_: &Box<str>, known: &Arc<WebPool>| Arc::ptr_eq(known, pool);
             // `Err`: it is another one's by now.
             let _kept = table
                 .by_host
                 .pin()
-                .remove_if(table.host(app).as_str(), is_it)
+                .remove_if(table.host(app).as_str(), |_, known| {
+                    Arc::ptr_eq(known, pool)
+                })
                 .is_err();
         });
     }
