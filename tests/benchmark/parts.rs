@@ -226,7 +226,8 @@ pub(crate) fn thousand(effort: Effort) -> anyhow::Result<Vec<Fact>> {
     let mut facts = Vec::new();
     for row in Row::ALL {
         let (took, grown) = runtime()?.block_on(async {
-            let hosted = Hosted::new(row, count + 64).await?;
+            // One app may have half of the instances.
+            let hosted = Hosted::new(row, 2 * count + 64).await?;
             let before = resident()?;
             let mut took = Vec::new();
             let mut grown = 0;
