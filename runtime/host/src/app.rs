@@ -295,6 +295,9 @@ impl Host {
     /// Adds an app, or another release of one that runs: it is checked, loaded, its release phase is run, its dynos
     /// are started, and then those of the release before are stopped. Releases are counted from `v1` up.
     ///
+    /// From now on a request for it waits for it, within the limits of its `web`; if its first release fails, nobody has
+    /// its host name again.
+    ///
     /// A process type that ran before keeps its scale; a new one has that of the manifest; [`App::scale`] is above both.
     ///
     /// # Errors
@@ -316,6 +319,17 @@ impl Host {
 
 impl Inner {
     async fn add(self: Arc<Self>, app: App, manifest: Manifest) -> Result<Applied, AddError> {
+        let name = manifest.app.clone();
+        let web = manifest.processes.keys().find(|process| process.is_web());
+        let expected = web.is_some_and(|web| self.expect(&name, &manifest.limits_of(web)));
+        let added = self.apply(app, manifest).await;
+        if expected && added.is_err() {
+            self.apps.forget(&name, &*self);
+        }
+        added
+    }
+
+    async fn apply(self: &Arc<Self>, app: App, manifest: Manifest) -> Result<Applied, AddError> {
         let to_the_end = CancellationToken::new();
         let turn = self.turn(&manifest.app, &to_the_end).await?;
         let mut config = manifest.config.clone();

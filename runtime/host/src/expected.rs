@@ -5,78 +5,125 @@
 //! answers it. The wait is bounded as any other: `queue` requests at once, each for `boot_timeout`; more, or longer, and
 //! it is told `app-starting`. What is said of an app that has served has no effect here: its dynos speak for it.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use oarlock_spec::limits::Limits;
 use oarlock_spec::names::AppName;
 
-use crate::host::{Host, Inner, lock};
-use crate::logs::AppLog;
+use crate::host::{Host, Inner};
+use crate::registry::Pools;
 use crate::web::{RequestLimits, WebPool};
-
-/// The pools of apps that are expected, until they are opened.
-#[derive(Default)]
-pub(crate) struct Expected {
-    pools: Mutex<BTreeMap<AppName, Arc<WebPool>>>,
-}
-
-impl Expected {
-    /// The pool of an app that is opened now: the one in which requests wait already, if it was expected. Whoever
-    /// expects it meanwhile gets the same, until it is open.
-    pub(crate) fn pool(&self, app: &AppName, log: &AppLog) -> Arc<WebPool> {
-        let mut pools = lock(&self.pools);
-        let pool = pools.entry(app.clone());
-        Arc::clone(pool.or_insert_with(|| WebPool::new(log.clone())))
-    }
-
-    /// It is open: from here on the app has its pool.
-    pub(crate) fn opened(&self, app: &AppName) {
-        lock(&self.pools).remove(app);
-    }
-
-    pub(crate) fn all(&self) -> Vec<Arc<WebPool>> {
-        lock(&self.pools).values().cloned().collect()
-    }
-}
 
 impl Host {
     /// Says that this app's first release is to come: from now on a request for it waits for it instead of being told
     /// that nobody has its host name. `limits`: those of its `web`, as far as they are known; it may be called again when
-    /// they are.
+    /// they are. [`Host::add`] does this by itself.
     pub fn expect(&self, app: &AppName, limits: &Limits) {
-        let inner = &self.inner;
-        let pool = match inner.find(app) {
-            Some(app) => Arc::clone(&app.pool),
-            None => inner.shared.expected.pool(app, &inner.log(app)),
-        };
-        pool.expect(RequestLimits::from(limits));
-        if !inner.is_closing() {
-            inner.shared.router.add(app, pool);
-        }
+        self.inner.expect(app, limits);
     }
 
     /// Says that an expected app's first release does not come, for it failed. Who waits for it, and who comes, is
     /// answered H14 until the app is expected again or a release of it serves.
     pub fn give_up(&self, app: &AppName) {
-        if let Some(pool) = self.inner.early_pool(app) {
-            pool.give_up();
-        }
-    }
-
-    /// Forgets an app that was never opened.
-    pub(crate) fn stop_expecting(&self, app: &AppName) {
-        let shared = &self.inner.shared;
-        if let Some(pool) = lock(&shared.expected.pools).remove(app) {
-            shared.router.remove(app, &pool);
-            pool.give_up();
-        }
+        self.inner.apps.give_up(app);
     }
 }
 
 impl Inner {
-    fn early_pool(&self, app: &AppName) -> Option<Arc<WebPool>> {
-        let opened = self.find(app).map(|app| Arc::clone(&app.pool));
-        opened.or_else(|| lock(&self.shared.expected.pools).get(app).cloned())
+    /// Whether that is new.
+    pub(crate) fn expect(&self, app: &AppName, limits: &Limits) -> bool {
+        self.apps.expect(app, RequestLimits::from(limits), self)
+    }
+}
+
+impl Pools for Inner {
+    fn make(&self, name: &AppName) -> Arc<WebPool> {
+        WebPool::new(self.log(name))
+    }
+    fn route(&self, name: &AppName, pool: &Arc<WebPool>) {
+        self.shared.router.add(name, Arc::clone(pool));
+    }
+    fn unroute(&self, name: &AppName, pool: &Arc<WebPool>) {
+        self.shared.router.remove(name, pool);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use http::Request;
+
+    use super::*;
+    use crate::{App, HostConfig};
+
+    /// What a request for the app is told: the router's code, or `None` if it was served.
+    async fn met(host: &Host, app: &AppName) -> Option<String> {
+        let asked = host.service(app).call(Request::new(String::new()));
+        let answer = tokio::time::timeout(Duration::from_secs(20), asked).await;
+        let head = answer.unwrap().unwrap().into_parts().0;
+        let code = head.headers.get("oarlock-error")?;
+        Some(code.to_str().unwrap().to_owned())
+    }
+
+    fn hello() -> App {
+        let wasm = wat::parse_str(include_str!("../doc/hello.wat")).unwrap();
+        let app = App::from_manifest("app = \"hello\"\n[processes]\nweb = \"web.wasm\"");
+        app.component("web.wasm", wasm)
+    }
+
+    fn waits_shortly() -> Limits {
+        Limits {
+            boot_timeout: Duration::from_millis(20),
+            ..Limits::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_app_is_expected_again_while_it_is_being_removed() {
+        let data = tempfile::tempdir().unwrap();
+        let host = Host::start(HostConfig::new(data.path())).unwrap();
+        let app = host.add(hello()).await.unwrap().app;
+        for expected in [true, false] {
+            {
+                let mut removed = pin!(host.remove(&app));
+                assert!(futures::poll!(removed.as_mut()).is_pending());
+                host.expect(&app, &waits_shortly());
+                if !expected {
+                    host.give_up(&app);
+                }
+                removed.await;
+            }
+            let code = if expected { "app-starting" } else { "H14" };
+            assert_eq!(met(&host, &app).await.as_deref(), Some(code));
+            assert_eq!(host.add(hello()).await.unwrap().app, app);
+            assert_eq!(met(&host, &app).await, None);
+        }
+        host.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn an_app_that_never_came_is_nobodys_again() {
+        let data = tempfile::tempdir().unwrap();
+        let host = Host::start(HostConfig::new(data.path())).unwrap();
+        let app: AppName = "hello".parse().unwrap();
+        let routed = || host.inner.shared.router.has(&app);
+        // By whoever expected it: with `remove`.
+        host.expect(&app, &waits_shortly());
+        assert!(routed());
+        host.remove(&app).await;
+        assert!(!routed());
+        // By an `add` that fails.
+        let bad = App::from_manifest("app = \"hello\"\n[processes]\nweb = \"web.wasm\"");
+        let bad = bad.component("web.wasm", b"no component".to_vec());
+        assert!(host.add(bad.clone()).await.is_err());
+        assert!(!routed());
+        // Not if somebody else expects it still.
+        host.expect(&app, &waits_shortly());
+        assert!(host.add(bad).await.is_err());
+        assert!(routed());
+        assert_eq!(met(&host, &app).await.as_deref(), Some("app-starting"));
+        host.shutdown().await;
     }
 }

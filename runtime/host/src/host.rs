@@ -24,8 +24,7 @@ use futures::future::join_all;
 use oarlock_sandbox::{Capacity, Engine, EngineConfig};
 use oarlock_spec::api::{DynoRow, Formation};
 use oarlock_spec::names::{AppName, DynoName};
-use rustix::fs::{FlockOperation, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -34,13 +33,12 @@ use crate::change::ChangeError;
 use crate::config::HostConfig;
 use crate::cores::Cores;
 use crate::events::{Event, EventSender, Events};
-use crate::expected::Expected;
 use crate::formation::{
     Clock, Ending, HostShared, HostedApp, Message, SystemClock, app_folder, open_app,
 };
 use crate::logs::{AppLog, Logs};
 use crate::one_off::{self, OneOff, OneOffError, OneOffRequest};
-use crate::registry::{Entered, Registry};
+use crate::registry::{Closed, Entered, Registry};
 use crate::router::{self, ClientLimits, Router, Unclaimed};
 use crate::usage::{METER_INTERVAL, Usage};
 
@@ -100,9 +98,6 @@ const LOADS: usize = 8;
 const COMPILERS: usize = 2;
 /// How often it is looked whether memory is kept that nothing needs any more.
 const TRIM_INTERVAL: Duration = Duration::from_secs(2);
-/// How often the lock of a data folder that somebody has is tried again, and how long it is waited for in between.
-const LOCK_TRIES: u32 = 20;
-const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// What the control thread's blocking work may still take at the end.
 const BLOCKING_END: Duration = Duration::from_secs(5);
 
@@ -115,7 +110,7 @@ pub struct Host {
 pub(crate) struct Inner {
     pub(crate) shared: Arc<HostShared>,
     /// A look-up of handles; what an app is belongs to its dispatcher.
-    apps: Arc<Registry>,
+    pub(crate) apps: Arc<Registry>,
     app_logs: Mutex<BTreeMap<AppName, AppLog>>,
     logs: Logs,
     closing: AtomicBool,
@@ -222,7 +217,6 @@ impl Host {
             compilers,
             control,
             events: EventSender::new(),
-            expected: Expected::default(),
         });
         let engine = shared.engine.clone();
         shared.control.spawn(give_back(engine));
@@ -261,8 +255,8 @@ impl Host {
     /// Stops an app's dynos and forgets it. A release that is being staged is given up. Whoever adds an app of this name
     /// meanwhile waits until this one is gone.
     pub async fn remove(&self, app: &AppName) {
-        let Some(leaving) = self.inner.apps.leave(app) else {
-            return self.stop_expecting(app);
+        let Some(leaving) = self.inner.apps.leave(app, &*self.inner) else {
+            return;
         };
         let inner = Arc::clone(&self.inner);
         // On the control thread, so that it comes to its end though the caller may not wait.
@@ -283,8 +277,7 @@ impl Host {
             let log = app.log.clone();
             drop(tokio::task::spawn_blocking(move || log.close()).await);
             lock(&inner.app_logs).remove(&app.name);
-            // The name is free from here on.
-            drop(leaving);
+            leaving.done(&*inner);
         })
         .await;
     }
@@ -448,33 +441,19 @@ fn lock_data(data: &Path) -> Result<OwnedFd, HostError> {
         "the data folder {} cannot be made",
         data.display()
     )))?;
-    let failed = |error: Errno| {
-        io(&format!(
-            "the data folder {} cannot be locked",
-            data.display()
-        ))(error.into())
-    };
+    let cannot_lock = format!("the data folder {} cannot be locked", data.display());
     let folder = rustix::fs::open(
         &apps,
         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
-    )
-    .map_err(failed)?;
-    let mut tried = 0;
-    let locked = loop {
-        match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-            // A host that is just ending; or a child that this process starts has not let go of its descriptors yet.
-            Err(Errno::WOULDBLOCK) if tried < LOCK_TRIES => tried += 1,
-            locked => break locked,
-        }
-        std::thread::sleep(LOCK_PAUSE);
-    };
-    match locked {
-        Ok(()) => Ok(folder),
-        Err(Errno::WOULDBLOCK) => Err(HostError::InUse {
+    );
+    let folder = folder.map_err(|error| io(&cannot_lock)(error.into()))?;
+    if oarlock_process::lock(&folder).map_err(io(&cannot_lock))? {
+        Ok(folder)
+    } else {
+        Err(HostError::InUse {
             path: data.to_owned(),
-        }),
-        Err(error) => Err(failed(error)),
+        })
     }
 }
 
@@ -551,21 +530,21 @@ impl Inner {
 
     /// The app, opened and with a dispatcher; made if it is new.
     pub(crate) async fn opened(&self, name: &AppName) -> Result<Arc<HostedApp>, ApplyError> {
-        let opening = match self.apps.enter(name).await {
+        let opening = match self.apps.enter(name, self).await {
             Entered::Open(app) => return Ok(app),
             Entered::Closed => return Err(ApplyError::ShuttingDown),
             Entered::Opening(opening) => opening,
         };
         let log = self.log(name);
-        let (shared, name) = (Arc::clone(&self.shared), (opening.id(), name.clone()));
+        let name = (opening.id(), name.clone());
+        let (shared, pool) = (Arc::clone(&self.shared), Arc::clone(&opening.pool));
         // The name is its own until it is open, also if whoever wants it does not wait.
         let opened = tokio::task::spawn_blocking(move || {
-            let app = open_app(name, log, &shared)
+            let app = open_app(name, (log, pool), &shared)
                 .map_err(|error| ApplyError::Platform(error.to_string()))?;
             if !opening.done(&app) {
                 return Err(ApplyError::ShuttingDown);
             }
-            shared.expected.opened(&app.name);
             Ok(app)
         });
         opened.await.unwrap_or(Err(ApplyError::ShuttingDown))
@@ -583,7 +562,7 @@ impl Inner {
 
     /// The shutdown's steps but for the control thread's own end.
     async fn end_all(&self) {
-        let apps = self.apps.close();
+        let Closed { open: apps, early } = self.apps.close();
         let grace = apps
             .iter()
             .filter_map(|app| app.web_grace())
@@ -593,9 +572,7 @@ impl Inner {
             app.pool.announce_end();
             app.pool.refuse_early();
         }
-        for pool in self.shared.expected.all() {
-            pool.refuse_early();
-        }
+        early.iter().for_each(|pool| pool.refuse_early());
         self.shared.router.drain(grace).await;
         for stage in [Ending::Web, Ending::Others, Ending::OneOffs] {
             join_all(apps.iter().map(|app| app.end(stage))).await;

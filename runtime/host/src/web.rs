@@ -283,8 +283,9 @@ impl WebPool {
     }
 
     /// The app's first release is still to come: until its first list requests wait for it, within these limits.
-    pub(crate) fn expect(&self, limits: RequestLimits) {
-        self.before_first_list(PoolState::Starting, limits);
+    /// Whether that is new.
+    pub(crate) fn expect(&self, limits: RequestLimits) -> bool {
+        self.before_first_list(PoolState::Starting, limits)
     }
 
     /// It does not come, and nobody waits for it: H14, until the app is expected again.
@@ -293,17 +294,23 @@ impl WebPool {
         self.before_first_list(PoolState::NoDynos, limits);
     }
 
-    /// Changes nothing for an app that has served: its dynos say what requests meet.
-    fn before_first_list(&self, state: PoolState, limits: RequestLimits) {
+    /// Changes nothing for an app that has served: its dynos say what requests meet. Whether the state is another one.
+    fn before_first_list(&self, state: PoolState, limits: RequestLimits) -> bool {
         let mut queue = self.lock_queue();
         if self.has_served.load(Ordering::SeqCst) {
-            return;
+            return false;
         }
         let new = Snapshot::new(Vec::new(), state, limits);
         if let Some(code) = new.refusal() {
             self.refuse_all(&mut queue, code);
         }
-        self.snapshot.store(Arc::new(new));
+        let before = self.snapshot.swap(Arc::new(new));
+        before.state() != state
+    }
+
+    /// Whether a release has published its dynos.
+    pub(crate) fn has_served(&self) -> bool {
+        self.has_served.load(Ordering::SeqCst)
     }
 
     /// The host is about to end: who waits for an app that is starting is told so at once.

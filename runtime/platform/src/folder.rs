@@ -3,7 +3,7 @@
 //! The data folder may have come with a cloned app, so nothing in it is followed that is a symbolic
 //! link: whoever wrote the app must not choose a file of ours to be overwritten.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{
     DirBuilderExt, FileTypeExt as _, MetadataExt, OpenOptionsExt, PermissionsExt,
@@ -15,19 +15,16 @@ use oarlock_host::folder::AppFolder;
 use oarlock_spec::manifest::{self, MANIFEST_FILE, Manifest, PROCFILE};
 use oarlock_spec::names::AppName;
 use oarlock_spec::policy::Policy;
-use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 /// The data folder's name in an app's folder.
 pub(crate) const DATA_NAME: &str = oarlock_host::folder::STATE_FOLDER;
 
-/// How deep the data folder is searched for symbolic links: `apps/<app>/<thing>`. Below lies what guests
-/// wrote, which is only reached through handles that do not leave it.
+/// How deep the data folder is searched for symbolic links at the start.
 const LINK_DEPTH: usize = 3;
-
-/// How often a lock that somebody has is tried again, and how long it is waited for in between.
-const LOCK_TRIES: u32 = 20;
-const LOCK_PAUSE: Duration = Duration::from_millis(10);
+/// The same for an app's own part of it: the things in it. Below lies what guests wrote, which is only reached through
+/// handles that do not leave it.
+const APP_LINK_DEPTH: usize = 1;
 
 /// How long a holder of the lock may take to write its process id.
 const PID_WAIT: Duration = Duration::from_secs(1);
@@ -91,7 +88,10 @@ impl DataDir {
     pub fn open(path: &Path) -> Result<Self, FolderError> {
         make(path)?;
         let lock = lock(path)?;
-        refuse_links(path, path, LINK_DEPTH)?;
+        // A slug's own files are verified against its id, and read without following links; what is an app's is looked at
+        // when it is known which apps are to run.
+        let later = [path.join("slugs"), path.join("apps")];
+        refuse_links(path, LINK_DEPTH, &later)?;
         // So that `git add .` takes none of it.
         let ignore = path.join(".gitignore");
         if let Err(error) = std::fs::write(&ignore, "*\n") {
@@ -105,6 +105,19 @@ impl DataDir {
             path: path.to_owned(),
             _lock: lock,
         })
+    }
+
+    /// Whether an app's own part of it may be used: no symbolic link, named pipe or device is in it.
+    pub(crate) fn check_app(&self, app: &AppName) -> Result<(), FolderError> {
+        let path = self.path.join("apps").join(app.as_str());
+        match std::fs::symlink_metadata(&path) {
+            Ok(found) => {
+                refuse_link(&path, found.file_type())?;
+                refuse_links(&path, APP_LINK_DEPTH, &[])
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(failed(&path, &error)),
+        }
     }
 
     /// Where it is.
@@ -151,26 +164,29 @@ fn link(path: &Path) -> FolderError {
     )
 }
 
-fn refuse_links(root: &Path, folder: &Path, depth: usize) -> Result<(), FolderError> {
+/// Below `folder`, so many folders deep, but not in those of `later`.
+fn refuse_links(folder: &Path, depth: usize, later: &[PathBuf]) -> Result<(), FolderError> {
     for entry in std::fs::read_dir(folder).map_err(|error| failed(folder, &error))? {
         let entry = entry.map_err(|error| failed(folder, &error))?;
-        let kind = entry
-            .file_type()
-            .map_err(|error| failed(&entry.path(), &error))?;
-        if kind.is_symlink() {
-            return Err(link(&entry.path()));
+        let path = entry.path();
+        let kind = entry.file_type().map_err(|error| failed(&path, &error))?;
+        refuse_link(&path, kind)?;
+        if kind.is_dir() && depth > 1 && !later.contains(&path) {
+            refuse_links(&path, depth - 1, later)?;
         }
-        if kind.is_fifo() || kind.is_char_device() || kind.is_block_device() {
-            return Err(unusable(
-                &entry.path(),
-                "this is a named pipe or a device, and oarlock has none in its data folder; remove it",
-            ));
-        }
-        // A slug's own files are verified against its id, and read without following links.
-        let own_slugs = folder == root.join("slugs");
-        if kind.is_dir() && depth > 1 && !own_slugs {
-            refuse_links(root, &entry.path(), depth - 1)?;
-        }
+    }
+    Ok(())
+}
+
+fn refuse_link(path: &Path, kind: FileType) -> Result<(), FolderError> {
+    if kind.is_symlink() {
+        return Err(link(path));
+    }
+    if kind.is_fifo() || kind.is_char_device() || kind.is_block_device() {
+        return Err(unusable(
+            path,
+            "this is a named pipe or a device, and oarlock has none in its data folder; remove it",
+        ));
     }
     Ok(())
 }
@@ -204,19 +220,9 @@ fn lock(folder: &Path) -> Result<File, FolderError> {
         Some(Errno::LOOP) => link(&path),
         _ => failed(&path, &error),
     })?;
-    let mut tried = 0;
-    let locked = loop {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            // A host that is just ending; or a child that this process starts has not let go of its descriptors yet.
-            Err(Errno::WOULDBLOCK) if tried < LOCK_TRIES => tried += 1,
-            locked => break locked,
-        }
-        std::thread::sleep(LOCK_PAUSE);
-    };
-    match locked {
-        Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => return Err(in_use(folder, &mut file)),
-        Err(error) => return Err(failed(&path, &error.into())),
+    let is_ours = oarlock_process::lock(&file).map_err(|error| failed(&path, &error))?;
+    if !is_ours {
+        return Err(in_use(folder, &mut file));
     }
     let written = file
         .set_len(0)
@@ -405,13 +411,14 @@ mod tests {
 
     #[test]
     fn symbolic_links_are_refused_by_name() {
-        for place in [
-            "",
-            "lock",
-            "state.db",
-            "slugs",
-            "apps/guestbook",
-            "apps/guestbook/kv.redb",
+        let guestbook: AppName = "guestbook".parse().unwrap();
+        for (place, is_apps) in [
+            ("", false),
+            ("lock", false),
+            ("state.db", false),
+            ("slugs", false),
+            ("apps/guestbook", true),
+            ("apps/guestbook/phase", true),
         ] {
             let root = tempfile::tempdir().unwrap();
             let target = root.path().join("target");
@@ -424,7 +431,16 @@ mod tests {
             };
             std::fs::create_dir_all(link.parent().unwrap()).unwrap();
             std::os::unix::fs::symlink(&target, &link).unwrap();
-            let error = DataDir::open(&path).err().unwrap().to_string();
+            let opened = DataDir::open(&path);
+            // An app's own part is no matter of its neighbours'.
+            let refused = if is_apps {
+                let data = opened.unwrap();
+                assert!(data.check_app(&"neighbour".parse().unwrap()).is_ok());
+                data.check_app(&guestbook).err()
+            } else {
+                opened.err()
+            };
+            let error = refused.unwrap().to_string();
             assert!(
                 error.contains("symbolic link") && error.contains(&*link.to_string_lossy()),
                 "{error}"

@@ -237,6 +237,23 @@ impl Command {
         Child::start(&mut command, watchdog).map_err(|error| StartError::of(&self.program, error))
     }
 
+    /// As [`Command::start`], for those who may not block: on one of tokio's threads for that. Not awaited to its end, it
+    /// leaves no child behind.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`Command::start`].
+    pub async fn start_async(&self) -> Result<Child, StartError> {
+        let command = self.clone();
+        let started = tokio::task::spawn_blocking(move || command.start()).await;
+        started.unwrap_or_else(|ended| {
+            Err(StartError::Other {
+                program: self.program.to_string_lossy().into_owned(),
+                source: ended.into(),
+            })
+        })
+    }
+
     /// Why it is not there any more.
     pub(crate) fn lost(&self, source: io::Error) -> StartError {
         StartError::of(&self.program, source)

@@ -13,6 +13,8 @@
 //! A child that can signal its watchdog (same user, no fence) can end it, and with it the right column. A host that is not
 //! root cannot signal what a set-user-id program became.
 //!
+//! [`lock()`] is here because children inherit what is locked.
+//!
 //! This crate knows neither wasm nor manifests, and needs no runtime for what blocks; `async` functions need tokio's.
 
 mod backoff;
@@ -22,6 +24,7 @@ mod exit;
 mod fence;
 mod limits;
 mod lines;
+mod lock;
 mod supervisor;
 mod watchdog;
 
@@ -32,6 +35,7 @@ pub use exit::Exit;
 pub use fence::{Bubblewrap, BubblewrapError, Fence};
 pub use limits::Limits;
 pub use lines::{IN_FLIGHT, Lines, MAX_LINE, last_words};
+pub use lock::lock;
 pub use supervisor::{Event, Restart, Supervisor};
 
 #[cfg(test)]

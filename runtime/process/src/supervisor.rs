@@ -89,7 +89,7 @@ async fn keep(
 ) -> Option<Exit> {
     let mut backoff = Backoff::default();
     loop {
-        let (up_since, ended) = match command.start() {
+        let (up_since, ended) = match command.start_async().await {
             Ok(child) => {
                 let up_since = Instant::now();
                 let told = run(child, &tell, &mut stop).await;

@@ -150,7 +150,7 @@ pub(crate) struct Linked {
 
 pub(crate) struct EngineInner {
     // Before the engine, so that the ticker has ended when the engine goes.
-    _ticker: Ticker,
+    pub(crate) ticker: Ticker,
     serial: Linked,
     concurrent: Linked,
     pub(crate) functions: HostFunctions,
@@ -200,7 +200,7 @@ impl Engine {
         })?;
         Ok(Self {
             inner: Arc::new(EngineInner {
-                _ticker: ticker,
+                ticker,
                 serial,
                 concurrent,
                 functions: config.functions,

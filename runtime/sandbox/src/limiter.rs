@@ -33,6 +33,11 @@ impl MemoryLimiter {
         }
     }
 
+    /// Of the store's dyno.
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
     /// The store's account, for what the host holds.
     pub(crate) fn budget(&self) -> &Arc<Budget> {
         &self.budget

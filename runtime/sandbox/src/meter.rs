@@ -25,6 +25,12 @@ pub struct Meter {
 }
 
 impl Meter {
+    pub(crate) fn new(pace: Pace) -> Self {
+        Self {
+            pace,
+            ..Self::default()
+        }
+    }
     /// Guest CPU time so far, in nanoseconds: wall time of the guest's turns on its core, which
     /// includes what the machine ran in between; on a thread of low priority, processor time.
     pub fn cpu_nanos(&self) -> u64 {
@@ -66,11 +72,11 @@ pub(crate) fn has_used_up_tick() {
     USED_UP.set(Some(Instant::now()));
 }
 
-/// For how long the guest whose turn it is on this thread has had it; `None`: it is nobody's. To be asked where the
-/// guest can be interrupted.
-pub(crate) fn turn() -> Option<Duration> {
+/// For how long the guest whose turn it is on this thread, which is of this dyno, has had it; `None`: it is nobody's. To
+/// be asked where the guest can be interrupted.
+pub(crate) fn turn(meter: &Meter) -> Option<Duration> {
     TURN.try_with(|turn| {
-        turn.check();
+        meter.pace.check(turn);
         turn.elapsed()
     })
     .ok()

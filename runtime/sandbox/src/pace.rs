@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::ticker::ticks;
+use crate::ticker::Ticks;
 
 /// The most processor time that a guest may take between two points at which it can be interrupted. Usual guests take
 /// the engine's tick, 1 ms.
@@ -34,6 +34,8 @@ const SUSPECTED: u64 = 500;
 /// How a dyno's guests keep to their turns.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
+    /// Of its engine.
+    ticks: Ticks,
     /// Until when its processor time is measured, by [`now`]; 0: it is not.
     suspected: AtomicU64,
     /// Until when its guests are slow, by [`now`]; 0: they are not.
@@ -43,6 +45,13 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
+    pub(crate) fn new(ticks: Ticks) -> Self {
+        Self {
+            ticks,
+            ..Self::default()
+        }
+    }
+
     /// Whether the guests belong to the threads of low priority.
     pub(crate) fn is_slow(&self) -> bool {
         is_before(&self.slow)
@@ -60,16 +69,32 @@ impl Pace {
         Turn {
             began,
             since: Cell::new(began),
-            ticks: Cell::new(ticks()),
+            ticks: Cell::new(self.ticks.so_far()),
             processor: Cell::new(is_suspected.then(processor_time)),
             longest: Cell::new(Duration::ZERO),
             spent: Cell::new(Duration::ZERO),
         }
     }
 
+    /// The guest whose turn it is can be interrupted here.
+    pub(crate) fn check(&self, turn: &Turn) {
+        let now = Instant::now();
+        let mut stretch = now.duration_since(turn.since.replace(now));
+        if let Some(before) = turn.processor.get() {
+            let processor = processor_time();
+            turn.processor.set(Some(processor));
+            stretch = processor.saturating_sub(before);
+        }
+        let before = turn.ticks.replace(self.ticks.so_far());
+        if is_long(stretch, turn.ticks.get().saturating_sub(before)) {
+            turn.longest.set(turn.longest.get().max(stretch));
+        }
+        turn.spent.set(turn.spent.get().saturating_add(stretch));
+    }
+
     /// Notes how a turn went that is over.
     pub(crate) fn end(&self, turn: &Turn) {
-        turn.check();
+        self.check(turn);
         if turn.longest.get() < LONG {
             return;
         }
@@ -135,22 +160,6 @@ impl Turn {
         self.began.elapsed()
     }
 
-    /// The guest can be interrupted here.
-    pub(crate) fn check(&self) {
-        let now = Instant::now();
-        let mut stretch = now.duration_since(self.since.replace(now));
-        if let Some(before) = self.processor.get() {
-            let processor = processor_time();
-            self.processor.set(Some(processor));
-            stretch = processor.saturating_sub(before);
-        }
-        let before = self.ticks.replace(ticks());
-        if is_long(stretch, self.ticks.get().saturating_sub(before)) {
-            self.longest.set(self.longest.get().max(stretch));
-        }
-        self.spent.set(self.spent.get().saturating_add(stretch));
-    }
-
     /// What it has taken until its last check: by the clock, or in processor time where that is measured, for a thread
     /// of low priority waits more than it computes.
     pub(crate) fn spent(&self) -> Duration {
@@ -162,13 +171,13 @@ impl Turn {
 mod tests {
     use super::*;
 
-    fn compute(time: Duration) {
+    fn compute(pace: &Pace, time: Duration) {
         let before = processor_time();
         while processor_time() - before < time {
             std::hint::black_box(0);
         }
         for _ in 0..LEAST_TICKS {
-            crate::ticker::count();
+            pace.ticks.count();
         }
     }
 
@@ -183,14 +192,14 @@ mod tests {
     fn a_guest_is_slow_when_it_computes_twice_for_long_without_a_check() {
         let pace = Pace::default();
         let turn = pace.begin();
-        compute(LONG * 2);
+        compute(&pace, LONG * 2);
         pace.end(&turn);
         assert!(
             !pace.is_slow(),
             "the machine may have taken the thread away"
         );
         let turn = pace.begin();
-        compute(LONG * 2);
+        compute(&pace, LONG * 2);
         pace.end(&turn);
         assert!(pace.is_slow());
         assert!(pace.is_untold());
@@ -208,8 +217,8 @@ mod tests {
         for _ in 0..3 {
             let turn = pace.begin();
             for _ in 0..10 {
-                compute(LONG / 5);
-                turn.check();
+                compute(&pace, LONG / 5);
+                pace.check(&turn);
             }
             pace.end(&turn);
         }
@@ -222,8 +231,8 @@ mod tests {
         pace.slow.store(u64::MAX, Relaxed);
         let turn = pace.begin();
         std::thread::sleep(LONG * 2);
-        compute(LONG);
-        turn.check();
+        compute(&pace, LONG);
+        pace.check(&turn);
         assert!(turn.spent() >= LONG && turn.spent() < turn.elapsed() - LONG);
     }
 }

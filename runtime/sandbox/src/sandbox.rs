@@ -25,6 +25,7 @@ use crate::grant::{Grant, OutputStream};
 use crate::instance::{CallError, Instance};
 use crate::limiter::MemoryLimiter;
 use crate::meter::{self, Meter};
+use crate::pace::Pace;
 use crate::place::{Full, Place, Share};
 use crate::program::{LoadError, Program};
 use crate::run::{Output, Run, Stdin};
@@ -159,7 +160,9 @@ impl Sandbox {
             arguments: grant.args.clone(),
         };
         let net = NetGrant::new(&grant, limits);
-        let share = program.engine().inner.places.share_of(&grant.app);
+        let engine = &program.engine().inner;
+        let share = engine.places.share_of(&grant.app);
+        let ticks = engine.ticker.ticks.clone();
         Ok(Self {
             inner: Arc::new(SandboxInner {
                 program: program.clone(),
@@ -168,7 +171,7 @@ impl Sandbox {
                 who: Arc::new((grant.app.clone(), grant.dyno.clone())),
                 grant,
                 limits: limits.clone(),
-                meter: Arc::default(),
+                meter: Arc::new(Meter::new(Pace::new(ticks))),
                 environment: Arc::new(environment),
                 folders: Arc::new(folders),
                 calls: Calls::default(),
@@ -371,8 +374,9 @@ impl SandboxInner {
         // tokio wakes who yields like this only after its next turn of the driver, so that I/O and
         // timers of the core's other guests come first. Here is also where a guest over its `cpu`
         // limit will be made to wait.
-        store.epoch_deadline_callback(move |_| {
-            if meter::turn().is_some_and(|turn| turn < shortest) {
+        store.epoch_deadline_callback(move |guest| {
+            let meter = guest.data().limiter.meter();
+            if meter::turn(meter).is_some_and(|turn| turn < shortest) {
                 return Ok(UpdateDeadline::Continue(EPOCHS));
             }
             meter::has_used_up_tick();

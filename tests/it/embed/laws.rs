@@ -70,10 +70,6 @@ const STATICS: &[(&str, &str)] = &[
         "of a thread, and each of a host's threads is that host's alone",
     ),
     (
-        "ticker.rs TICKS",
-        "how often any ticker of the process has ticked: who asks for it only wants to know that one did",
-    ),
-    (
         "listeners.rs DYNOS",
         "a port is the machine's: no guest of any host may reach another's dyno",
     ),

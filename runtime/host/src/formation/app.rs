@@ -22,7 +22,6 @@ use crate::addons::AppAddons;
 use crate::config::HostConfig;
 use crate::cores::Cores;
 use crate::events::EventSender;
-use crate::expected::Expected;
 use crate::logs::AppLog;
 use crate::registry::AppId;
 use crate::router::Router;
@@ -44,8 +43,6 @@ pub(crate) struct HostShared {
     pub(crate) control: tokio::runtime::Handle,
     /// Where what happens is told.
     pub(crate) events: EventSender,
-    /// Apps that are known before they are opened.
-    pub(crate) expected: Expected,
 }
 
 /// What outlives an app's releases.
@@ -91,7 +88,7 @@ impl HostedApp {
     /// dispatcher. Blocks on the disk.
     pub(crate) fn open(
         (id, name): (AppId, AppName),
-        log: AppLog,
+        (log, pool): (AppLog, Arc<WebPool>),
         shared: &HostShared,
     ) -> Result<(Arc<Self>, mpsc::Receiver<Message>), OpenError> {
         let path = app_folder(&shared.config.data, &name);
@@ -111,7 +108,7 @@ impl HostedApp {
         let (dispatcher, messages) = mpsc::channel(MESSAGES);
         let addons = AppAddons::new(&path.join("addons"));
         let app = Self {
-            pool: shared.expected.pool(&name, &log),
+            pool,
             addons,
             http: HttpClient::new(&[]),
             usage: UsageCounter::new(),
@@ -198,10 +195,10 @@ fn clean(tmp_root: &Dir, app: &AppName, log: &AppLog) {
 /// Opens an app and starts its dispatcher.
 pub(crate) fn open_app(
     name: (AppId, AppName),
-    log: AppLog,
+    (log, pool): (AppLog, Arc<WebPool>),
     shared: &Arc<HostShared>,
 ) -> Result<Arc<HostedApp>, OpenError> {
-    let (app, messages) = HostedApp::open(name, log, shared)?;
+    let (app, messages) = HostedApp::open(name, (log, pool), shared)?;
     let cron = Schedules::new(
         app.open_data()
             .map(|data| read_cron(&data))

@@ -5,7 +5,7 @@
 //! core, and never waits for a guest. Changes (releases, scaling, restarts) are made one after the
 //! other; those that wait are bounded by [`WAITING_CHANGES`].
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -34,8 +34,11 @@ use oarlock_process::RestartPolicy;
 const WAITING_CHANGES: usize = 32;
 /// News of dynos under way to a dispatcher; above it a dyno's task waits.
 const NEWS: usize = 256;
-/// What a turn hears at most; messages from outside wait for its end.
-const TURN: usize = 4_096;
+/// What a turn hears at most; messages from outside wait for its end. With many web dynos it is one part in
+/// [`TURN_SHARE`] of these: the router's list is made anew after each turn, and so costs each dyno that comes the same,
+/// however many are there.
+const TURN: usize = 64;
+const TURN_SHARE: usize = 8;
 
 /// What a dispatcher is asked.
 pub(crate) enum Message {
@@ -132,8 +135,8 @@ pub(crate) struct Dispatcher {
     told: mpsc::Receiver<News>,
     timers: DelayQueue<(DynoName, u64)>,
     changes: VecDeque<Change>,
-    /// Dynos whose instances are worn out, one after the other, when no change is under way; each is here once.
-    worn_out: VecDeque<DynoId>,
+    /// Dynos whose instances are worn out: the oldest first, one after the other, when no change is under way.
+    worn_out: BTreeSet<DynoId>,
     waiting: Option<Waiting>,
     /// What was scaled since [`Message::Begin`].
     scaled: Formation,
@@ -142,6 +145,8 @@ pub(crate) struct Dispatcher {
     pub(super) cron_version: u64,
     endings: Vec<(Ending, oneshot::Sender<()>)>,
     routed: bool,
+    /// How many web dynos the router's list had last.
+    published: usize,
     over: bool,
 }
 
@@ -162,7 +167,7 @@ impl Dispatcher {
             told,
             timers: DelayQueue::new(),
             changes: VecDeque::new(),
-            worn_out: VecDeque::new(),
+            worn_out: BTreeSet::new(),
             waiting: None,
             scaled: Formation::new(),
             jobs: Jobs::new(),
@@ -170,12 +175,13 @@ impl Dispatcher {
             cron_version: 0,
             endings: Vec::new(),
             routed: false,
+            published: 0,
             over: false,
         }
     }
 
-    /// Until [`Ending::OneOffs`] was answered. A turn hears everything that dynos have told by now before it carries out
-    /// what follows from it, so that the router's list is made once for all of it.
+    /// Until [`Ending::OneOffs`] was answered. A turn hears what dynos have told by now before it carries out what follows
+    /// from it, so that the router's list is made once for all of it.
     pub(crate) async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
         let clock = Arc::clone(&self.shared.clock);
         while !self.over {
@@ -197,23 +203,38 @@ impl Dispatcher {
                     None => return,
                 },
             }
-            self.hear_more();
+            self.hear_more().await;
             self.carry_out();
             self.replace_worn_out();
             self.answer_endings();
         }
     }
 
-    fn hear_more(&mut self) {
-        for _ in 0..TURN {
-            if let Ok(news) = self.told.try_recv() {
-                self.hear(news);
-            } else if let Some(joined) = self.tasks.try_join_next_with_id() {
-                self.has_ended(joined);
-            } else {
+    /// The tasks of dynos run on the same thread: they are let on to tell what they have to tell, as long as more comes.
+    async fn hear_more(&mut self) {
+        let mut left = TURN.max(self.published / TURN_SHARE);
+        loop {
+            tokio::task::yield_now().await;
+            let before = left;
+            while left > 0 && self.hear_next() {
+                left -= 1;
+            }
+            if left == 0 || left == before {
                 return;
             }
         }
+    }
+
+    /// What a dyno has told or how it has ended, if there is anything of it by now.
+    fn hear_next(&mut self) -> bool {
+        if let Ok(news) = self.told.try_recv() {
+            self.hear(news);
+        } else if let Some(joined) = self.tasks.try_join_next_with_id() {
+            self.has_ended(joined);
+        } else {
+            return false;
+        }
+        true
     }
 
     pub(super) fn now(&self) -> Now {
@@ -483,8 +504,7 @@ impl Dispatcher {
     fn hear(&mut self, news: News) {
         match news {
             News::Ready { id, web } => self.is_ready(id, web),
-            News::WornOut { id } if !self.worn_out.contains(&id) => self.worn_out.push_back(id),
-            News::WornOut { .. } => {}
+            News::WornOut { id } => drop(self.worn_out.insert(id)),
         }
     }
 
@@ -505,7 +525,7 @@ impl Dispatcher {
     /// Replaces the next worn_out dyno, if nobody waits for another change.
     fn replace_worn_out(&mut self) {
         while !self.table.is_changing() && self.changes.is_empty() {
-            let Some(id) = self.worn_out.pop_front() else {
+            let Some(id) = self.worn_out.pop_first() else {
                 return;
             };
             if let Some(name) = self.table.in_slot(id) {
@@ -537,10 +557,11 @@ impl Dispatcher {
 
     fn publish(&mut self) {
         let (ids, state) = self.table.web();
-        let dynos = ids
+        let dynos: Vec<_> = ids
             .iter()
             .filter_map(|id| self.live.get(id)?.web.clone())
             .collect();
+        self.published = dynos.len();
         let release = self.app.current.load();
         // Before the first release serves, requests wait for it: this list would send them away.
         if release.is_none() {

@@ -159,6 +159,11 @@ impl Router {
         self.inner.table.add(app, pool);
     }
 
+    #[cfg(test)]
+    pub(crate) fn has(&self, app: &AppName) -> bool {
+        self.inner.table.of(app).is_some()
+    }
+
     /// Routes nothing to this pool any more.
     pub(crate) fn remove(&self, app: &AppName, pool: &Arc<WebPool>) {
         self.inner.table.remove(app, pool);

@@ -25,21 +25,31 @@ pub(super) struct Snapshot {
 
 impl Snapshot {
     pub(super) fn new(dynos: Vec<Arc<WebDyno>>, state: PoolState, limits: RequestLimits) -> Self {
+        let of_core = |dyno: &Arc<WebDyno>| dyno.backend.core();
         let cores = dynos
             .iter()
-            .filter_map(|dyno| dyno.backend.core())
+            .filter_map(of_core)
             .map(|core| core.0 + 1)
-            .max()
-            .unwrap_or(0);
-        let of = |wanted: Option<CoreId>| -> Box<[Arc<WebDyno>]> {
-            let mine =
-                |dyno: &&Arc<WebDyno>| dyno.backend.core().is_none_or(|core| Some(core) == wanted);
-            dynos.iter().filter(mine).cloned().collect()
-        };
+            .max();
+        let mut by_core = vec![Vec::new(); cores.unwrap_or(0)];
+        let mut anywhere = Vec::new();
+        for dyno in &dynos {
+            if let Some(core) = of_core(dyno) {
+                by_core
+                    .get_mut(core.0)
+                    .into_iter()
+                    .for_each(|list| list.push(Arc::clone(dyno)));
+                continue;
+            }
+            anywhere.push(Arc::clone(dyno));
+            by_core
+                .iter_mut()
+                .for_each(|list| list.push(Arc::clone(dyno)));
+        }
         Self {
             number: 1,
-            by_core: (0..cores).map(|core| of(Some(CoreId(core)))).collect(),
-            anywhere: of(None),
+            by_core: by_core.into_iter().map(Vec::into_boxed_slice).collect(),
+            anywhere: anywhere.into(),
             ready_since: (!dynos.is_empty()).then(Instant::now),
             all: dynos.into(),
             state,
@@ -59,6 +69,10 @@ impl Snapshot {
     /// Its place among the lists of its pool.
     pub(super) fn number(&self) -> u64 {
         self.number
+    }
+
+    pub(super) fn state(&self) -> PoolState {
+        self.state
     }
 
     pub(super) fn dynos(&self) -> &[Arc<WebDyno>] {

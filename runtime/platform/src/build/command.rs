@@ -106,7 +106,8 @@ pub(super) async fn run_bounded<F: Future<Output = String> + Send>(
         source,
     };
     let process = process.stdout(Stream::Piped).stderr(Stream::Piped);
-    let mut child = process.start().map_err(|source| CommandError::Start {
+    let started = process.start_async().await;
+    let mut child = started.map_err(|source| CommandError::Start {
         command: command(),
         source,
     })?;
@@ -151,7 +152,7 @@ pub(super) async fn query(
     env: &BTreeMap<String, String>,
 ) -> Result<Option<(bool, String)>, String> {
     let command = Command::new(program).args(args).env(env).folder(root);
-    let mut child = match command.stdout(Stream::Piped).start() {
+    let mut child = match command.stdout(Stream::Piped).start_async().await {
         Ok(child) => child,
         Err(StartError::Missing { .. }) => return Ok(None),
         Err(error) => return Err(error.to_string()),

@@ -202,6 +202,8 @@ async fn start_tenant(app: &Arc<ManagedApp>, tenant: &TenantFolder, shared: &Arc
         }
     };
     let (message, public) = failed;
+    // Where the operator keeps the folder is not the tenant's business.
+    let public = public.replace(&format!("{}/", tenant.dir.display()), "");
     if resumed || resume(app).await.is_ok() {
         let goes_on = |text: &str| format!("{text}\nthe old release goes on");
         app.say_failed(goes_on(&message), &goes_on(&public));

@@ -10,7 +10,7 @@ use oarlock_spec::policy::Policy;
 
 use super::tenants::{TenantFolder, Tenants, app_folders};
 use super::{Source, StartError};
-use crate::folder::load_manifest;
+use crate::folder::{DataDir, load_manifest};
 use crate::runtime::Runtime;
 use crate::store::Store;
 
@@ -46,6 +46,17 @@ impl Found {
                 }))
             }
             Source::Apps { dir, .. } => Ok(Self::Many(Tenants::new(app_folders(dir)?))),
+        }
+    }
+
+    /// Refuses those whose part of the data folder cannot be used.
+    pub(super) fn checked(self, data: &DataDir) -> Result<Self, StartError> {
+        match self {
+            Self::One(app) => {
+                data.check_app(&app.name)?;
+                Ok(Self::One(app))
+            }
+            Self::Many(tenants) => Ok(Self::Many(tenants.checked(data))),
         }
     }
 

@@ -221,7 +221,7 @@ impl Platform {
         let store = SqliteStore::open(&data.store(), &SqliteOptions::default())
             .map_err(|error| StartError::new(exit::FAILURE, error.to_string()))?;
         let store: Arc<dyn Store> = Arc::new(store);
-        let found = found.bounded(&*store).await;
+        let found = found.checked(&data)?.bounded(&*store).await;
         let host = start_host(&config, data.path())?;
         let ending = EndHost(Some(host.clone()));
         found.expect(&host, &config.policy);

@@ -16,7 +16,7 @@ use oarlock_spec::names::AppName;
 
 use super::StartError;
 use crate::apps::PlatformShared;
-use crate::folder::{has_manifest, open_app, read_manifest};
+use crate::folder::{DataDir, has_manifest, open_app, read_manifest};
 use crate::releases::Releases;
 use crate::store::Store;
 
@@ -112,6 +112,22 @@ impl Tenants {
             }
         }
         tenants
+    }
+
+    /// Refuses those whose part of the data folder cannot be used.
+    pub(super) fn checked(mut self, data: &DataDir) -> Self {
+        let (found, refused) = (std::mem::take(&mut self.found), &mut self.refused);
+        self.found = found
+            .into_iter()
+            .filter_map(|tenant| match data.check_app(&tenant.name) {
+                Ok(()) => Some(tenant),
+                Err(error) => {
+                    refused.push((tenant.dir, error.to_string()));
+                    None
+                }
+            })
+            .collect();
+        self
     }
 
     /// Refuses what is over [`MAX_APPS`]: the last by name, but for apps that the store knows, which ran before.
