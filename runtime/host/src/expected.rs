@@ -115,7 +115,9 @@ mod tests {
         host.remove(&app).await;
         assert!(!routed());
         // By an `add` that fails.
-        let bad = App::from_manifest("app = \"hello\"\n[processes]\nweb = \"web.wasm\"");
+        let bad = App::from_manifest(
+            "app = \"hello\"\n[processes]\nweb = \"web.wasm\"\n[limits.web]\nboot_timeout = \"20ms\"",
+        );
         let bad = bad.component("web.wasm", b"no component".to_vec());
         assert!(host.add(bad.clone()).await.is_err());
         assert!(!routed());

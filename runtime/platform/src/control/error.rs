@@ -73,8 +73,7 @@ impl ApiError {
 
     /// The platform's fault: the operator finds `cause` in the host's own log.
     pub(crate) fn internal(cause: impl Into<String>) -> Self {
-        let message =
-            "the host failed; its own log says why, and what was running goes on";
+        let message = "the host failed; its own log says why, and what was running goes on";
         Self {
             cause: Some(cause.into()),
             ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, words::INTERNAL, message)
