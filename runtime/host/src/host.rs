@@ -204,10 +204,13 @@ impl Host {
             connections: router::permits(descriptors()),
             per_address: config.policy.connections,
             trusted_proxies: config.policy.trusted_proxies.clone(),
+            proxy_protocol: config.policy.proxy_protocol,
         };
         let router = Router::new(cores.clone(), config.domain.clone(), unclaimed, clients);
         let compilers = Arc::new(tokio::sync::Semaphore::new(COMPILERS));
+        let certificates = read_certificates(config.policy.tls_ca.as_deref())?;
         let shared = Arc::new(HostShared {
+            certificates,
             config,
             engine,
             cores,
@@ -432,6 +435,19 @@ impl Host {
         let changed = found.ask(message).await;
         changed.unwrap_or(Err(ChangeError::ShuttingDown))
     }
+}
+
+/// Those of the policy's `[tls] ca`.
+fn read_certificates(file: Option<&Path>) -> Result<Vec<Vec<u8>>, HostError> {
+    let Some(file) = file else {
+        return Ok(Vec::new());
+    };
+    let what = format!(
+        "the certificates in {} (`ca` below [tls] in the policy) cannot be used",
+        file.display()
+    );
+    let pem = std::fs::read(file).map_err(io(&what))?;
+    oarlock_sandbox::certificates(&pem).map_err(|why| io(&what)(std::io::Error::other(why)))
 }
 
 /// Makes the data folder if need be, and takes it: two hosts would write over each other.

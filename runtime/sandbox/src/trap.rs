@@ -1,5 +1,6 @@
 //! What an error that ended a guest means, in words for a log.
 
+use wasmtime::component::ResourceTableError;
 use wasmtime_wasi::I32Exit;
 
 /// Why a guest ended before its time.
@@ -57,9 +58,32 @@ pub(crate) fn describe(error: &wasmtime::Error) -> String {
         }
     }
     if parts.is_empty() {
-        "unknown error".to_owned()
+        return "unknown error".to_owned();
+    }
+    let text = parts.join(": ");
+    match setting(error, &text) {
+        Some(setting) => format!("{text}; raise `{setting}` in `[limits]`"),
+        None => text,
+    }
+}
+
+/// What wasmtime says when a store has as many handles as it may.
+const NO_MORE_HANDLES: &str = "store handle limit exceeded";
+
+/// The limit that was reached, where a limit ended the guest.
+fn setting(error: &wasmtime::Error, text: &str) -> Option<&'static str> {
+    let is_full = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(
+            cause.downcast_ref::<ResourceTableError>(),
+            Some(ResourceTableError::Full)
+        )
+    };
+    if error.chain().any(is_full) {
+        Some("resources")
+    } else if text.contains(NO_MORE_HANDLES) {
+        Some("handles")
     } else {
-        parts.join(": ")
+        None
     }
 }
 
@@ -79,6 +103,13 @@ mod tests {
             panic!()
         };
         assert_eq!(text, "wasm `unreachable` instruction executed");
+    }
+
+    #[test]
+    fn a_table_that_is_full_names_its_setting() {
+        let full = wasmtime::Error::new(ResourceTableError::Full).context("a stream");
+        let said = "a stream: resource table has no free keys; raise `resources` in `[limits]`";
+        assert_eq!(describe(&full), said);
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! app_memory       = "2 GiB"              # all instances of one app together; default a quarter of the machine
 //! private_networks = ["10.1.2.0/24"]      # private ranges that manifests may name in `allow`
 //! wasm             = ["gc"]               # proposals that components may use; none unless named
-//! trusted_proxies  = ["10.0.0.0/8"]       # whose X-Forwarded-For names the client
+//! trusted_proxies  = ["10.0.0.0/8"]       # whose X-Forwarded-For names the client, and whose -Proto and -Port are kept
+//! proxy_protocol   = true                 # they say by the PROXY protocol whose connections theirs are; others are closed
 //!
 //! [connections]                           # of one IPv4 address, or one IPv6 /64
 //! per_address            = 1_000          # at once; behind a trusted proxy, requests of the address that it names
@@ -37,6 +38,9 @@
 //! disk = "8 GiB"                           # the app's folder and its cache
 //! fetch = ["index.crates.io", "static.crates.io"]
 //!
+//! [tls]                                   # of outgoing HTTPS
+//! ca = "our-ca.pem"                        # certificates that are trusted beside the public ones; from this file's folder
+//!
 //! [prices]                                # per unit of what `usage` counts
 //! cpu_hour = 0.02
 //! ```
@@ -46,6 +50,7 @@ mod connections;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -77,6 +82,10 @@ pub struct Policy {
     pub private_networks: Vec<IpNet>,
     /// Proxies whose `X-Forwarded-For` names the client; their own connections have no bound per address.
     pub trusted_proxies: Vec<IpNet>,
+    /// Each connection must be a trusted proxy's, and begin with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
+    /// A PEM file with certificates that outgoing HTTPS trusts beside the public ones.
+    pub tls_ca: Option<PathBuf>,
     /// Bounds on the connections of clients.
     pub connections: Connections,
     /// Hard caps on limits: a manifest above one is refused, a default above one is lowered.
@@ -177,11 +186,13 @@ impl fmt::Debug for AdminUrl {
     }
 }
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 14] = [
     "app_memory",
     "private_networks",
     "wasm",
     "trusted_proxies",
+    "proxy_protocol",
+    "tls",
     "connections",
     "caps",
     "defaults",
@@ -222,6 +233,24 @@ fn read_policy(document: &DeTable<'_>, findings: &mut Findings<'_>) -> Policy {
     }
     if let Some(entry) = keys.get("trusted_proxies") {
         policy.trusted_proxies = read_networks(entry, findings);
+    }
+    if let Some(entry) = keys.get("proxy_protocol") {
+        policy.proxy_protocol = entry.boolean(findings).unwrap_or_default();
+        if policy.proxy_protocol && policy.trusted_proxies.is_empty() {
+            findings.suggest(
+                &entry.key_span,
+                "`proxy_protocol` is on, and no proxy is named, so that every connection would be closed",
+                "name your proxies in `trusted_proxies`",
+            );
+        }
+    }
+    if let Some(table) = keys
+        .get("tls")
+        .and_then(|entry| entry.table("[tls]", findings))
+    {
+        let keys = read::known_entries(table, &["ca"], "[tls]", findings);
+        let file = keys.get("ca").and_then(|entry| entry.text(findings));
+        policy.tls_ca = file.map(PathBuf::from);
     }
     if let Some(table) = keys
         .get("connections")

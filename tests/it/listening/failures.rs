@@ -22,7 +22,7 @@ async fn a_guest_that_does_not_listen_in_time_is_r10_and_one_that_exits_has_not_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_answer_is_h13_and_a_late_one_h12() {
     let running = up(app("listen-std", "", 1, "timeout = \"700ms\"")).await;
-    for path in ["/silence", "/nonsense", "/switch"] {
+    for path in ["/silence", "/nonsense", "/switch", "/coded"] {
         assert_refused(&running.get(path).await, "H13");
         // It is not the dyno's end.
         assert_eq!(running.get("/who").await.status, 200);
@@ -38,7 +38,7 @@ async fn what_is_no_answer_is_h13_and_a_late_one_h12() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_cuts_the_answer_however_it_is_framed_and_the_dyno_starts_again() {
     let running = up(app("listen-std", "", 1, "")).await;
-    for path in ["/crash", "/crash-unframed"] {
+    for path in ["/crash", "/crash-unframed", "/old-crash"] {
         let cut = Raw::get(running.address(), path).await.rest().await;
         assert!(
             cut.starts_with("HTTP/1.1 200 ") && cut.contains("part"),
@@ -58,8 +58,30 @@ async fn a_crash_cuts_the_answer_however_it_is_framed_and_the_dyno_starts_again(
             .iter()
             .filter(|line| line.contains("code=H18"))
             .count(),
-        2
+        3
     );
+    assert_eq!(running.interrupt().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_clients_version_frames_what_an_old_server_answers() {
+    let running = up(app("listen-std", "", 1, "")).await;
+    let stream = TcpStream::connect(running.address()).await;
+    let mut kept = Raw(stream.unwrap());
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+    kept.0.write_all(get("/old").as_bytes()).await.unwrap();
+    let first = kept.until("0\r\n\r\n").await;
+    assert!(first.starts_with("HTTP/1.1 200 "), "{first}");
+    assert!(first.contains("all of it"), "{first}");
+    // The connection is kept for the next one.
+    kept.0.write_all(get("/both").as_bytes()).await.unwrap();
+    let second = kept.until("0\r\n\r\n").await;
+    assert!(
+        !second.contains("content-length") && second.contains("2\r\nok\r\n"),
+        "{second}"
+    );
+    let many = running.get("/many").await;
+    assert_eq!(many.header("x-899"), "v");
     assert_eq!(running.interrupt().await, Some(0));
 }
 

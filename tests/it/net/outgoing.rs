@@ -226,6 +226,68 @@ async fn timeouts_and_refusals_have_their_codes() {
 }
 
 #[tokio::test]
+async fn a_first_byte_timeout_is_kept_by_itself_with_and_without_a_pooled_connection() {
+    let (addr, count) = http_server().await;
+    for guest in GUESTS {
+        count.store(0, Ordering::Relaxed);
+        let (sandbox, _, _egress) = Net::none().addon("api", addr).sandbox(guest, &[]);
+        for connections in [1, 2] {
+            let began = std::time::Instant::now();
+            let mut late = request(&format!("http://{addr}/slow"), b"");
+            late.headers_mut()
+                .insert("x-first-byte-ms", "300".parse().unwrap());
+            let (_, _, body) = call(&sandbox, late).await;
+            let body = String::from_utf8_lossy(&body).into_owned();
+            assert!(body.contains("ConnectionReadTimeout"), "{guest}: {body}");
+            assert!(began.elapsed() < Duration::from_secs(3), "{guest}");
+            assert_eq!(count.load(Ordering::Relaxed), connections, "{guest}");
+            // The next one finds a connection that is open.
+            let (status, ..) = call(&sandbox, request(&format!("http://{addr}/"), b"")).await;
+            assert_eq!(status.as_u16(), 200);
+        }
+    }
+}
+
+/// Answers each connection's first request with these bytes, and ends.
+async fn raw_server(answer: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.unwrap() > 0 {}
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    addr
+}
+
+#[tokio::test]
+async fn answers_are_framed_by_their_coding_and_others_than_chunked_are_refused() {
+    let both = "HTTP/1.1 200 OK\r\nContent-Length: 99\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+    let coded = "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+    let (both, coded) = (raw_server(both).await, raw_server(coded).await);
+    for guest in GUESTS {
+        let net = Net::none().addon("both", both).addon("coded", coded);
+        let (sandbox, _, _egress) = net.sandbox(guest, &[]);
+        let get = |addr: SocketAddr| {
+            let mut get = request(&format!("http://{addr}/"), b"");
+            *get.method_mut() = ::http::Method::GET;
+            get
+        };
+        let (status, headers, body) = call(&sandbox, get(both)).await;
+        assert_eq!((status.as_u16(), &body[..]), (200, &b"ok"[..]), "{guest}");
+        assert!(!headers.contains_key("content-length"), "{guest}");
+        let (_, _, body) = call(&sandbox, get(coded)).await;
+        let body = String::from_utf8_lossy(&body).into_owned();
+        assert!(
+            body.contains("HttpResponseTransferCoding") && body.contains("gzip"),
+            "{guest}: {body}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_revoked_addons_pooled_connections_are_of_no_use() {
     let (addr, count) = http_server().await;
     let (sandbox, log, egress) = Net::none().addon("api", addr).sandbox("http-out-p2", &[]);

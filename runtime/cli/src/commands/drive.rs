@@ -44,8 +44,13 @@ pub(super) fn policy(file: Option<&Path>) -> Result<Policy, Failure> {
             format!("the policy file {} cannot be read: {error}", file.display()),
         )
     })?;
-    oarlock_spec::policy::parse(&text)
-        .map_err(|errors| Failure::new(exit::MANIFEST, format!("in {}:\n{errors}", file.display())))
+    let mut policy = oarlock_spec::policy::parse(&text).map_err(|errors| {
+        Failure::new(exit::MANIFEST, format!("in {}:\n{errors}", file.display()))
+    })?;
+    // Wherever the command is typed.
+    let folder = file.parent().unwrap_or(Path::new("."));
+    policy.tls_ca = policy.tls_ca.map(|ca| folder.join(ca));
+    Ok(policy)
 }
 
 /// Where machine code is kept between runs: the user's cache folder, never an app's.

@@ -35,6 +35,8 @@ pub(crate) struct HostShared {
     pub(crate) cores: Cores,
     pub(crate) router: Router,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Trusted by outgoing HTTPS beside the public ones.
+    pub(crate) certificates: Vec<Vec<u8>>,
     /// Components that are read and looked up at once.
     pub(crate) loads: Arc<Semaphore>,
     /// Components that are compiled at once.
@@ -110,7 +112,7 @@ impl HostedApp {
         let app = Self {
             pool,
             addons,
-            http: HttpClient::new(&[]),
+            http: HttpClient::new(&shared.certificates),
             usage: UsageCounter::new(),
             tmp_root: Arc::new(tmp_root),
             data: path,

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::bounds::{Counted, Key, Place};
 use super::connection::Connection;
 use super::registry::Registry;
-use super::{Inner, drive};
+use super::{Inner, drive, proxied};
 use crate::cores::CoreId;
 
 /// Connections at once, if there are files enough.
@@ -110,6 +110,16 @@ fn admit(router: &Inner, ip: IpAddr) -> Option<Admitted> {
     if router.proxies.contains(ip) {
         return Some(Admitted(None));
     }
+    if router.proxy_protocol {
+        router
+            .remarks
+            .unproxied(&ip.to_string(), "it is no proxy of `trusted_proxies`");
+        return None;
+    }
+    count(router, ip)
+}
+
+fn count(router: &Inner, ip: IpAddr) -> Option<Admitted> {
     let key = Key::of(ip);
     match router.bounds.enter(key, Counted::Whole) {
         Some(place) => Some(Admitted(Some((key, place)))),
@@ -124,19 +134,48 @@ fn begin(
     router: &Arc<Inner>,
     core: CoreId,
     registry: &Arc<Registry>,
-    (stream, client): (TcpStream, SocketAddr),
-    (Admitted(admitted), permit): (Admitted, OwnedSemaphorePermit),
+    (mut stream, client): (TcpStream, SocketAddr),
+    (admitted, permit): (Admitted, OwnedSemaphorePermit),
 ) {
-    let (key, place) = admitted.unzip();
     // Without it, answers wait for the client's delayed acknowledgements. If it fails, they only do that.
     let _ = stream.set_nodelay(true);
     let local = stream.local_addr().unwrap_or(client);
-    let connection = Arc::new(Connection::new(router.clone(), core, (client, key), local));
-    let registered = registry.enter(&connection);
+    let (router, registry) = (router.clone(), registry.clone());
     tokio::spawn(async move {
+        let (client, admitted) = if router.proxy_protocol {
+            match proxied(&router, &mut stream, client).await {
+                Some(proxied) => proxied,
+                None => return,
+            }
+        } else {
+            (client, admitted)
+        };
+        let (key, place) = admitted.0.unzip();
+        let connection = Arc::new(Connection::new(router, core, (client, key), local));
+        let registered = registry.enter(&connection);
         drive::serve(connection, stream).await;
         drop((place, registered, permit));
     });
+}
+
+/// Whose connection a proxy's is. `None`: it does not say so in time, or its client has too many already.
+async fn proxied(
+    router: &Arc<Inner>,
+    stream: &mut TcpStream,
+    proxy: SocketAddr,
+) -> Option<(SocketAddr, Admitted)> {
+    let named = tokio::select! {
+        () = router.stop.cancelled() => return None,
+        named = tokio::time::timeout(router.head_timeout, proxied::client(stream)) => named,
+    };
+    let refused = match named {
+        Ok(Ok(Some(client))) => return count(router, client.ip()).map(|it| (client, it)),
+        Ok(Ok(None)) => return Some((proxy, Admitted(None))),
+        Ok(Err(error)) => error.to_string(),
+        Err(_elapsed) => "its header of the PROXY protocol did not come in time".to_owned(),
+    };
+    router.remarks.unproxied(&proxy.to_string(), &refused);
+    None
 }
 
 /// A connection's permit. When there is none, idle connections give way, the oldest first. `None`: the router is gone.
@@ -188,6 +227,7 @@ pub(super) struct Remarks {
     half_heads: Remark,
     full: Remark,
     failed: Remark,
+    unproxied: Remark,
 }
 
 #[derive(Default)]
@@ -205,6 +245,7 @@ impl Remarks {
             half_heads: Remark::default(),
             full: Remark::default(),
             failed: Remark::default(),
+            unproxied: Remark::default(),
         }
     }
 
@@ -255,6 +296,17 @@ impl Remarks {
                 count,
                 "all connections that this host may have are taken: idle ones are closed for new clients; a higher limit on \
                  open files (`ulimit -n`) allows more, up to {MAX_CONNECTIONS}"
+            );
+        }
+    }
+
+    /// A connection does not begin as `proxy_protocol` asks for.
+    fn unproxied(&self, client: &str, why: &str) {
+        if let Some(count) = self.due(&self.unproxied) {
+            tracing::warn!(
+                client,
+                count,
+                "connections were closed, because `proxy_protocol` is on in the policy: {why}"
             );
         }
     }

@@ -267,7 +267,7 @@ impl Streaming {
 
     /// The client has all that it will get, so the request is over: the guest may finish in peace, for a while, and holds
     /// its slot so long.
-    fn finish_unseen(mut self) {
+    pub(super) fn finish_unseen(mut self) {
         let Some(mut exchange) = self.exchange.take() else {
             return;
         };

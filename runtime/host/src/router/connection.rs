@@ -15,6 +15,7 @@ use oarlock_spec::codes::RouterCode;
 use tokio::time::{Instant, Sleep};
 
 use super::bounds::{Counted, Key, Place};
+use super::linger::{Bounds, Unread};
 use super::rescue::Failure;
 use super::{Inner, lock};
 use crate::cores::CoreId;
@@ -24,6 +25,9 @@ pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// No head may be larger, whatever an app's `header` says: it is read before the app is known.
 pub(super) const MAX_HEADER: usize = 256 * 1024;
+
+/// Headers of one head, of requests and of a listening dyno's answers. hyper takes room for all of them for each head.
+pub(super) const MAX_HEADERS: usize = 1_000;
 
 /// What a connection is to do.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +109,10 @@ pub(super) struct Connection {
     unwritten: AtomicBool,
     /// Nothing waits for its turn any more: it becomes a tunnel, or ends.
     at_once: AtomicBool,
+    /// Of the request's body.
+    pub(super) unread: Arc<Unread>,
+    /// HTTP/1: it is over, and there may be input that nobody has read.
+    lingers: AtomicBool,
     /// Of the request under way, between two of them.
     timer: Mutex<Option<Pin<Box<Sleep>>>>,
 }
@@ -155,6 +163,8 @@ impl Connection {
             reset: AtomicBool::new(false),
             unwritten: AtomicBool::new(false),
             at_once: AtomicBool::new(false),
+            unread: Arc::default(),
+            lingers: AtomicBool::new(false),
             timer: Mutex::new(None),
         }
     }
@@ -172,6 +182,10 @@ impl Connection {
     /// The client's address.
     pub(super) fn client(&self) -> &HeaderValue {
         &self.client
+    }
+
+    pub(super) fn is_trusted_proxy(&self) -> bool {
+        self.is_proxy
     }
 
     /// How long its client may take nothing.
@@ -229,6 +243,22 @@ impl Connection {
 
     pub(super) fn is_to_be_reset(&self) -> bool {
         self.reset.load(Ordering::SeqCst)
+    }
+
+    /// HTTP/1: it is over, what was written is the last. If its client may still be sending, a close at once would take
+    /// that from it.
+    pub(super) fn is_over(&self) {
+        self.lingers
+            .store(self.closes_within().is_some(), Ordering::Relaxed);
+    }
+
+    pub(super) fn lingers(&self) -> bool {
+        self.lingers.load(Ordering::Relaxed)
+    }
+
+    /// The bounds of a close in stages.
+    pub(super) fn closes_within(&self) -> Option<Bounds> {
+        self.unread.bounds(self.is_in_head())
     }
 
     /// Why a request's answer is dropped before its end.

@@ -14,11 +14,11 @@ use tokio::time::{Instant, Sleep};
 
 use super::body::ResponseBody;
 use super::bounds::Place;
-use super::connection::{Busy, Connection, KEEP_ALIVE, MAX_HEADER, Order, TooMany};
-use super::io::Io;
+use super::connection::{Busy, Connection, KEEP_ALIVE, MAX_HEADER, MAX_HEADERS, Order, TooMany};
+use super::io::{Io, Left};
 use super::transport::{Prefix, Transport, Version};
 use super::tunnel::TunnelSlot;
-use super::{lock, service};
+use super::{linger, lock, service};
 
 /// Requests at once on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 200;
@@ -43,7 +43,14 @@ pub(super) async fn serve<T: Transport>(connection: Arc<Connection>, mut transpo
     let Some(version) = detected.await else {
         return;
     };
-    let io = TokioIo::new(Io::new((prefix, transport), version, connection.clone()));
+    let left = Left::default();
+    let io = Io::new(
+        (prefix, transport),
+        version,
+        connection.clone(),
+        left.clone(),
+    );
+    let io = TokioIo::new(io);
     let tunnel = TunnelSlot::default();
     let handler = (connection.clone(), tunnel.clone());
     let service = hyper::service::service_fn(move |request| {
@@ -70,6 +77,7 @@ pub(super) async fn serve<T: Transport>(connection: Arc<Connection>, mut transpo
         Version::Http1 => {
             let served = http1::Builder::new()
                 .max_header_size(MAX_HEADER)
+                .max_headers(MAX_HEADERS)
                 // Ours covers the whole wait, and costs no timer per request.
                 .header_read_timeout(None)
                 .serve_connection(io, service)
@@ -81,10 +89,16 @@ pub(super) async fn serve<T: Transport>(connection: Arc<Connection>, mut transpo
     if let Some(tunnel) = tunnel {
         tunnel.run(&connection).await;
     }
+    let left = lock(&left).take();
+    if let Some(transport) = left {
+        linger::close(&connection, transport).await;
+    }
 }
 
 /// A connection of either version.
 trait Served: Future {
+    /// Whether its close has stages. A connection of HTTP/2 has streams, which end one by one.
+    const IN_STAGES: bool;
     fn finish(self: Pin<&mut Self>);
 }
 
@@ -94,6 +108,7 @@ where
     S: HttpService<Incoming, ResBody = ResponseBody>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    const IN_STAGES: bool = true;
     fn finish(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
@@ -106,6 +121,7 @@ where
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::Future: Send + 'static,
 {
+    const IN_STAGES: bool = false;
     fn finish(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
@@ -134,6 +150,9 @@ async fn drive<S: Served>(mut life: Pin<&mut Life<'_>>, mut served: Pin<&mut S>)
             }
         }
         if served.as_mut().poll(context).is_ready() {
+            if S::IN_STAGES {
+                connection.is_over();
+            }
             return Poll::Ready(());
         }
         // After the poll: a request that has come already is served.

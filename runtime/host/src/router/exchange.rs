@@ -118,6 +118,9 @@ impl Exchange {
             | Failure::HeadTooLarge
             | Failure::BodyTooLarge
             | Failure::TooManyRequests
+            | Failure::Coding
+            | Failure::OptionsHere
+            | Failure::TraceHere
             | Failure::Connect => Outcome::Done,
         };
     }

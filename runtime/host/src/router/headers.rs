@@ -2,10 +2,10 @@
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::request::Parts;
-use http::uri::{Authority, Scheme, Uri};
+use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Version};
 
 use super::rescue::Failure;
@@ -39,24 +39,29 @@ const PER_HEADER: usize = 4;
 const REQUEST_ID_LENGTH: std::ops::RangeInclusive<usize> = 20..=200;
 
 /// Where the request is addressed to. `fallback` is for HTTP/1.0, which needs no `Host`.
+///
+/// `Host` must be there once and be right in HTTP/1.1, also beside a target that names the host itself (RFC 9112 3.2).
 pub(super) fn authority(parts: &Parts, fallback: &Authority) -> Result<Authority, Failure> {
-    let authority = match parts.uri.authority() {
-        Some(authority) => authority.clone(),
-        None => {
-            let mut hosts = parts.headers.get_all(HOST).iter();
-            match (hosts.next(), hosts.next()) {
-                (Some(host), None) => Authority::try_from(host.as_bytes()).map_err(|_| {
-                    Failure::BadRequest("The `Host` header is not a host name and port.\n")
-                })?,
-                (None, _) if parts.version <= Version::HTTP_10 => fallback.clone(),
-                (None, _) => return Err(Failure::BadRequest("The `Host` header is missing.\n")),
-                (Some(_), Some(_)) => {
-                    return Err(Failure::BadRequest(
-                        "There is more than one `Host` header.\n",
-                    ));
-                }
-            }
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => {
+            return Err(Failure::BadRequest(
+                "There is more than one `Host` header.\n",
+            ));
         }
+        (Some(host), None) => Some(Authority::try_from(host.as_bytes()).map_err(|_| {
+            Failure::BadRequest("The `Host` header is not a host name and port.\n")
+        })?),
+        (None, _) => None,
+    };
+    if host.is_none() && parts.version == Version::HTTP_11 {
+        return Err(Failure::BadRequest("The `Host` header is missing.\n"));
+    }
+    let authority = match (parts.uri.authority(), host) {
+        (Some(authority), _) => authority.clone(),
+        (None, Some(host)) => host,
+        (None, None) if parts.version <= Version::HTTP_10 => fallback.clone(),
+        (None, None) => return Err(Failure::BadRequest("The `Host` header is missing.\n")),
     };
     if authority.as_str().contains('@') || authority.host().is_empty() {
         return Err(Failure::BadRequest(
@@ -66,33 +71,74 @@ pub(super) fn authority(parts: &Parts, fallback: &Authority) -> Result<Authority
     Ok(authority)
 }
 
+/// Whether the request is for the router itself, because it has come as far as its sender wants it to (RFC 9110 7.6.2);
+/// otherwise it goes on, and may go one hop less far.
+pub(super) fn forward(parts: &mut Parts) -> Result<(), Failure> {
+    if !matches!(parts.method, Method::TRACE | Method::OPTIONS) {
+        return Ok(());
+    }
+    let Some(hops) = parts.headers.get(MAX_FORWARDS) else {
+        return Ok(());
+    };
+    let hops = hops.to_str().ok().and_then(|hops| hops.parse::<u64>().ok());
+    match hops {
+        // What is no number says nothing.
+        None => Ok(()),
+        Some(0) if parts.method == Method::OPTIONS => Err(Failure::OptionsHere),
+        Some(0) => Err(Failure::TraceHere),
+        Some(hops) => {
+            parts
+                .headers
+                .insert(MAX_FORWARDS, HeaderValue::from(hops - 1));
+            Ok(())
+        }
+    }
+}
+
 /// Refuses what no dyno can serve, before anything is done for it.
 pub(super) fn check(parts: &Parts, header: u64, request_body: u64) -> Result<(), Failure> {
     let lengths = parts
         .headers
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + PER_HEADER);
-    let line = parts
-        .uri
-        .path_and_query()
-        .map_or(0, |path| path.as_str().len());
+    let path = parts.uri.path_and_query();
+    let line = parts.method.as_str().len() + path.map_or(0, |path| path.as_str().len());
     if (line + lengths.sum::<usize>()) as u64 > header {
         return Err(Failure::HeadTooLarge);
     }
     if parts.method == Method::CONNECT {
         return Err(Failure::Connect);
     }
-    if !parts
-        .uri
-        .path_and_query()
-        .is_some_and(|path| path.as_str().starts_with('/'))
-    {
+    if is_coded(&parts.headers) {
+        return Err(Failure::Coding);
+    }
+    let is_target = |path: &PathAndQuery| {
+        path.as_str().starts_with(['/', '?'])
+            || (path.as_str() == "*" && parts.method == Method::OPTIONS)
+    };
+    if !path.is_some_and(is_target) {
         return Err(Failure::BadRequest("The request's target is not a path.\n"));
     }
     if declared_length(&parts.headers).is_some_and(|length| length > request_body) {
         return Err(Failure::BodyTooLarge);
     }
     Ok(())
+}
+
+/// Whether a message has another transfer coding than `chunked`, which is all that is decoded here.
+pub(super) fn is_coded(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let is_chunked = |value: &HeaderValue| {
+        value
+            .as_bytes()
+            .trim_ascii()
+            .eq_ignore_ascii_case(b"chunked")
+    };
+    match (codings.next(), codings.next()) {
+        (None, _) => false,
+        (Some(coding), None) => !is_chunked(coding),
+        (Some(_), Some(_)) => true,
+    }
 }
 
 /// The protocol that an HTTP/1.1 client would rather speak. It is an offer that may be ignored (RFC 9110 7.8), and
@@ -181,6 +227,8 @@ pub(super) struct Forwarded {
     pub(super) proto: HeaderValue,
     /// The port that it connected to.
     pub(super) port: HeaderValue,
+    /// It is a proxy of the policy's `trusted_proxies`.
+    pub(super) is_trusted: bool,
     /// Milliseconds since 1970.
     pub(super) start: u64,
 }
@@ -215,15 +263,23 @@ pub(super) fn to_guest(
     let forwarded_for = append(headers, &X_FORWARDED_FOR, &forwarded.client);
     headers.insert(X_REQUEST_ID, request_id.clone());
     headers.insert(X_FORWARDED_FOR, forwarded_for.clone());
-    headers.insert(X_FORWARDED_PROTO, forwarded.proto.clone());
-    headers.insert(X_FORWARDED_PORT, forwarded.port.clone());
-    headers.insert(X_REQUEST_START, HeaderValue::from(forwarded.start));
-    let via = if parts.version == Version::HTTP_2 {
-        "2.0 oarlock"
-    } else {
-        "1.1 oarlock"
-    };
-    headers.insert(VIA, HeaderValue::from_static(via));
+    // A proxy that is trusted knows how the client asked, and when; of others only the request's id is kept.
+    let ours = [
+        (X_FORWARDED_PROTO, forwarded.proto.clone()),
+        (X_FORWARDED_PORT, forwarded.port.clone()),
+        (X_REQUEST_START, HeaderValue::from(forwarded.start)),
+    ];
+    for (name, value) in ours {
+        if !(forwarded.is_trusted && headers.contains_key(&name)) {
+            headers.insert(name, value);
+        }
+    }
+    let via = append(
+        headers,
+        &VIA,
+        &HeaderValue::from_static(via_of(parts.version)),
+    );
+    headers.insert(VIA, via);
     // An absolute target, or HTTP/2's `:authority`, wins over `Host` (RFC 9112 3.2.2).
     if headers
         .get(HOST)
@@ -236,6 +292,13 @@ pub(super) fn to_guest(
         );
     }
     let mut target = std::mem::take(&mut parts.uri).into_parts();
+    // `http://host?query` has no path of its own.
+    let query = target.path_and_query.as_ref().map(PathAndQuery::as_str);
+    if let Some(query) = query.filter(|target| target.starts_with('?')) {
+        let path = PathAndQuery::try_from(format!("/{query}"));
+        target.path_and_query =
+            Some(path.map_err(|_| Failure::BadRequest("The request's target is not valid.\n"))?);
+    }
     target.scheme = Some(Scheme::HTTP);
     target.authority = Some(authority);
     parts.uri = Uri::from_parts(target)
@@ -244,6 +307,15 @@ pub(super) fn to_guest(
         request_id,
         forwarded_for,
     })
+}
+
+/// Who received it, and by what version (RFC 9110 7.6.3).
+fn via_of(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "2.0 oarlock",
+        Version::HTTP_10 => "1.0 oarlock",
+        _ => "1.1 oarlock",
+    }
 }
 
 /// Takes out what concerns one connection only, and what `Connection` names.

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,10 +15,14 @@ use tokio::time::{Instant, Sleep};
 
 use super::connection::Connection;
 use super::frames::FrameMeter;
+use super::lock;
 use super::transport::{PREFACE, Prefix, Transport, Version};
 
 pub(super) struct Io<T: Transport> {
-    stream: T,
+    /// There until the drop.
+    stream: Option<T>,
+    /// Where the drop leaves it, if its input has not come to its end.
+    left: Left<T>,
     /// What was read of it already.
     prefix: Prefix,
     /// Of HTTP/2.
@@ -29,6 +33,9 @@ pub(super) struct Io<T: Transport> {
     waiting: bool,
     turn: Turn,
 }
+
+/// Where a socket is left by whoever spoke HTTP over it, when that is over and there may be input that nobody has read.
+pub(super) type Left<T> = Arc<Mutex<Option<T>>>;
 
 /// More bytes than these are worth a wake-up of their own, and wait for nothing.
 const SMALL: usize = 16 << 10;
@@ -69,9 +76,11 @@ impl<T: Transport> Io<T> {
         (prefix, stream): (Prefix, T),
         version: Version,
         connection: Arc<Connection>,
+        left: Left<T>,
     ) -> Self {
         Self {
-            stream,
+            stream: Some(stream),
+            left,
             prefix,
             frames: (version == Version::Http2).then(|| FrameMeter::new(PREFACE.len())),
             connection,
@@ -79,6 +88,11 @@ impl<T: Transport> Io<T> {
             waiting: false,
             turn: Turn::default(),
         }
+    }
+
+    fn stream(&mut self) -> io::Result<Pin<&mut T>> {
+        let stream = self.stream.as_mut().map(Pin::new);
+        stream.ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     fn poll_turn(&mut self, bytes: usize, context: &Context<'_>) -> Poll<()> {
@@ -134,7 +148,10 @@ impl<T: Transport> AsyncRead for Io<T> {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = into.filled().len();
-        std::task::ready!(this.prefix.poll_read(&mut this.stream, context, into))?;
+        let Some(stream) = &mut this.stream else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        std::task::ready!(this.prefix.poll_read(stream, context, into))?;
         let bytes = into.filled().get(before..).unwrap_or_default();
         match &mut this.frames {
             None if bytes.is_empty() => {}
@@ -159,7 +176,7 @@ impl<T: Transport> AsyncWrite for Io<T> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         std::task::ready!(this.poll_turn(bytes.len(), context));
-        let written = Pin::new(&mut this.stream).poll_write(context, bytes);
+        let written = this.stream()?.poll_write(context, bytes);
         this.watch(context, written)
     }
 
@@ -171,27 +188,32 @@ impl<T: Transport> AsyncWrite for Io<T> {
         let this = self.get_mut();
         let length = bytes.iter().map(|slice| slice.len()).sum();
         std::task::ready!(this.poll_turn(length, context));
-        let written = Pin::new(&mut this.stream).poll_write_vectored(context, bytes);
+        let written = this.stream()?.poll_write_vectored(context, bytes);
         this.watch(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.stream.as_ref().is_some_and(T::is_write_vectored)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+        self.get_mut().stream()?.poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+        self.get_mut().stream()?.poll_shutdown(context)
     }
 }
 
 impl<T: Transport> Drop for Io<T> {
     fn drop(&mut self) {
+        let Some(stream) = self.stream.take() else {
+            return;
+        };
         if self.connection.is_to_be_reset() {
-            self.stream.reset_at_close();
+            stream.reset_at_close();
+        } else if self.connection.lingers() {
+            *lock(&self.left) = Some(stream);
         }
     }
 }

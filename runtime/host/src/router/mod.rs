@@ -17,7 +17,9 @@ mod frames;
 mod headers;
 mod held;
 mod io;
+mod linger;
 mod listen;
+mod proxied;
 mod proxies;
 mod registry;
 mod rescue;
@@ -68,6 +70,8 @@ pub(crate) struct ClientLimits {
     /// Of one address.
     pub(crate) per_address: Connections,
     pub(crate) trusted_proxies: Vec<IpNet>,
+    /// Each connection is a trusted proxy's, and says first whose it is.
+    pub(crate) proxy_protocol: bool,
 }
 
 /// The router of a host. Cheap to clone.
@@ -85,6 +89,7 @@ struct Inner {
     /// Per client address.
     bounds: Arc<Bounds>,
     proxies: TrustedProxies,
+    proxy_protocol: bool,
     head_timeout: Duration,
     remarks: Remarks,
     /// Ends the accepting.
@@ -109,6 +114,7 @@ impl Router {
             connections,
             per_address,
             trusted_proxies,
+            proxy_protocol,
         } = limits;
         let registries = (0..cores.count()).map(|_| Arc::default()).collect();
         Self {
@@ -120,6 +126,7 @@ impl Router {
                 permit_count: connections,
                 bounds: Bounds::new(per_address.per_address, per_address.half_heads_per_address),
                 proxies: TrustedProxies::new(trusted_proxies),
+                proxy_protocol,
                 head_timeout: per_address.head_timeout,
                 remarks: Remarks::new(),
                 stop: CancellationToken::new(),

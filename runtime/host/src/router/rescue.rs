@@ -22,6 +22,12 @@ pub(super) enum Failure {
     BodyTooLarge,
     /// The client, as a trusted proxy names it, has as many requests under way as one address may.
     TooManyRequests,
+    /// The request's body has a transfer coding that is not decoded here.
+    Coding,
+    /// OPTIONS that is to come no further than here.
+    OptionsHere,
+    /// The same of TRACE.
+    TraceHere,
     /// CONNECT, or what HTTP/2 has instead of an upgrade: not done here.
     Connect,
 }
@@ -34,7 +40,7 @@ impl From<RouterCode> for Failure {
 
 struct Rescue {
     status: StatusCode,
-    /// The value of `oarlock-error`.
+    /// The value of `oarlock-error`; empty: it is no error.
     error: &'static str,
     text: &'static str,
 }
@@ -70,6 +76,18 @@ impl Failure {
                 StatusCode::TOO_MANY_REQUESTS,
                 "too-many-requests",
                 "Your address has too many requests under way. Try again when some are done.\n",
+            ),
+            Self::Coding => (
+                StatusCode::NOT_IMPLEMENTED,
+                "coding-unsupported",
+                "The request's body has a transfer coding that is not supported here. Send it with `chunked` alone.\n",
+            ),
+            // All that the router can say of itself is that it is there.
+            Self::OptionsHere => (StatusCode::NO_CONTENT, "", ""),
+            Self::TraceHere => (
+                StatusCode::NOT_IMPLEMENTED,
+                "trace-unsupported",
+                "The router itself does not answer TRACE. Leave `Max-Forwards` out to reach the app.\n",
             ),
             Self::Connect => (
                 StatusCode::NOT_IMPLEMENTED,
@@ -141,6 +159,9 @@ fn retry_after(failure: Failure) -> Option<&'static str> {
         | Failure::BadRequest(_)
         | Failure::HeadTooLarge
         | Failure::BodyTooLarge
+        | Failure::Coding
+        | Failure::OptionsHere
+        | Failure::TraceHere
         | Failure::Connect => None,
     }
 }
@@ -156,6 +177,9 @@ pub(super) fn rescue(failure: Failure) -> (Response<ResponseBody>, u64) {
     let length = body.len() as u64;
     let mut response = Response::new(ResponseBody::text(body));
     *response.status_mut() = status;
+    if error.is_empty() {
+        return (response, length);
+    }
     let headers = response.headers_mut();
     headers.insert(
         CONTENT_TYPE,

@@ -116,12 +116,14 @@ pub(super) async fn answer(
     let limits = exchange.pool().limits();
     let connection = exchange.connection().clone();
     connection.set_idle_timeout(limits.idle_timeout);
+    connection.unread.begin(!incoming.is_end_stream());
     let checked = headers::check(&parts, limits.header, limits.request_body);
     let forwarded = headers::Forwarded {
         client: connection.client().clone(),
         proto: connection.proto.clone(),
         port: connection.port.clone(),
         start: milliseconds_since_1970(),
+        is_trusted: connection.is_trusted_proxy(),
     };
     // Refused requests have an id in the log as well.
     let identity = headers::to_guest(&mut parts, authority, &forwarded);
@@ -130,7 +132,8 @@ pub(super) async fn answer(
     }
     checked?;
     identity?;
-    let (body, upload) = upload::request(incoming, limits.request_body);
+    headers::forward(&mut parts)?;
+    let (body, upload) = upload::request(incoming, limits.request_body, &connection.unread);
     let request = Request::from_parts(parts, body);
     let waiting = (upload.as_deref(), limits.timeout);
     match lease_and_call(exchange, request, upgrade, waiting).await? {
@@ -144,6 +147,7 @@ pub(super) async fn answer(
         }
         Reply::Switched(head, dyno) => {
             let mut head = *head;
+            head.version = Version::HTTP_11;
             if length(&head.headers) as u64 > limits.header {
                 return Err(Failure::Code(RouterCode::H13));
             }
@@ -335,9 +339,17 @@ fn check_response(response: &mut Response<Body>, limits: &RequestLimits) -> Resu
     if status.is_informational() || status.as_u16() > 599 || length as u64 > limits.header {
         return Err(Failure::Code(RouterCode::H13));
     }
-    headers::remove_hop_by_hop(response.headers_mut());
-    if status == StatusCode::NO_CONTENT {
-        response.headers_mut().remove(CONTENT_LENGTH);
+    // How it is framed for the client is decided by what the client speaks, not by what the dyno does.
+    *response.version_mut() = Version::HTTP_11;
+    let headers = response.headers_mut();
+    headers::remove_hop_by_hop(headers);
+    match status {
+        StatusCode::NO_CONTENT => drop(headers.remove(CONTENT_LENGTH)),
+        // Its length is that of a body which it never has (RFC 9110 15.3.6).
+        StatusCode::RESET_CONTENT => {
+            drop(headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0")));
+        }
+        _ => {}
     }
     Ok(())
 }
@@ -372,6 +384,10 @@ fn switch(
 fn respond(exchange: Box<Exchange>, answer: Answer) -> Response<ResponseBody> {
     let http2 = exchange.version() == Version::HTTP_2;
     let (parts, body) = match stream(exchange, answer) {
+        (parts, Payload::Left(body)) if parts.status == StatusCode::RESET_CONTENT => {
+            body.finish_unseen();
+            (parts, ResponseBody::empty())
+        }
         (parts, Payload::Left(body)) => (parts, ResponseBody::left(body)),
         (parts, Payload::Sent(body)) if http2 => (parts, ResponseBody::Watched(Watched::new(body))),
         (parts, Payload::Sent(body)) => (parts, ResponseBody::Guest(body)),

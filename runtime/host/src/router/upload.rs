@@ -15,6 +15,7 @@ use oarlock_sandbox::{Body, BodyError, poll_content};
 use oarlock_spec::codes::RouterCode;
 use tokio::time::Instant;
 
+use super::linger::Unread;
 use super::rescue::Failure;
 
 /// What the two sides of a request know of its body.
@@ -96,8 +97,13 @@ impl Incomes for Incoming {
     }
 }
 
-/// A request's body for the guest, of at most `limit` bytes; `None` for the second: there is none.
-pub(super) fn request(incoming: impl Incomes, limit: u64) -> (Body, Option<Arc<Upload>>) {
+/// A request's body for the guest, of at most `limit` bytes; `None` for the second: there is none. `unread` is told how
+/// it ends.
+pub(super) fn request(
+    incoming: impl Incomes,
+    limit: u64,
+    unread: &Arc<Unread>,
+) -> (Body, Option<Arc<Upload>>) {
     if incoming.is_end_stream() {
         let empty = http_body_util::Empty::new();
         return (
@@ -114,6 +120,7 @@ pub(super) fn request(incoming: impl Incomes, limit: u64) -> (Body, Option<Arc<U
             incoming,
             left: limit,
             upload: upload.clone(),
+            unread: unread.clone(),
         }),
         Some(upload),
     )
@@ -123,6 +130,7 @@ struct RequestBody<I> {
     incoming: I,
     left: u64,
     upload: Arc<Upload>,
+    unread: Arc<Unread>,
 }
 
 impl<I: Incomes> http_body::Body for RequestBody<I> {
@@ -135,8 +143,14 @@ impl<I: Incomes> http_body::Body for RequestBody<I> {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = std::task::ready!(poll_content(Pin::new(&mut self.incoming), context));
         match frame {
-            None => Poll::Ready(None),
+            None => {
+                self.unread.ends();
+                Poll::Ready(None)
+            }
             Some(Ok(frame)) => {
+                if self.incoming.is_end_stream() {
+                    self.unread.ends();
+                }
                 let length = frame.data_ref().map_or(0, Bytes::len) as u64;
                 match self.left.checked_sub(length) {
                     Some(left) => self.left = left,
@@ -150,6 +164,7 @@ impl<I: Incomes> http_body::Body for RequestBody<I> {
             }
             Some(Err(error)) => {
                 self.upload.set(if I::is_malformed(&error) {
+                    self.unread.is_malformed();
                     Fault::Malformed
                 } else {
                     Fault::Gone

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::response::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -21,7 +22,7 @@ use oarlock_sandbox::{Body, BodyError, Port, Progress, poll_content};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::MAX_HEADER;
+use super::connection::{MAX_HEADER, MAX_HEADERS};
 use super::held::{Held, Home};
 use super::{headers, lock};
 use crate::cores::{CoreId, Cores};
@@ -189,7 +190,15 @@ impl Upstream {
             let (parts, _) = response.into_parts();
             return Ok(Reply::Switched(Box::new(parts), tunnel));
         }
-        let (parts, incoming) = response.into_parts();
+        let (mut parts, incoming) = response.into_parts();
+        if headers::is_coded(&parts.headers) {
+            let reason = "its body has another transfer coding than `chunked`".to_owned();
+            return Err(NoReply::Invalid(reason));
+        }
+        // The chunks say where it ends, whatever the length does (RFC 9112 6.3).
+        if parts.headers.contains_key(TRANSFER_ENCODING) {
+            parts.headers.remove(CONTENT_LENGTH);
+        }
         let body = Answering {
             incoming,
             connection: Some((sender, progress)),
@@ -217,6 +226,7 @@ impl Upstream {
         let progress = stream.progress();
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_HEADER)
+            .max_headers(MAX_HEADERS)
             .handshake(TokioIo::new(stream))
             .await
             .ok()?;

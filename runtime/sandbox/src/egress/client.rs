@@ -17,10 +17,11 @@ use hyper_util::client::legacy::connect::{Connected, Connection as HyperConnecti
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustix::net::Shutdown;
 use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::connections::OutboundConnection;
 use super::rules::Host;
@@ -41,8 +42,16 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) type Pool = Client<HttpsConnector<Connector>, Content>;
 
 tokio::task_local! {
-    /// The connect timeout of the request that a connection is opened for.
-    pub(crate) static CONNECT_WITHIN: Duration;
+    /// Of the request that a connection is opened for.
+    pub(crate) static CONNECTING: Connecting;
+}
+
+/// What a request says of its connection, and hears of it.
+pub(crate) struct Connecting {
+    /// How long it may take.
+    pub(crate) within: Duration,
+    /// Whether it is under way.
+    pub(crate) now: watch::Sender<bool>,
 }
 
 /// Pools of outgoing HTTP connections, TLS by rustls; one per app. Cheap to clone. What
@@ -113,6 +122,24 @@ impl HttpClient {
     }
 }
 
+/// The certificates of a PEM file, for [`HttpClient::new`]; at least one.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    let mut certificates = Vec::new();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|error| error.to_string())?;
+        let added = RootCertStore::empty().add(certificate.clone());
+        added.map_err(|error| format!("one of its certificates cannot be used: {error}"))?;
+        certificates.push(certificate.to_vec());
+    }
+    if certificates.is_empty() {
+        return Err("there is no certificate in it".to_owned());
+    }
+    Ok(certificates)
+}
+
 /// Trusts the public roots and these.
 #[expect(
     clippy::expect_used,
@@ -173,14 +200,20 @@ impl tower_service::Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let within = CONNECT_WITHIN
-            .try_with(|within| *within)
-            .unwrap_or(CONNECT_TIMEOUT);
+        let request = CONNECTING.try_with(|connecting| (connecting.within, connecting.now.clone()));
+        let (within, now) =
+            request.map_or((CONNECT_TIMEOUT, None), |(within, now)| (within, Some(now)));
         let connecting = connect(self.egress.clone(), self.connections.clone(), uri);
+        let tell = move |is_connecting| {
+            if let Some(now) = &now {
+                now.send_replace(is_connecting);
+            }
+        };
+        tell(true);
         Box::pin(async move {
-            tokio::time::timeout(within, connecting)
-                .await
-                .unwrap_or(Err(ConnectError::Timeout))
+            let connected = tokio::time::timeout(within, connecting).await;
+            tell(false);
+            connected.unwrap_or(Err(ConnectError::Timeout))
         })
     }
 }

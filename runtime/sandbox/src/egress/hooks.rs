@@ -14,11 +14,11 @@ use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, Sleep};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiHttpHooks};
 
-use super::client::{CONNECT_TIMEOUT, CONNECT_WITHIN, ConnectError};
+use super::client::{CONNECT_TIMEOUT, CONNECTING, ConnectError, Connecting};
 use super::{Attempt, LookupError};
 use crate::Body;
 use crate::frames::{Content, poll_content};
@@ -140,13 +140,25 @@ async fn send(
         .unwrap_or(BETWEEN_BYTES_TIMEOUT)
         .min(LONGEST);
     let pool = grant.http.pool(&grant.egress);
-    let sending = CONNECT_WITHIN.scope(connect, pool.request(request.map(Content)));
-    let response = match tokio::time::timeout(connect.saturating_add(first_byte), sending).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(explain(grant, &error)),
-        Err(_elapsed) => return Err(Error::ConnectionReadTimeout),
+    let (now, is_connecting) = watch::channel(false);
+    let connecting = Connecting {
+        within: connect,
+        now,
+    };
+    let sending = CONNECTING.scope(connecting, pool.request(request.map(Content)));
+    let response = match within_first_byte(sending, first_byte, is_connecting).await {
+        Some(Ok(response)) => response,
+        Some(Err(error)) => return Err(explain(grant, &error)),
+        None => return Err(Error::ConnectionReadTimeout),
     };
     let (mut head, body) = response.into_parts();
+    if let Some(coding) = other_coding(&head.headers) {
+        return Err(Error::HttpResponseTransferCoding(Some(coding)));
+    }
+    // The chunks say where it ends, whatever the length does (RFC 9112 6.3).
+    if head.headers.contains_key(header::TRANSFER_ENCODING) {
+        head.headers.remove(header::CONTENT_LENGTH);
+    }
     for name in &HOP_BY_HOP {
         head.headers.remove(name);
     }
@@ -160,8 +172,60 @@ async fn send(
     Ok(Response::from_parts(head, body.boxed_unsync()))
 }
 
+/// Waits for the head, for so long from when there is a connection: one of the pool's is there at once, and how long
+/// another takes is bounded by itself. `None`: it does not come.
+async fn within_first_byte<T>(
+    sending: impl Future<Output = T>,
+    first_byte: Duration,
+    mut is_connecting: watch::Receiver<bool>,
+) -> Option<T> {
+    tokio::pin!(sending);
+    let timer = tokio::time::sleep(first_byte);
+    tokio::pin!(timer);
+    // Without its sender it changes no more; the request is about to end.
+    let mut is_told = true;
+    loop {
+        let connecting = *is_connecting.borrow_and_update();
+        tokio::select! {
+            biased;
+            sent = &mut sending => return Some(sent),
+            changed = is_connecting.changed(), if is_told => {
+                is_told = changed.is_ok();
+                timer.as_mut().reset(Instant::now() + first_byte);
+            }
+            () = &mut timer, if !connecting => return None,
+        }
+    }
+}
+
+/// A transfer coding that is not `chunked`, which is all that is decoded here.
+fn other_coding(headers: &http::HeaderMap) -> Option<String> {
+    let values = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let codings = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let mut codings = codings.map(<[u8]>::trim_ascii);
+    let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
+    match (codings.next(), codings.next()) {
+        (None, _) => None,
+        (Some(only), None) if is_chunked(only) => None,
+        (Some(coding), _) => Some(String::from_utf8_lossy(coding).into_owned()),
+    }
+}
+
+/// The guest's own error of the body that it sent, if that is what went wrong.
+fn of_body(error: &(dyn StdError + 'static)) -> Option<Error> {
+    let own = causes(error).find_map(|cause| cause.downcast_ref::<Error>())?;
+    match own {
+        Error::HttpRequestBodySize(size) => Some(Error::HttpRequestBodySize(*size)),
+        Error::InternalError(why) => Some(Error::InternalError(why.clone())),
+        _ => None,
+    }
+}
+
 /// Says what went wrong in the guest's terms, and in the log what only the manifest can mend.
 fn explain(grant: &NetGrant, error: &(dyn StdError + 'static)) -> Error {
+    if let Some(own) = of_body(error) {
+        return own;
+    }
     for cause in causes(error) {
         if let Some(error) = cause.downcast_ref::<ConnectError>() {
             return match error {
@@ -292,5 +356,18 @@ impl http_body::Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bodys_own_error_is_found_below_those_of_its_way() {
+        let own = io::Error::other(Error::HttpRequestBodySize(Some(3)));
+        let found = of_body(&io::Error::other(own));
+        assert!(matches!(found, Some(Error::HttpRequestBodySize(Some(3)))));
+        assert!(of_body(&io::Error::other(Error::HttpProtocolError)).is_none());
     }
 }

@@ -27,7 +27,7 @@ use answers::Answers;
 use resolver::Resolver;
 use rules::{Host, Refused, Rules};
 
-pub use client::HttpClient;
+pub use client::{HttpClient, certificates};
 use connections::Connections;
 pub(crate) use connections::OutboundConnection;
 pub(crate) use hooks::HttpHooks;

@@ -356,7 +356,7 @@ async fn empty_frames_are_no_progress_and_hold_nobody_up() {
 async fn empty_frames_of_a_requests_body_are_not_passed_on() {
     let (mut frames, body) = mpsc::channel::<Result<Frame<Bytes>, crate::service::BoxError>>(0);
     let body = StreamBody::new(body).boxed_unsync();
-    let (mut body, upload) = upload::request(body, 10);
+    let (mut body, upload) = upload::request(body, 10, &Arc::default());
     let upload = upload.unwrap();
     let began = upload.last();
     let sending = tokio::spawn(async move {
@@ -382,4 +382,63 @@ async fn empty_frames_of_a_requests_body_are_not_passed_on() {
         "an empty frame and the end are no bytes"
     );
     sending.await.unwrap();
+}
+
+/// A large upload that nobody reads, as a client sends it that first sends all and then reads.
+async fn answer_to_an_upload(bench: &Bench, head: &str) -> (String, bool) {
+    let mut stream = bench.connect().await;
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let piece = vec![b'x'; 100_000];
+    for _ in 0..30 {
+        tokio::time::timeout(SOON, stream.write_all(&piece))
+            .await
+            .expect("it is taken")
+            .unwrap();
+    }
+    read_to_end(&mut stream).await
+}
+
+#[tokio::test]
+async fn an_early_answer_arrives_though_the_upload_goes_on() {
+    let limits = RequestLimits {
+        request_body: 1_000_000,
+        ..limits()
+    };
+    let dyno = fake::dyno("web.1", 10, None, |_| async { hello() });
+    let bench = Bench::with(limits, vec![dyno]).await;
+    for (path, framing, status) in [
+        ("/", "Transfer-Encoding: chunked", 200),
+        ("/", "Content-Length: 999999999", 413),
+        ("/ bad", "Content-Length: 3000000", 400),
+        ("*", "Content-Length: 900000", 400),
+    ] {
+        let chunk = if framing.contains("chunked") {
+            "3000000\r\n"
+        } else {
+            ""
+        };
+        for _ in 0..5 {
+            let head = format!("POST {path} HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n{chunk}");
+            let (text, reset) = answer_to_an_upload(&bench, &head).await;
+            assert!(
+                text.starts_with(&format!("HTTP/1.1 {status} ")) && !reset,
+                "{path} {framing}: {text}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_on_sending_holds_nobody_up() {
+    let bench = Bench::new(|_| async { hello() }).await;
+    let mut stream = bench.connect().await;
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    read_until(&mut stream, "hello").await;
+    // It neither sends nor ends.
+    let router = bench.router.clone();
+    let drained = router.drain(Duration::from_secs(60));
+    tokio::time::timeout(SOON * 2, drained)
+        .await
+        .expect("it is waited for only for a while");
 }

@@ -12,6 +12,7 @@ fn clients(connections: u32, per_address: Connections) -> ClientLimits {
         connections,
         per_address,
         trusted_proxies: Vec::new(),
+        proxy_protocol: false,
     }
 }
 
@@ -353,4 +354,48 @@ async fn chunk_extensions_without_end_are_refused() {
     tokio::time::timeout(SOON, flooding)
         .await
         .expect("it stalls");
+}
+
+#[tokio::test]
+async fn with_the_proxy_protocol_each_connection_says_whose_it_is() {
+    let per_address = Connections {
+        per_address: 1,
+        ..patient()
+    };
+    let proxied = |trusted: &str| ClientLimits {
+        trusted_proxies: vec![trusted.parse().unwrap()],
+        proxy_protocol: true,
+        ..clients(100, per_address)
+    };
+    let limited = proxied("127.0.0.0/8");
+    let bench =
+        Bench::for_clients(limited, limits(), vec![fake::dyno("web.1", 10, None, echo)]).await;
+    // What the client itself says of earlier hops is not a proxy's word.
+    let request =
+        "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Proto: https\r\nConnection: close\r\n\r\n";
+    let header = "PROXY TCP4 192.0.2.1 10.0.0.1 4660 80\r\n";
+    let (text, _) = bench.raw(&format!("{header}{request}")).await;
+    assert!(text.contains("\nx-forwarded-for: 192.0.2.1\n"), "{text}");
+    assert!(text.contains("\nx-forwarded-proto: http\n"), "{text}");
+    assert!(bench.line().await.contains("fwd=\"192.0.2.1\""));
+    // The bound counts who is named.
+    let mut first = sent(
+        &bench,
+        format!("{header}GET / HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes(),
+    )
+    .await;
+    read_until(&mut first, "\r\n\r\n").await;
+    let (second, _) = bench.raw(&format!("{header}{request}")).await;
+    assert_eq!(second, "");
+    let (other, _) = bench.raw(&format!("PROXY UNKNOWN\r\n{request}")).await;
+    assert!(other.starts_with("HTTP/1.1 200 "), "{other}");
+    let (none, _) = bench.raw(request).await;
+    assert_eq!(none, "", "a connection without a header is closed");
+    let bench = Bench::for_clients(
+        proxied("10.0.0.0/8"),
+        limits(),
+        vec![fake::dyno("web.1", 10, None, echo)],
+    );
+    let (elsewhere, _) = bench.await.raw(&format!("{header}{request}")).await;
+    assert_eq!(elsewhere, "", "a connection from elsewhere is closed");
 }

@@ -36,7 +36,7 @@ async fn forwarded_headers_are_ours_and_hop_by_hop_ones_end_here() {
         "\nte: trailers\n",
         "\nx-forwarded-proto: http\n",
         &format!("\nx-forwarded-port: {port}\n"),
-        "\nvia: 1.1 oarlock\n",
+        "\nvia: 9 evil, 1.1 oarlock\n",
         "\nx-other: stays\n",
         "\nhost: App.LocalHost\n",
         "\ncontent-length: 2\n",
@@ -53,7 +53,6 @@ async fn forwarded_headers_are_ours_and_hop_by_hop_ones_end_here() {
         "short",
         "https",
         "443\n",
-        "evil",
         "192.0.2.1",
         "x-request-start: 1\n",
     ] {
@@ -119,6 +118,10 @@ async fn answers_lose_their_hop_by_hop_headers() {
 #[tokio::test]
 async fn bad_requests_are_refused() {
     let bench = Bench::new(|_| async { hello() }).await;
+    let long_method = format!(
+        "{} / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        "A".repeat(66_000)
+    );
     let long = format!(
         "GET /{} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
         "a".repeat(60_000)
@@ -154,9 +157,51 @@ async fn bad_requests_are_refused() {
             "bad-request",
         ),
         (
-            "OPTIONS * HTTP/1.1\r\nConnection: close\r\nHost: a\r\n\r\n",
+            "GET * HTTP/1.1\r\nConnection: close\r\nHost: a\r\n\r\n",
             400,
             "bad-request",
+        ),
+        // A target that names the host does not make up for a wrong `Host`.
+        (
+            "GET http://a/ HTTP/1.1\r\nConnection: close\r\n\r\n",
+            400,
+            "bad-request",
+        ),
+        (
+            "GET http://a/ HTTP/1.1\r\nConnection: close\r\nHost: a\r\nHost: a\r\n\r\n",
+            400,
+            "bad-request",
+        ),
+        (
+            "GET http://a/ HTTP/1.1\r\nConnection: close\r\nHost: a b\r\n\r\n",
+            400,
+            "bad-request",
+        ),
+        (
+            "POST / HTTP/1.1\r\nConnection: close\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            501,
+            "coding-unsupported",
+        ),
+        (
+            "POST / HTTP/1.1\r\nConnection: close\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n0\r\n\r\n",
+            200,
+            "",
+        ),
+        (
+            "OPTIONS / HTTP/1.1\r\nConnection: close\r\nHost: a\r\nMax-Forwards: 0\r\n\r\n",
+            204,
+            "",
+        ),
+        (
+            "TRACE / HTTP/1.1\r\nConnection: close\r\nHost: a\r\nMax-Forwards: 0\r\n\r\n",
+            501,
+            "trace-unsupported",
+        ),
+        // Of other methods it says nothing.
+        (
+            "GET / HTTP/1.1\r\nConnection: close\r\nHost: a\r\nMax-Forwards: 0\r\n\r\n",
+            200,
+            "",
         ),
         (
             "CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\nConnection: close\r\n\r\n",
@@ -182,6 +227,7 @@ async fn bad_requests_are_refused() {
         ),
         (&long, 200, ""),
         (&too_long, 431, "header-too-large"),
+        (&long_method, 431, "header-too-large"),
         // hyper's own answers, before there is a request.
         ("GE T / HTTP/1.1\r\nHost: a\r\n\r\n", 400, ""),
         ("GET / HTTP/1.1\r\nHost: a\r\nA\x01: b\r\n\r\n", 400, ""),
@@ -339,4 +385,119 @@ async fn a_long_method_or_host_stays_in_its_line() {
         "{line}"
     );
     assert_eq!(bench.pool.log.tail(10, &LogFilter::default()).len(), 1);
+}
+
+#[tokio::test]
+async fn targets_of_every_form_reach_the_app() {
+    let bench = Bench::new(echo).await;
+    for (head, seen) in [
+        (
+            "GET http://b.test?x=1 HTTP/1.1\r\nHost: a",
+            "GET http://b.test/?x=1 HTTP/1.1\n",
+        ),
+        (
+            "GET http://b.test HTTP/1.1\r\nHost: a",
+            "GET http://b.test/ HTTP/1.1\n",
+        ),
+        (
+            "OPTIONS /x HTTP/1.1\r\nHost: a\r\nMax-Forwards: 7",
+            "\nmax-forwards: 6\n",
+        ),
+        (
+            "GET / HTTP/1.0\r\nVia: 1.1 a\r\nVia: 1.0 b",
+            "\nvia: 1.1 a, 1.0 b, 1.0 oarlock\n",
+        ),
+    ] {
+        let (text, _) = bench
+            .raw(&format!("{head}\r\nConnection: close\r\n\r\n"))
+            .await;
+        assert!(text.contains(seen), "{head}: {text}");
+    }
+    let bench = Bench::new(|request: Request<Body>| async move {
+        let target = request.uri().path_and_query().unwrap().as_str().to_owned();
+        Ok(Response::new(body(&target)))
+    })
+    .await;
+    let (text, _) = bench
+        .raw("OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .await;
+    assert!(text.ends_with("\r\n\r\n*"), "{text}");
+}
+
+#[tokio::test]
+async fn many_small_headers_pass() {
+    let bench = Bench::new(echo).await;
+    let many: String = (0..900).map(|n| format!("X-{n}: v\r\n")).collect();
+    let request = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{many}\r\n");
+    let (text, _) = bench.raw(&request).await;
+    assert!(text.contains("\nx-899: v\n"), "{text}");
+}
+
+#[tokio::test]
+async fn what_a_trusted_proxy_says_is_kept() {
+    let clients = ClientLimits {
+        connections: 100,
+        trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
+        ..ClientLimits::default()
+    };
+    let bench = Bench::for_clients(clients, limits(), vec![fake::dyno("web.1", 10, None, echo)]);
+    let bench = bench.await;
+    let said = "x-forwarded-proto: https\nx-forwarded-port: 443\nx-request-start: 1700000000000\n";
+    let said = said.replace('\n', "\r\n");
+    let (text, _) = bench
+        .raw(&format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\n{said}Connection: close\r\n\r\n"
+        ))
+        .await;
+    for line in said
+        .lines()
+        .chain(["x-forwarded-for: 192.0.2.1, 127.0.0.1"])
+    {
+        assert!(text.contains(&format!("\n{line}\n")), "{line}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn the_clients_version_decides_how_an_answer_is_framed() {
+    let bench = Bench::new(|_| async {
+        let (mut frames, body) = channel();
+        tokio::spawn(async move { send(&mut frames, "hello").await });
+        let response = Response::builder().version(http::Version::HTTP_10);
+        Ok(response.body(body).unwrap())
+    })
+    .await;
+    let mut stream = bench.connect().await;
+    for _ in 0..2 {
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            .await
+            .unwrap();
+        let text = read_until(&mut stream, "0\r\n\r\n").await;
+        assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+        assert!(text.contains("transfer-encoding: chunked"), "{text}");
+    }
+    let (text, reset) = bench.raw("GET / HTTP/1.0\r\n\r\n").await;
+    assert!(text.starts_with("HTTP/1.0 200 ") && !reset, "{text}");
+    assert!(text.ends_with("\r\n\r\nhello"), "{text}");
+}
+
+#[tokio::test]
+async fn a_205_has_no_body_whatever_its_length_says() {
+    let bench = Bench::new(|_| async {
+        let response = Response::builder()
+            .status(205)
+            .header("content-length", "5");
+        Ok(response.body(body("hello")).unwrap())
+    })
+    .await;
+    let mut stream = bench.connect().await;
+    for _ in 0..2 {
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            .await
+            .unwrap();
+        let text = read_until(&mut stream, "\r\n\r\n").await;
+        assert!(text.contains("content-length: 0\r\n"), "{text}");
+        assert!(text.ends_with("\r\n\r\n"), "{text}");
+    }
 }

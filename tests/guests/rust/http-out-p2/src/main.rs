@@ -11,6 +11,9 @@ async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
         client.set_connect_timeout(timeout);
         client.set_first_byte_timeout(timeout);
     }
+    if let Some(millis) = head.headers.get("x-first-byte-ms") {
+        client.set_first_byte_timeout(std::time::Duration::from_millis(millis.to_str()?.parse()?));
+    }
     let onward = Request::builder().method(head.method).uri(url).body(body)?;
     match client.send(onward).await {
         Ok(response) => Ok(response),

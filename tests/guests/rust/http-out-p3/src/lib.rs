@@ -1,6 +1,6 @@
 //! Passes each request on to the URL in its header `x-url`, and the answer back; WASI 0.3.
 use wasip3::http::client;
-use wasip3::http::types::{ErrorCode, Fields, Request, Response, Scheme};
+use wasip3::http::types::{ErrorCode, Fields, Request, RequestOptions, Response, Scheme};
 use wasip3::{wit_bindgen, wit_future, wit_stream};
 
 wasip3::http::service::export!(Forward);
@@ -11,10 +11,20 @@ impl wasip3::exports::http::handler::Guest for Forward {
     async fn handle(request: Request) -> Result<Response, ErrorCode> {
         let url = request.get_headers().get("x-url").remove(0);
         let url: http::Uri = String::from_utf8(url).unwrap().parse().unwrap();
+        let first_byte = request.get_headers().get("x-first-byte-ms").pop();
+        let first_byte: Option<u64> =
+            first_byte.map(|millis| String::from_utf8(millis).unwrap().parse().unwrap());
         let method = request.get_method();
         let (_, processed) = wit_future::new(|| Ok(()));
         let (body, trailers) = Request::consume_body(request, processed);
-        let (onward, _sent) = Request::new(Fields::new(), Some(body), trailers, None);
+        let options = first_byte.map(|millis| {
+            let options = RequestOptions::new();
+            options
+                .set_first_byte_timeout(Some(millis * 1_000_000))
+                .unwrap();
+            options
+        });
+        let (onward, _sent) = Request::new(Fields::new(), Some(body), trailers, options);
         onward.set_method(&method).unwrap();
         let scheme = if url.scheme_str() == Some("https") {
             Scheme::Https

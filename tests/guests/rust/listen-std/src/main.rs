@@ -107,6 +107,33 @@ fn serve(stream: TcpStream, connections: u32, requests: &mut u32) -> std::io::Re
                 reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\n\r\npart")?;
                 panic!("as asked");
             }
+            // As servers of HTTP/1.0 answer: the end of the body is the connection's.
+            "/old" => {
+                reader
+                    .get_mut()
+                    .write_all(b"HTTP/1.0 200 OK\r\n\r\nall of it")?;
+                return Ok(());
+            }
+            "/old-crash" => {
+                reader.get_mut().write_all(b"HTTP/1.0 200 OK\r\n\r\npart")?;
+                panic!("as asked");
+            }
+            "/coded" => {
+                let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+                reader.get_mut().write_all(head)?;
+                return Ok(());
+            }
+            "/both" => {
+                let head = b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+                reader.get_mut().write_all(head)?;
+                return Ok(());
+            }
+            "/many" => {
+                let many: String = (0..900).map(|n| format!("x-{n}: v\r\n")).collect();
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{many}\r\nok");
+                reader.get_mut().write_all(head.as_bytes())?;
+                return Ok(());
+            }
             "/hang" => loop {
                 std::thread::sleep(Duration::from_millis(50));
             },
