@@ -54,22 +54,30 @@ async fn two_apps_and_a_route_of_its_own_are_served_beside_each_other() {
     );
 }
 
+/// The guide's page about embedding.
+fn page() -> String {
+    let page = oarlock_tests::repository().join("runtime/docs/src/embedding.md");
+    std::fs::read_to_string(page).unwrap()
+}
+
 #[test]
-fn the_readme_counts_its_glue() {
+fn the_guide_counts_the_examples_glue() {
     let source = std::fs::read_to_string(folder().join("src/lib.rs")).unwrap();
     let (_, rest) = source.split_once("// The glue begins here.\n").unwrap();
     let (glue, _) = rest.split_once("// The glue ends here.\n").unwrap();
     let lines = glue.lines().filter(|line| !line.trim().is_empty()).count();
-    let readme = std::fs::read_to_string(oarlock_tests::repository().join("README.md")).unwrap();
     let said = format!("{lines} lines of glue");
-    assert!(readme.contains(&said), "the README has to say \"{said}\"");
+    assert!(
+        page().contains(&said),
+        "the guide has to say \"{said}\" in embedding.md"
+    );
 }
 
-/// The README's code is that of the library's documentation, which is run.
+/// The guide's code is that of the library's documentation, which is run.
 #[test]
-fn the_readmes_code_is_the_documentations() {
-    let readme = std::fs::read_to_string(oarlock_tests::repository().join("README.md")).unwrap();
-    let mut blocks = readme.split("```rust\n");
+fn the_guides_code_is_the_documentations() {
+    let page = page();
+    let mut blocks = page.split("```rust\n");
     let shown = blocks
         .find(|block| block.starts_with("use oarlock_host"))
         .unwrap();

@@ -1,8 +1,8 @@
-//! How large a hello is: the table in the README, printed with `--nocapture`.
+//! How large a hello is: the table in `runtime/docs/src/guests.md`, printed with `--nocapture`.
 
 use oarlock_tests::{Wasi, sdk_guest};
 
-/// More than the README's figures by what a patch release of Rust or of a dependency may add.
+/// More than that page's figures by what a patch release of Rust or of a dependency may add.
 const MOST: [(Wasi, &str, u64); 4] = [
     (Wasi::P2, "raw", 100),
     (Wasi::P2, "hello", 240),
