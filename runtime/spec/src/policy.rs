@@ -36,7 +36,7 @@
 //! timeout = "15m"
 //! processes = 512
 //! disk = "8 GiB"                           # the app's folder and its cache
-//! fetch = ["index.crates.io", "static.crates.io"]
+//! fetch = ["https://index.crates.io", "https://static.crates.io"]
 //!
 //! [tls]                                   # of outgoing HTTPS
 //! ca = "our-ca.pem"                        # certificates that are trusted beside the public ones; from this file's folder
