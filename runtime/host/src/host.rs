@@ -198,7 +198,7 @@ impl Host {
         let unclaimed = if config.local_development {
             Unclaimed::OnlyApps
         } else {
-            Unclaimed::OnlyAppsButOtherApps
+            Unclaimed::Nobodys
         };
         let clients = ClientLimits {
             connections: router::permits(descriptors()),

@@ -500,6 +500,11 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
+    /// Of its app.
+    pub(crate) fn log(&self) -> &AppLog {
+        &self.pool.log
+    }
+
     /// Whose slot it is.
     pub(crate) fn dyno(&self) -> &Arc<WebDyno> {
         &self.dyno

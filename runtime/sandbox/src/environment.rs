@@ -26,7 +26,7 @@ impl HasData for HasEnvironment {
 }
 
 /// Where a guest's relative paths start, as far as its libc asks.
-const INITIAL_DIRECTORY: &str = "/";
+const INITIAL_DIRECTORY: &str = "/app";
 
 impl p2::bindings::cli::environment::Host for EnvironmentView<'_> {
     fn get_environment(&mut self) -> wasmtime::Result<Vec<(String, String)>> {

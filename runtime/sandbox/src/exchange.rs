@@ -260,7 +260,7 @@ impl<O: Owner> Caller<O> {
     ) -> Result<Response<Body>, CallError> {
         let error = match head.await {
             Ok(Ok(response)) => return Ok(self.stream(response)),
-            Ok(Err(error)) if is_answer(&error) => CallError::NoResponse(trap::describe(&error)),
+            Ok(Err(error)) if is_answer(&error) => CallError::ErrorCode(trap::describe(&error)),
             Ok(Err(error)) => self.exchange.verdict(Some(error)).await,
             Err(oneshot::Canceled) => self.exchange.verdict(None).await,
         };

@@ -26,9 +26,12 @@ pub enum CallError {
         /// The limit.
         limit: u64,
     },
-    /// The guest returned without a response, or answered with an error code.
+    /// The guest returned without a response. One that does so once may do so for ever.
     #[error("the component gave no response: {0}")]
     NoResponse(String),
+    /// The guest answered with an error code in the place of a response.
+    #[error("the component answered with an error: {0}")]
+    ErrorCode(String),
     /// The instance ended before this call was answered (another call trapped, or it was stopped).
     #[error("the instance ended before it answered: {0}")]
     Ended(String),

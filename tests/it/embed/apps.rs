@@ -4,7 +4,7 @@ use oarlock_host::apply::ApplyError;
 use oarlock_host::spec::names::ReleaseId;
 use oarlock_host::{AddError, App};
 
-use super::{Embedded, ask, guest, name, web};
+use super::{Embedded, ask, guest, name, until, web};
 
 #[tokio::test]
 async fn an_app_from_memory_runs_and_a_second_add_is_a_release() {
@@ -162,5 +162,39 @@ async fn what_was_removed_answers_no_more_until_it_is_added_again() {
     let again = embedded.add(web("shop", "handler-p2", "")).await;
     assert_eq!(again.release, ReleaseId(1));
     assert_eq!(ask(&service, "/").await.text(), "hello");
+    embedded.host.shutdown().await;
+}
+
+/// A handler of WASI 0.2 that returns without a response.
+const SILENT: &str = r#"(component
+    (import "wasi:http/types@0.2.0" (instance $types
+        (export "incoming-request" (type (sub resource)))
+        (export "response-outparam" (type (sub resource)))))
+    (alias export $types "incoming-request" (type $request))
+    (alias export $types "response-outparam" (type $out))
+    (core module $main (func (export "handle") (param i32 i32)))
+    (core instance $main (instantiate $main))
+    (func $handle (param "request" (own $request)) (param "response-out" (own $out))
+        (canon lift (core func $main "handle")))
+    (instance $handler (export "handle" (func $handle)))
+    (export "wasi:http/incoming-handler@0.2.0" (instance $handler)))"#;
+
+#[tokio::test]
+async fn an_instance_that_gives_no_response_is_replaced() {
+    let embedded = Embedded::new();
+    let manifest =
+        "app = \"silent\"\n[processes]\nweb = \"web.wasm\"\n[limits.web]\nisolation = \"dyno\"\n";
+    let app = App::from_manifest(manifest).component("web.wasm", wat::parse_str(SILENT).unwrap());
+    let service = embedded.serving(app).await;
+    for replaced in 1..=2 {
+        assert_eq!(ask(&service, "/").await.error, "H13");
+        let text = "Replacing the process: it ended a request without a response";
+        until("it is replaced", || {
+            let log = embedded.log("silent", "web.1");
+            let count = |text: &str| log.iter().filter(|line| line.contains(text)).count();
+            count(text) == replaced && count("State changed from starting to up") == replaced + 1
+        })
+        .await;
+    }
     embedded.host.shutdown().await;
 }

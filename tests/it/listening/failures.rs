@@ -86,6 +86,22 @@ async fn the_clients_version_frames_what_an_old_server_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dyno_that_is_stopped_while_it_starts_finds_its_port_closed() {
+    let app = app("listen-std", "slow", 0, "stop_grace = \"60s\"");
+    let running = up(app).await;
+    let scaled = running.oarlock(&["scale", "web=1"]).await;
+    assert_eq!(scaled.code, 0, "{}", scaled.stderr);
+    logged(&running, "web.1", "bound").await;
+    let began = std::time::Instant::now();
+    let scaled = running.oarlock(&["scale", "web=0"]).await;
+    assert_eq!(scaled.code, 0, "{}", scaled.stderr);
+    logged(&running, "web.1", "accept: ConnectionAborted").await;
+    logged(&running, "web.1", "Process exited with status 0").await;
+    assert!(began.elapsed() < Duration::from_secs(10));
+    assert_eq!(running.interrupt().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guest_that_stops_listening_is_replaced() {
     let running = up(app("listen-std", "", 1, "")).await;
     assert_eq!(running.get("/stop-listening").await.text(), "bye");

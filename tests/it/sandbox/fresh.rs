@@ -121,10 +121,10 @@ async fn a_trap_before_the_head_is_an_error() {
 }
 
 #[tokio::test]
-async fn an_error_code_is_no_response() {
+async fn an_error_code_is_told_from_no_response() {
     let sandbox = Setup::new().sandbox("handler-p3");
     let error = soon(sandbox.call(get("/error"))).await.unwrap_err();
-    let CallError::NoResponse(text) = &error else {
+    let CallError::ErrorCode(text) = &error else {
         panic!("{error}")
     };
     assert!(text.contains("as asked"), "{text}");

@@ -1,11 +1,11 @@
 //! `oarlock check [DIR]`
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use oarlock_spec::codes::exit;
 use oarlock_spec::limits::LimitKey;
-use oarlock_spec::manifest::Manifest;
+use oarlock_spec::manifest::{Argument, Manifest, Process};
 use oarlock_spec::names::ProcessType;
 use oarlock_spec::policy::Policy;
 use serde::Serialize;
@@ -33,6 +33,8 @@ struct ProcessRow {
     process: ProcessType,
     component: String,
     args: Vec<String>,
+    /// In `args`, and not in the manifest's config vars.
+    variables_elsewhere: Vec<String>,
     built: bool,
     dynos: u32,
     schedule: Option<String>,
@@ -115,7 +117,10 @@ impl Check {
                 .is_ok_and(|folder| folder.check(&component).is_ok()),
             component,
             args: described
-                .map(|found| found.args.clone())
+                .map(|found| found.args.iter().map(Argument::to_string).collect())
+                .unwrap_or_default(),
+            variables_elsewhere: described
+                .map(|found| variables_elsewhere(manifest, found))
                 .unwrap_or_default(),
             dynos: manifest.initial_scale().get(process).copied().unwrap_or(0),
             schedule: described
@@ -142,6 +147,18 @@ impl Check {
             refused_by_serve: in_serve.refused.clone(),
         }
     }
+}
+
+/// Set by Oarlock itself in every process.
+const OWN_VARIABLES: [&str; 4] = ["DYNO", "PORT", "OARLOCK_APP", "OARLOCK_RELEASE"];
+
+/// Variables in the line that the manifest itself does not set.
+fn variables_elsewhere(manifest: &Manifest, process: &Process) -> Vec<String> {
+    let variables = process.args.iter().flat_map(Argument::variables);
+    let elsewhere: BTreeSet<&str> = variables
+        .filter(|name| !OWN_VARIABLES.contains(name) && !manifest.config.contains_key(*name))
+        .collect();
+    elsewhere.into_iter().map(str::to_owned).collect()
 }
 
 fn addons_of(manifest: &Manifest, process: &ProcessType) -> Vec<String> {
@@ -184,6 +201,16 @@ fn text(manifest: &Manifest, rows: &Vec<ProcessRow>) -> Vec<String> {
         lines.push(String::new());
         lines.push(format!("{} ({what}{singleton})", row.process));
         lines.push(format!("  command  {}", command.join(" ")));
+        if !row.variables_elsewhere.is_empty() {
+            lines.push(
+                "  remark   not in [config], and so empty unless `.env`, a config var or an add-on"
+                    .to_owned(),
+            );
+            lines.push(format!(
+                "           sets it: {}",
+                row.variables_elsewhere.join(", ")
+            ));
+        }
         if !row.built {
             lines.push("           not built yet: `oarlock build`".to_owned());
         }

@@ -93,6 +93,8 @@ impl Task {
                 return Boot::Over(Ended::NotStarted(reason));
             }
             () = Self::told_to_stop(&mut self.signals) => {
+                // There are no requests to be finished.
+                port.close();
                 let exit = self.stop(running).await;
                 self.log_exit(&exit);
                 return Boot::Over(Ended::Stopped);

@@ -12,7 +12,7 @@ use oarlock_sandbox::{
 };
 use oarlock_spec::api::{Formation, LogSource};
 use oarlock_spec::limits::{Isolation, Limits};
-use oarlock_spec::manifest::{Manifest, Process};
+use oarlock_spec::manifest::{Argument, Manifest, Process};
 use oarlock_spec::names::{DynoName, ProcessType, ReleaseId};
 use oarlock_spec::policy::Policy;
 
@@ -73,7 +73,8 @@ pub(crate) struct PreparedProcess {
     /// As the log shows it.
     pub(crate) command: String,
     pub(crate) program: Program,
-    args: Vec<String>,
+    /// The first is the component.
+    args: Vec<Argument>,
     env: BTreeMap<String, String>,
     folders: Vec<Folder>,
     egress: Arc<Egress>,
@@ -173,13 +174,14 @@ impl Prepared {
             dir: Arc::clone(dir),
             writable: false,
         });
-        let mut args = vec![process.component.clone()];
+        let mut args = vec![Argument::Plain(process.component.clone())];
         args.extend(process.args.iter().cloned());
+        let shown: Vec<String> = args.iter().map(Argument::to_string).collect();
         PreparedProcess {
             name: name.clone(),
             kind,
             limits: self.manifest.limits_of(name),
-            command: args.join(" "),
+            command: shown.join(" "),
             program,
             args,
             env,
@@ -331,11 +333,13 @@ impl PreparedProcess {
         if let Some(port) = &listen {
             env.insert("PORT".into(), port.number().to_string());
         }
+        let value = |name: &str| env.get(name).map(String::as_str);
+        let args = self.args.iter().flat_map(|it| it.expand(value)).collect();
         let grant = Grant {
             app: app.name.clone(),
             dyno: dyno.clone(),
             env: env.into_iter().collect(),
-            args: self.args.clone(),
+            args,
             folders: self.folders.clone(),
             tmp_root: Some(Arc::clone(&app.tmp_root)),
             egress: Arc::clone(&self.egress),

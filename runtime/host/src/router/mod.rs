@@ -160,8 +160,8 @@ impl Router {
         Ok(bound)
     }
 
-    /// Routes `<app>.<domain>` to this pool. While there is only one app, every other host name
-    /// goes to it too, as far as [`Unclaimed`] says.
+    /// Routes `<app>.<domain>` to this pool. While there is only one app, every other host name goes to it too, if
+    /// [`Unclaimed`] says so.
     pub(crate) fn add(&self, app: &AppName, pool: Arc<WebPool>) {
         self.inner.table.add(app, pool);
     }

@@ -257,10 +257,21 @@ async fn call(
                 }
             }
             Backend::Live { instance, .. } => {
-                match instance.try_call(request, Hold::new(lease)).await {
+                let called = instance.try_call(request, Hold::new(lease.clone()));
+                match called.await {
                     Ok(response) => Ok(Reply::Answer(response)),
                     Err(LiveCallError::Unserved(request)) => Err(Failed::Unserved(request)),
-                    Err(LiveCallError::Failed(error)) => Err(failure_of(&error, true)),
+                    Err(LiveCallError::Failed(error)) => {
+                        if matches!(error, CallError::NoResponse(_)) {
+                            // A guest that has lost its way may never answer again.
+                            instance.retire();
+                            dyno.close();
+                            let text =
+                                "Replacing the process: it ended a request without a response";
+                            lease.log().write(LogSource::Oarlock, &dyno.label, text);
+                        }
+                        Err(failure_of(&error, true))
+                    }
                 }
             }
             Backend::Listening(upstream) => {
@@ -325,6 +336,7 @@ fn failure_of(error: &CallError, live: bool) -> Failed {
         | CallError::Memory { .. }
         | CallError::Ended(_)
         | CallError::NoResponse(_)
+        | CallError::ErrorCode(_)
         | CallError::Start(StartError::Trap(_) | StartError::Memory { .. }) => {
             Failed::Answer(Failure::Code(RouterCode::H13))
         }

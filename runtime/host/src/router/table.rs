@@ -10,14 +10,13 @@ use crate::web::WebPool;
 /// A DNS name's longest.
 const LONGEST_HOST: usize = 253;
 
-/// Whose the host names are that no running app has.
+/// Whose the host names are that no app has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unclaimed {
     /// The only app's, all of them (`up`).
     OnlyApps,
-    /// The only app's, but for names that another app would have: it may be between two starts, and its clients'
-    /// requests are not for its neighbour.
-    OnlyAppsButOtherApps,
+    /// Nobody's: an app that is the only one left may be another tenant's.
+    Nobodys,
 }
 
 pub(super) struct Table {
@@ -26,22 +25,18 @@ pub(super) struct Table {
     only: ArcSwapOption<WebPool>,
     /// In lower case.
     domain: String,
-    /// `.` and the domain, if names below it are not the only app's.
-    below: Option<Box<str>>,
+    unclaimed: Unclaimed,
     /// Held by whoever changes an entry, so that `only` is true to the entries.
     changing: Mutex<()>,
 }
 
 impl Table {
-    pub(super) fn new(domain: &str, rest: Unclaimed) -> Self {
+    pub(super) fn new(domain: &str, unclaimed: Unclaimed) -> Self {
         let domain = domain.to_ascii_lowercase();
         Self {
             by_host: papaya::HashMap::new(),
             only: ArcSwapOption::empty(),
-            below: match rest {
-                Unclaimed::OnlyApps => None,
-                Unclaimed::OnlyAppsButOtherApps => Some(format!(".{domain}").into_boxed_str()),
-            },
+            unclaimed,
             domain,
             changing: Mutex::new(()),
         }
@@ -98,14 +93,9 @@ impl Table {
         lower.make_ascii_lowercase();
         let host = std::str::from_utf8(lower).ok()?;
         let own = self.by_host.pin().get(host).cloned();
-        let below = self.below.as_deref();
-        let is_an_apps = below
-            .and_then(|below| host.strip_suffix(below))
-            .is_some_and(|name| !name.is_empty() && !name.contains('.'));
-        if is_an_apps {
-            own
-        } else {
-            own.or_else(|| self.only.load_full())
+        match self.unclaimed {
+            Unclaimed::OnlyApps => own.or_else(|| self.only.load_full()),
+            Unclaimed::Nobodys => own,
         }
     }
 }
@@ -119,10 +109,10 @@ mod tests {
 
     type Apps = BTreeMap<AppName, Arc<WebPool>>;
 
-    fn table(names: &[&str]) -> (Apps, Table) {
+    fn table(unclaimed: Unclaimed, names: &[&str]) -> (Apps, Table) {
         let pool = |name: &&str| (name.parse().unwrap(), WebPool::new(AppLog::in_memory()));
         let apps: Apps = names.iter().map(pool).collect();
-        let table = Table::new("Example.test", Unclaimed::OnlyAppsButOtherApps);
+        let table = Table::new("Example.test", unclaimed);
         for (app, pool) in &apps {
             table.add(app, pool.clone());
         }
@@ -137,7 +127,7 @@ mod tests {
 
     #[test]
     fn an_app_that_goes_takes_its_own_entry_only() {
-        let both = table(&["one", "two"]);
+        let both = table(Unclaimed::OnlyApps, &["one", "two"]);
         let (apps, routes) = &both;
         let (one, two): (AppName, AppName) = ("one".parse().unwrap(), "two".parse().unwrap());
         assert_eq!(routed(&both, "www.shop.test"), None);
@@ -153,7 +143,7 @@ mod tests {
 
     #[test]
     fn hosts_name_apps_below_the_domain() {
-        let two = table(&["one", "two"]);
+        let two = table(Unclaimed::OnlyApps, &["one", "two"]);
         assert_eq!(routed(&two, "one.example.test"), Some("one"));
         assert_eq!(routed(&two, "TWO.Example.test."), Some("two"));
         for unknown in [
@@ -170,21 +160,23 @@ mod tests {
     }
 
     #[test]
-    fn an_only_app_has_every_host() {
-        let one = table(&["one"]);
-        for host in [
+    fn an_only_app_has_every_host_or_its_own_alone() {
+        let own = "one.example.test";
+        let others = [
             "127.0.0.1",
-            "one.example.test",
             "example.test",
+            "two.example.test",
             "www.shop.test",
             "",
-        ] {
-            assert_eq!(routed(&one, host), Some("one"), "{host}");
+        ];
+        for unclaimed in [Unclaimed::OnlyApps, Unclaimed::Nobodys] {
+            let one = table(unclaimed, &["one"]);
+            assert_eq!(routed(&one, own), Some("one"));
+            let expected = (unclaimed == Unclaimed::OnlyApps).then_some("one");
+            for host in others {
+                assert_eq!(routed(&one, host), expected, "{unclaimed:?} {host}");
+            }
+            assert_eq!(routed(&table(unclaimed, &[]), own), None);
         }
-        assert_eq!(routed(&one, "two.example.test"), None);
-        let all = Table::new("example.test", Unclaimed::OnlyApps);
-        all.add(&"one".parse().unwrap(), WebPool::new(AppLog::in_memory()));
-        assert!(all.route("two.example.test").is_some());
-        assert_eq!(routed(&table(&[]), "one.example.test"), None);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use cap_std::fs::{Dir, File};
@@ -9,6 +10,7 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use oarlock_host::folder::{AppFile, AppFolder, FileError, MAX_COMPONENT, STATE_FOLDER};
 use oarlock_spec::manifest::{Manifest, Process};
 use oarlock_spec::names::ProcessType;
+use rustix::fs::{Timespec, Timestamps, UTIME_OMIT, fstat, futimens};
 use sha2::{Digest, Sha256};
 
 use super::{IdHasher, MANIFEST_NAME, MAX_BYTES, MAX_FILES, Part, SlugError};
@@ -210,9 +212,31 @@ impl Reading<'_> {
                     .map_err(|error| target.failed(&error))?;
             }
         }
+        if let Some((target, copy)) = &to {
+            keep_time(&from, copy).map_err(|error| target.failed(&error.into()))?;
+        }
         self.bytes += length;
         Ok((hash.finalize().into(), length))
     }
+}
+
+/// Gives a copy the time at which its original was changed. It is not part of the slug's id: a runtime that keeps
+/// compiled code beside its source (Python) compares the two times.
+fn keep_time(from: &impl AsFd, to: &impl AsFd) -> rustix::io::Result<()> {
+    let from = fstat(from)?;
+    let changed = Timespec {
+        tv_sec: from.st_mtime,
+        tv_nsec: i64::try_from(from.st_mtime_nsec).unwrap_or_default(),
+    };
+    let unchanged = Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_OMIT,
+    };
+    let times = Timestamps {
+        last_access: unchanged,
+        last_modification: changed,
+    };
+    futimens(to, &times)
 }
 
 /// The part of a path that is of no slug.

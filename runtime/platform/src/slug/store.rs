@@ -352,6 +352,8 @@ impl io::Write for HashWriter<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
     use super::*;
     use crate::testing::{self, write};
 
@@ -391,6 +393,12 @@ mod tests {
         write(&app, "static/cache/CACHEDIR.TAG", "");
         write(&app, "static/cache/x", "x");
         write(&app, "other.txt", "x");
+        let changed = UNIX_EPOCH + Duration::new(1_600_000_000, 123_456_789);
+        let style = std::fs::OpenOptions::new()
+            .write(true)
+            .open(app.join("static/a.css"))
+            .unwrap();
+        style.set_modified(changed).unwrap();
         let made = store.create(&app, &manifest()).unwrap();
         let components: Vec<_> = made.slug.components.keys().cloned().collect();
         assert_eq!(components, ["target/worker.wasm", "web.wasm"]);
@@ -406,6 +414,8 @@ mod tests {
             ["static/a.css", "static/deep/b.css"]
         );
         assert_eq!(read(files, "static/deep/b.css"), "b");
+        let kept = files.metadata("static/a.css").unwrap().modified().unwrap();
+        assert_eq!(kept.into_std(), changed);
         assert_eq!(
             std::fs::read_dir(root.path().join("data/tmp"))
                 .unwrap()

@@ -109,9 +109,9 @@ impl Listener {
             Source::Port { claim, .. } => ready!(claim.poll_accept(cx)),
             Source::Loopback(accepting) => Some(ready!(accepting.poll_accept(cx))),
         };
-        // Guests end their loop on this, or pause. Not "invalid state": wasi-libc aborts on it.
+        // Guests end their loop on this. Not "invalid state": wasi-libc aborts on it.
         let Some(socket) = socket else {
-            return Poll::Ready(Err(Code::Unknown));
+            return Poll::Ready(Err(Code::ConnectionAborted));
         };
         let local = if self.local.ip().is_unspecified() {
             (self.family.loopback(), self.local.port()).into()

@@ -50,6 +50,8 @@ struct Queue {
     claimed: bool,
     /// The host takes it back.
     closed: bool,
+    /// The guest has heard of that. It hears it once: a loop that takes no notice waits from then on, and does not spin.
+    told: bool,
     waker: Option<Waker>,
     next_peer: u16,
 }
@@ -74,6 +76,7 @@ impl Port {
                 waiting: VecDeque::new(),
                 claimed: false,
                 closed: false,
+                told: false,
                 waker: None,
                 next_peer: PEERS.start,
             }),
@@ -247,7 +250,7 @@ impl Claim {
         while queue.waiting.front().is_some_and(PipeSocket::is_abandoned) {
             abandoned.extend(queue.waiting.pop_front());
         }
-        let ready = !queue.waiting.is_empty() || queue.closed;
+        let ready = !queue.waiting.is_empty() || (queue.closed && !queue.told);
         if !ready && !cx.waker().data().is_null() {
             queue.waker = Some(cx.waker().clone());
         }
@@ -259,10 +262,13 @@ impl Claim {
         }
     }
 
-    /// The next connection; `None`: there will be none.
+    /// The next connection; `None`, once: there will be none.
     pub(crate) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<Option<PipeSocket>> {
         std::task::ready!(self.poll_ready(cx));
-        Poll::Ready(self.0.lock().waiting.pop_front())
+        let mut queue = self.0.lock();
+        let next = queue.waiting.pop_front();
+        queue.told |= next.is_none();
+        Poll::Ready(next)
     }
 
     /// Whether the host has taken the port back, and nobody waits any more.
@@ -346,6 +352,10 @@ mod tests {
         assert!(accept(&claim).await.is_some());
         assert!(accept(&claim).await.is_none());
         assert!(claim.is_closed());
+        assert!(
+            claim.poll_accept(&mut now()).is_pending(),
+            "it is said once"
+        );
     }
 
     #[tokio::test]

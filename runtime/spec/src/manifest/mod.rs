@@ -6,6 +6,7 @@
 
 mod addons;
 mod allow;
+mod arguments;
 pub(crate) use allow::read as read_allow;
 mod config;
 mod paths;
@@ -25,6 +26,7 @@ use crate::policy::Policy;
 use crate::read;
 
 pub use allow::allow_line;
+pub use arguments::{Argument, Piece};
 pub use config::config_name_mistake;
 pub use sections::MAX_SCALE;
 pub use types::{Addon, AllowEntry, Build, HostPattern, Manifest, Process, Schedule};

@@ -292,7 +292,7 @@ pub(crate) fn command(
             "an argument holds a zero byte, which no program can be given",
         );
     }
-    process.args = args.iter().map(|word| word.text.clone()).collect();
+    process.args = args.iter().map(Word::argument).collect();
 }
 
 fn explain(error: &words::SplitError) -> (String, String) {
@@ -300,6 +300,10 @@ fn explain(error: &words::SplitError) -> (String, String) {
         words::SplitError::OpenQuote { quote, .. } => (
             format!("the quote {quote} is never closed"),
             format!("close it, or write \\{quote} for the character itself"),
+        ),
+        words::SplitError::NoVariable { .. } => (
+            "the brace begins no variable".to_owned(),
+            "write ${NAME}, ${NAME:-a word}, or \\$ for a dollar sign".to_owned(),
         ),
         words::SplitError::EndsWithBackslash { .. } => (
             "a backslash at the end keeps nothing".to_owned(),
@@ -327,14 +331,6 @@ fn shell_habit(word: &Word) -> Option<(String, &'static str)> {
             message,
             "use one process type for each component, or quote it",
         ));
-    }
-    if matches!(text, "$PORT" | "${PORT}") || text.ends_with("=$PORT") || text.ends_with("=${PORT}")
-    {
-        let message = format!(
-            "`{}` is not expanded: a process line has no variables",
-            brief(text)
-        );
-        return Some((message, "let the component read PORT from its environment"));
     }
     None
 }

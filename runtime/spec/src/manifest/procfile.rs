@@ -14,8 +14,10 @@ pub(crate) fn parse(
 ) -> Result<Manifest, ManifestErrors> {
     let mut findings = Findings::new(Source::new(PROCFILE, text)?);
     let mut found = Processes::default();
-    let mut start = 0;
-    for raw in text.split_inclusive('\n') {
+    // Some editors begin a file with a mark of its encoding.
+    let body = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut start = text.len() - body.len();
+    for raw in body.split_inclusive('\n') {
         read_line(
             start,
             raw.trim_end_matches(['\r', '\n']),
@@ -95,5 +97,7 @@ fn read_line(start: usize, line: &str, found: &mut Processes, findings: &mut Fin
             |part: &Span, _: &Findings<'_>| command_start + part.start..command_start + part.end;
         processes::command(command, name, &mut process, findings, locate);
     }
-    found.insert(name.trim_end(), &name_span, process, findings);
+    // Heroku takes `Web:` as well.
+    let name = name.trim_end().to_ascii_lowercase();
+    found.insert(&name, &name_span, process, findings);
 }

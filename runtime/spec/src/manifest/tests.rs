@@ -105,7 +105,7 @@ fn the_contract_s_own_manifest_is_valid() {
     assert_eq!(kinds, ["nightly", "release", "scheduler", "web", "worker"]);
     let worker = &manifest.processes["worker"];
     assert_eq!((worker.component.as_str(), worker.line), ("worker.wasm", 5));
-    assert_eq!(worker.args, ["--queue", "default"]);
+    assert_eq!(worker.args, ["--queue", "default"].map(Argument::from));
     assert!(manifest.processes["scheduler"].singleton);
     let schedule = manifest.processes["nightly"].schedule.as_ref().unwrap();
     assert_eq!(
@@ -284,7 +284,7 @@ fn a_manifest_with_every_key_is_read_as_written() {
     assert_eq!(manifest.scale["web"], 0);
     assert_eq!(
         manifest.processes["worker"].args,
-        ["--name", "Anna & Bob", "a b", ""]
+        ["--name", "Anna & Bob", "a b", ""].map(Argument::from)
     );
     let nightly = manifest.processes["nightly"].schedule.as_ref().unwrap();
     assert_eq!(
@@ -321,7 +321,10 @@ fn plain_procfiles_are_valid_manifests() {
     let text = "# a comment\n\nweb: web.wasm --flag 'a b'\r\n  worker :  bin/worker.wasm\nrelease: ./migrate.wasm";
     let manifest = parse_procfile(text, "shop".parse().unwrap(), &Options::default()).unwrap();
     assert_eq!(manifest.app.as_str(), "shop");
-    assert_eq!(manifest.processes["web"].args, ["--flag", "a b"]);
+    assert_eq!(
+        manifest.processes["web"].args,
+        ["--flag", "a b"].map(Argument::from)
+    );
     assert_eq!(
         (
             manifest.processes["worker"].component.as_str(),

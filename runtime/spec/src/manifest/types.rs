@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::arguments::Argument;
 use crate::limits::Limits;
 use crate::names::{AddonName, AppName, ProcessType};
 
@@ -38,7 +39,7 @@ pub struct Process {
     /// Path of the component, relative to the app's root, `/`-separated, never leaving it.
     pub component: String,
     /// Its arguments.
-    pub args: Vec<String>,
+    pub args: Vec<Argument>,
     /// Never two at once, releases included.
     pub singleton: bool,
     /// Started by the clock instead of being kept running.

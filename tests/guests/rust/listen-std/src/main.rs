@@ -13,6 +13,15 @@ fn main() {
         Some("idle") => loop {
             std::thread::sleep(Duration::from_secs(1));
         },
+        // Listens, and takes its time to accept.
+        Some("slow") => {
+            let listener = TcpListener::bind(format!("0.0.0.0:{port}")).unwrap();
+            println!("bound");
+            std::thread::sleep(Duration::from_millis(1_000));
+            let error = listener.accept().unwrap_err();
+            println!("accept: {:?}", error.kind());
+            return;
+        }
         Some("exit") => std::process::exit(1),
         // Looks whether ports are to be had, its own last.
         Some("ports") => {
