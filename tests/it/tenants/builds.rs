@@ -154,6 +154,22 @@ async fn a_killed_host_leaves_no_fenced_build_behind() {
 }
 
 #[tokio::test]
+async fn the_start_says_in_one_line_how_builds_are_held_to_their_bounds() {
+    let apps = Apps::new();
+    tenant(&apps, "ada", "true");
+    let host = running(building(&apps, ""), &["ada"]).await;
+    let line = host.output.wait_for("Fencing each build").await;
+    // Which of the two is this machine's matter.
+    let none = line.contains("no control group is delegated: ")
+        && line.contains("; rlimits hold for each process alone");
+    assert!(
+        none || line.contains("in a control group of its own below /"),
+        "{line}"
+    );
+    assert_eq!(host.interrupt().await, Some(0));
+}
+
+#[tokio::test]
 async fn without_bubblewrap_builds_are_refused_by_name() {
     let apps = Apps::new();
     tenant(&apps, "ada", "touch built");

@@ -12,7 +12,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use oarlock_host::folder::STATE_FOLDER;
-use oarlock_process::{Bubblewrap, BubblewrapError, Command, Limits, find_program};
+use oarlock_process::{
+    Bubblewrap, BubblewrapError, Command, ControlGroup, ControlGroups, GroupLimits, Limits,
+    NoControlGroup, find_program,
+};
 use oarlock_spec::names::AppName;
 use oarlock_spec::policy::BuildLimits;
 
@@ -46,6 +49,8 @@ pub struct Fence {
     /// What registries are known by, if not by what each tool brings along.
     certificates: Option<PathBuf>,
     caches: PathBuf,
+    /// Where each build has a control group of its own, or why none has.
+    groups: Result<ControlGroups, NoControlGroup>,
     pub(super) limits: BuildLimits,
     /// `None`: nothing is fetched before a build.
     pub(super) fetch: Option<Fetch>,
@@ -65,6 +70,9 @@ pub enum FenceError {
         /// Why.
         source: io::Error,
     },
+    /// The kernel gave the host a place for control groups, and refuses one now.
+    #[error("the build's control group cannot be made: {0}")]
+    ControlGroup(#[from] NoControlGroup),
 }
 
 /// The folders of one app that its builds may write to.
@@ -77,7 +85,7 @@ pub(super) struct Cache {
 
 impl Fence {
     /// Finds bubblewrap by `PATH` of this environment, and tries it. Registries are known by the certificates in its
-    /// `SSL_CERT_FILE`, if it has one. `caches`: a folder of the host's own, which has one for each app. Blocks.
+    /// `SSL_CERT_FILE`, if it has one. `caches`: a folder of the host's own, which has one for each app. Moves this process into a control group of its own, where one is delegated. Blocks.
     pub fn find(
         env: &BTreeMap<String, String>,
         limits: BuildLimits,
@@ -110,11 +118,31 @@ impl Fence {
                 .map(PathBuf::from)
                 .filter(|path| path.is_absolute() && path.is_file()),
             caches,
+            groups: ControlGroups::find(Path::new("/")),
             limits,
             fetch: None,
         };
         fence.bwrap.try_out(fence.base())?;
         Ok(fence)
+    }
+
+    /// Below which group each build has one of its own.
+    ///
+    /// # Errors
+    /// Why none has.
+    pub fn control_groups(&self) -> Result<&Path, &NoControlGroup> {
+        self.groups.as_ref().map(ControlGroups::folder)
+    }
+
+    /// A group for one command of a build of this app; `None`: there are none.
+    pub(super) fn group(&self, app: &AppName) -> Result<Option<ControlGroup>, FenceError> {
+        let limits = GroupLimits {
+            memory: self.limits.memory,
+            processes: self.limits.processes,
+        };
+        let groups = self.groups.as_ref().ok();
+        let group = groups.map(|groups| groups.make(app.as_str(), limits));
+        Ok(group.transpose()?)
     }
 
     /// Fetches what an app needs before it is built.

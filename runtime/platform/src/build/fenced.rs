@@ -15,13 +15,15 @@ use oarlock_host::Tunnels;
 use oarlock_host::folder::AppFolder;
 use oarlock_process::Command;
 use oarlock_spec::manifest::Manifest;
+use oarlock_spec::names::AppName;
 use tokio::time::Instant;
 
+use super::bounds::{self, Bounds, Counted};
 use super::command::run_bounded;
 use super::fence::Cache;
 use super::fetch::{self, Fetcher};
 use super::proxy::Proxy;
-use super::{BuildError, Fence, Plan, Progress, all_there, bounds, plan};
+use super::{BuildError, CommandError, Fence, Plan, Progress, all_there, plan};
 
 /// What a fetch needs beside the fence.
 #[derive(Debug, Clone)]
@@ -50,6 +52,7 @@ pub async fn build_fenced(
     let build = Build {
         fence,
         cache: fence.cache(&manifest.app)?,
+        app: &manifest.app,
         until: Instant::now() + fence.limits.timeout,
         root,
     };
@@ -64,6 +67,7 @@ struct Build<'a> {
     fence: &'a Fence,
     root: PathBuf,
     cache: Cache,
+    app: &'a AppName,
     /// When it is ended.
     until: Instant,
 }
@@ -136,7 +140,7 @@ impl Build<'_> {
             progress(Progress::Output(refusal));
         }
         match fetched {
-            Err(BuildError::Command(super::CommandError::Failed { .. })) => {
+            Err(BuildError::Command(CommandError::Failed { .. })) => {
                 let text = format!(
                     "the fetch failed (`{}`); the build goes on with what is there",
                     fetcher.shown
@@ -150,17 +154,38 @@ impl Build<'_> {
 
     async fn run(
         &self,
-        job: (&str, Command),
+        (command, mut process): (&str, Command),
         progress: &mut (impl FnMut(Progress) + Send),
     ) -> Result<(), BuildError> {
         let cache = &self.cache;
+        // Of this command, so that nothing of a fetch is left in a build, nor what it was refused.
+        let group = self.fence.group(self.app)?;
+        let counted = match &group {
+            Some(group) => {
+                process = process.control_group(group);
+                Counted::ByTheKernel
+            }
+            None => Counted::Here,
+        };
         let folders = vec![self.root.clone(), cache.home.clone(), cache.sources.clone()];
-        let (limits, until) = (self.fence.limits.clone(), self.until);
-        run_bounded(job, progress, |pid| {
-            bounds::exceeded(limits, until, pid, folders)
-        })
-        .await?;
-        Ok(())
+        let bounds = Bounds {
+            limits: self.fence.limits.clone(),
+            until: self.until,
+            folders,
+            counted,
+        };
+        let limits = &self.fence.limits;
+        let ran = run_bounded((command, process), progress, |pid| bounds.exceeded(pid)).await;
+        match (ran, &group) {
+            // The kernel ended it, or let it start nothing more, and it said something else or nothing about that.
+            (Err(CommandError::Failed { command, exit }), Some(group)) => {
+                Err(match bounds::refused(group.exceeded(), limits) {
+                    Some(what) => CommandError::Exceeded { command, what }.into(),
+                    None => CommandError::Failed { command, exit }.into(),
+                })
+            }
+            (ran, _) => Ok(ran?),
+        }
     }
 }
 

@@ -89,6 +89,11 @@ const COMPILE_MINUTE: Duration = Duration::from_secs(60);
 /// What a platform tells while it starts and runs, in order; the CLI prints it.
 #[derive(Debug, Clone)]
 pub enum Event {
+    /// Builds run in a fence; said once, before all else.
+    Fencing {
+        /// Below which control group each has one of its own, or why none has.
+        groups: Result<PathBuf, String>,
+    },
     /// The host runs, and listens; before anything of an app.
     Hosting(Host),
     /// An app is known: its log may be followed from now on.
@@ -218,6 +223,11 @@ impl Platform {
         let found = Found::of(&config.source, &config.policy)?;
         let data = open_data(&config.source)?;
         let fence = find_fence(&config, data.path()).await?;
+        if let Some(fence) = &fence {
+            let groups = fence.control_groups();
+            let groups = groups.map(Path::to_owned).map_err(ToString::to_string);
+            let _ = events.send(Event::Fencing { groups });
+        }
         let store = SqliteStore::open(&data.store(), &SqliteOptions::default())
             .map_err(|error| StartError::new(exit::FAILURE, error.to_string()))?;
         let store: Arc<dyn Store> = Arc::new(store);
