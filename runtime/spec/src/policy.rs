@@ -29,6 +29,7 @@
 //! [compile]                               # one component's compilation, in a child
 //! memory = "2 GiB"                         # beyond what the compiler itself takes
 //! cpu = "120s"
+//! deadline = "11m"                         # on a machine that has other things to do; default five times cpu and a minute
 //!
 //! [build]                                 # one app's build under `serve --build`
 //! memory = "4 GiB"

@@ -23,6 +23,8 @@ pub struct CompileLimits {
     pub memory: u64,
     /// CPU time of all its threads, in whole seconds (120 s; large interpreters take 20 s).
     pub cpu: Duration,
+    /// From its start to its end; `None`: what the host has for it. `oarlock` gives five times `cpu` and a minute.
+    pub deadline: Option<Duration>,
 }
 
 impl Default for CompileLimits {
@@ -30,6 +32,7 @@ impl Default for CompileLimits {
         Self {
             memory: 2 * GIB,
             cpu: Duration::from_secs(120),
+            deadline: None,
         }
     }
 }
@@ -83,7 +86,7 @@ fn registry(name: &str) -> AllowEntry {
 
 /// Reads `[compile]`.
 pub(crate) fn read_compile(table: &DeTable<'_>, findings: &mut Findings<'_>) -> CompileLimits {
-    let keys = read::known_entries(table, &["memory", "cpu"], "[compile]", findings);
+    let keys = read::known_entries(table, &["memory", "cpu", "deadline"], "[compile]", findings);
     let mut limits = CompileLimits::default();
     if let Some(size) = keys.get("memory").and_then(|entry| size(entry, findings)) {
         limits.memory = size;
@@ -91,6 +94,8 @@ pub(crate) fn read_compile(table: &DeTable<'_>, findings: &mut Findings<'_>) -> 
     if let Some(time) = keys.get("cpu").and_then(|entry| seconds(entry, findings)) {
         limits.cpu = time;
     }
+    let deadline = keys.get("deadline");
+    limits.deadline = deadline.and_then(|entry| seconds(entry, findings));
     limits
 }
 
@@ -151,13 +156,17 @@ mod tests {
 
     #[test]
     fn the_defaults_hold_where_the_policy_is_silent() {
-        let policy = parse("[compile]\ncpu = \"5s\"\n[build]\ndisk = \"1 GiB\"\n").unwrap();
-        let memory = CompileLimits::default().memory;
-        let cpu = Duration::from_secs(5);
-        assert_eq!(policy.compile, CompileLimits { memory, cpu });
-        let disk = GIB;
+        let text =
+            "[compile]\ncpu = \"5s\"\ndeadline = \"9s\"\n[build]\ndisk = \"1 GiB\"\n";
+        let policy = parse(text).unwrap();
+        let compile = CompileLimits {
+            cpu: Duration::from_secs(5),
+            deadline: Some(Duration::from_secs(9)),
+            ..CompileLimits::default()
+        };
+        assert_eq!(policy.compile, compile);
         let build = BuildLimits {
-            disk,
+            disk: GIB,
             ..BuildLimits::default()
         };
         assert_eq!(policy.build, build);
@@ -165,7 +174,7 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        let text = "[compile]\nmemory = \"1 KiB\"\ncpu = \"1500ms\"\nmemmory = 1\n\
+        let text = "[compile]\nmemory = \"1 KiB\"\ncpu = \"1500ms\"\ndeadline = 5\nmemmory = 1\n\
                     [build]\nprocesses = 1\nfetch = [\"https://x.org/a\"]\ntimeout = \"0s\"\n";
         let mistakes = parse(text).unwrap_err().to_string();
         for word in [
@@ -174,6 +183,7 @@ mod tests {
             "did you mean `memory`?",
             "has a path",
             "processes",
+            "deadline",
             "`timeout`",
         ] {
             assert!(mistakes.contains(word), "{word} is not in:\n{mistakes}");

@@ -220,7 +220,9 @@ async fn a_component_that_is_dear_to_compile_is_refused_by_the_setting() {
     std::fs::write(apps.path("bomb/bomb.wasm"), bomb()).unwrap();
     for (key, policy) in [
         ("[compile] cpu", "[compile]\ncpu = \"1s\"\n"),
+        ("[compile] memory", "[compile]\nmemory = \"16 MiB\"\n"),
         ("[compile] memory", "[compile]\nmemory = \"100 MiB\"\n"),
+        ("[compile] deadline", "[compile]\ndeadline = \"1s\"\n"),
     ] {
         apps.write("policy.toml", policy);
         let mut launch = apps.serve(binary());

@@ -362,6 +362,7 @@ fn start_host(config: &PlatformConfig, data: &Path) -> Result<Host, StartError> 
         local_development: matches!(config.source, Source::App { .. }),
         domain: config.domain.clone(),
         compiler: config.compiler.clone(),
+        // Unless the policy's `[compile] deadline` says so.
         compile_deadline: config
             .policy
             .compile
