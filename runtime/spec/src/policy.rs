@@ -36,6 +36,7 @@
 //! timeout = "15m"
 //! processes = 512
 //! disk = "8 GiB"                           # the app's folder and its cache
+//! at_once = 16                             # builds of as many apps
 //! fetch = ["index.crates.io", "static.crates.io", "pypi.org", "files.pythonhosted.org", "registry.npmjs.org"]
 //!
 //! [prices]                                # per unit of what `usage` counts

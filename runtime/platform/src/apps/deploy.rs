@@ -113,7 +113,10 @@ pub(crate) async fn bring_up(app: &Arc<ManagedApp>) -> Result<(), DeployFailure>
         // Who has nothing to build waits for nobody's build.
         match planned_command(&app.dir, &manifest) {
             Ok(None) => run_build(app, &manifest).await?,
-            Ok(Some(_)) | Err(_) => turns.building.take(build).await?,
+            Ok(Some(_)) | Err(_) => {
+                app.is_at(Step::Waiting);
+                turns.building.take(build).await?;
+            }
         }
     }
     let (slugs, dir) = (app.shared.slugs.clone(), app.dir.clone());

@@ -255,7 +255,7 @@ impl Platform {
                 Source::App { .. } => ScaleLasts::UntilTheEnd,
                 Source::Apps { .. } => ScaleLasts::Forever,
             },
-            turns: Turns::default(),
+            turns: Turns::new(config.policy.build.at_once),
             is_starting: AtomicBool::new(true),
             workers: tokio_util::task::TaskTracker::new(),
             urls: match config.source {
