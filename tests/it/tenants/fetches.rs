@@ -28,6 +28,7 @@ use super::builds::{building, tenant};
 const SYSTEM: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/bin"];
 
 /// Whether the fence will have this program; `cargo` is there wherever these tests are built.
+#[expect(clippy::print_stdout, reason = "who runs the tests must know")]
 fn has(program: &str) -> bool {
     let there = SYSTEM
         .map(Path::new)

@@ -241,7 +241,8 @@ async fn run_build(app: &Arc<ManagedApp>, manifest: &Manifest) -> Result<(), Bui
         }
     };
     match &shared.fence {
-        Some(fence) => build_fenced(fence, &app.dir, manifest, tell).await,
+        // Of two steps, and large.
+        Some(fence) => Box::pin(build_fenced(fence, &app.dir, manifest, tell)).await,
         None => build(&app.dir, manifest, &shared.build_env, tell).await,
     }
 }
