@@ -57,7 +57,7 @@ pub struct HostConfig {
     pub domain: String,
     /// Where components are compiled.
     pub compiler: Compiler,
-    /// How long a [`Compiler::Child`] may take for one component.
+    /// How long a [`Compiler::Child`] may take for one component, unless the policy's `[compile] deadline` says so.
     pub compile_deadline: Duration,
     /// What components may import beside WASI.
     pub functions: HostFunctions,

@@ -179,7 +179,10 @@ impl Host {
             tick: TICK,
             code_cache: config.code_cache.clone(),
             compiler: config.compiler.clone(),
-            compile_deadline: config.compile_deadline,
+            compile_deadline: {
+                let deadline = config.policy.compile.deadline;
+                deadline.unwrap_or(config.compile_deadline)
+            },
             compile_memory: config.policy.compile.memory,
             compile_cpu: config.policy.compile.cpu,
             functions: config.functions.clone(),

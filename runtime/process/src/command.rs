@@ -10,6 +10,7 @@ use std::process::Stdio;
 use rustix::io::Errno;
 
 use crate::child::Child;
+use crate::control_group::ControlGroup;
 use crate::fence::Fence;
 use crate::limits::{Limits, Stays};
 use crate::watchdog::Watchdog;
@@ -50,6 +51,8 @@ pub struct Command {
     folder: PathBuf,
     user: Option<User>,
     limits: Limits,
+    /// The file by which its control group is entered.
+    door: Option<PathBuf>,
     fence: Option<Fence>,
     streams: [Stream; 3],
 }
@@ -120,6 +123,7 @@ impl Command {
             folder: "/".into(),
             user: None,
             limits: Limits::default(),
+            door: None,
             fence: None,
             streams: [Stream::Null; 3],
         }
@@ -168,6 +172,14 @@ impl Command {
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// The group that its first process enters before it is anything else; it must live as long. A child that cannot
+    /// enter it ends with code 126.
+    #[must_use]
+    pub fn control_group(mut self, group: &ControlGroup) -> Self {
+        self.door = Some(group.door());
         self
     }
 
@@ -262,14 +274,15 @@ impl Command {
     /// The program, or the shell that limits it and stays above a fence.
     fn prepared(&self) -> Result<std::process::Command, StartError> {
         let keep_pwd = self.env.contains_key(OsStr::new("PWD"));
+        let door = self.door.as_deref();
         let mut command = std::process::Command::new(SHELL);
         match &self.fence {
             Some(fence) => {
                 // bubblewrap ends what it fences when the thread that started bubblewrap ends: the shell has one.
-                command.args(self.limits.shell(Stays::Yes, keep_pwd));
+                command.args(self.limits.shell(Stays::Yes, keep_pwd, door));
                 command.args(fence.command_line()).arg(&self.program);
             }
-            None if self.limits.are_none() => {
+            None if self.limits.are_none() && door.is_none() => {
                 command = std::process::Command::new(&self.program);
             }
             None => {
@@ -277,7 +290,7 @@ impl Command {
                 let path = path.map_or(OsStr::new(DEFAULT_PATH), |path| path);
                 let program = find_program(&self.program, path)
                     .ok_or_else(|| StartError::of(&self.program, Errno::NOENT.into()))?;
-                command.args(self.limits.shell(Stays::No, keep_pwd));
+                command.args(self.limits.shell(Stays::No, keep_pwd, door));
                 command.arg(program);
             }
         }

@@ -1,5 +1,5 @@
 //! Native children: each is one [`Command`], started as one [`Child`] in a process group of its own, with limits, a user, an
-//! exact environment, perhaps a [`Fence`], and its output as bounded [`Lines`] or as pipes. [`Supervisor`] starts one again
+//! exact environment, perhaps a [`Fence`] and a [`ControlGroup`], and its output as bounded [`Lines`] or as pipes. [`Supervisor`] starts one again
 //! when it ends.
 //!
 //! No child outlives its handle, nor the host, however the host ends: see the module `watchdog` for how, and what that holds.
@@ -20,6 +20,7 @@
 mod backoff;
 mod child;
 mod command;
+mod control_group;
 mod exit;
 mod fence;
 mod limits;
@@ -31,6 +32,7 @@ mod watchdog;
 pub use backoff::{Backoff, RestartPolicy};
 pub use child::Child;
 pub use command::{Command, StartError, Stream, User, find_program};
+pub use control_group::{ControlGroup, ControlGroups, Exceeded, GroupLimits, NoControlGroup};
 pub use exit::Exit;
 pub use fence::{Bubblewrap, BubblewrapError, Fence};
 pub use limits::Limits;

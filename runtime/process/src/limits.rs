@@ -3,6 +3,7 @@
 //! A shell needs no `unsafe`, and forks nothing of the host's memory. It is there only for children with limits or a fence.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 /// What each process of a child may use; `None`: what the host may. A limit that is lower already stays. Core dumps are off
 /// as soon as one is set.
@@ -20,12 +21,14 @@ pub struct Limits {
     pub processes: Option<u64>,
 }
 
-/// The five limits, then the program. Debian's shell counts processes with `-p`, others with `-u`.
-const LIMIT: &str = r#"limit() { [ "$2" = - ] || ulimit "$1" "$2"; } 2>/dev/null
+/// The group first, so that all else is in it; the five limits, then the program. Debian's shell counts processes with
+/// `-p`, others with `-u`.
+const LIMIT: &str = r#"[ "$7" = - ] || echo $$ > "$7" || exit 126
+limit() { [ "$2" = - ] || ulimit "$1" "$2"; } 2>/dev/null
 limit -f "$1"; limit -d "$2"; limit -v "$3"; limit -t "$4"; limit -u "$5" || limit -p "$5"
 [ "$1$2$3$4$5" = ----- ] || ulimit -c 0
 [ "$6" = keep ] || unset PWD
-shift 6
+shift 7
 "#;
 
 impl Limits {
@@ -33,8 +36,9 @@ impl Limits {
         *self == Self::default()
     }
 
-    /// A shell's arguments; the program and its own follow. `stays`: the shell stays its parent, and ends with it.
-    pub(crate) fn shell(&self, stays: Stays, keep_pwd: bool) -> Vec<OsString> {
+    /// A shell's arguments; the program and its own follow. `stays`: the shell stays its parent, and ends with it. `door`:
+    /// the file by which a control group is entered.
+    pub(crate) fn shell(&self, stays: Stays, keep_pwd: bool, door: Option<&Path>) -> Vec<OsString> {
         let run = match stays {
             // A handler is not inherited, as ignoring the signal would be.
             Stays::Yes => "trap : TERM\n\"$@\"\nexit $?",
@@ -51,6 +55,7 @@ impl Limits {
             if keep_pwd { "keep" } else { "-" }.to_owned(),
         ];
         args.extend(values.map(OsString::from));
+        args.push(door.map_or_else(|| "-".into(), OsString::from));
         args
     }
 }

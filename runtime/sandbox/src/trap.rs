@@ -31,7 +31,7 @@ pub(crate) fn classify(error: &wasmtime::Error, memory_refused: bool) -> Failure
 }
 
 /// Whether the machine, or a pool, had nothing left.
-fn is_full(error: &wasmtime::Error) -> bool {
+pub(crate) fn is_full(error: &wasmtime::Error) -> bool {
     error.is::<wasmtime::PoolConcurrencyLimitError>()
         || error.chain().any(|cause| {
             cause.downcast_ref::<rustix::io::Errno>() == Some(&rustix::io::Errno::NOMEM)

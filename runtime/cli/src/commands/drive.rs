@@ -203,6 +203,7 @@ impl Screen {
 
     fn show(&mut self, event: Event) {
         match event {
+            Event::Fencing { groups } => print::note("Fencing", &fencing(&groups)),
             Event::Hosting(host) => {
                 print_capacity(&host.capacity());
                 if host.connections() < FEW_CONNECTIONS {
@@ -277,5 +278,19 @@ impl Screen {
         self.ended();
         let rest = async { while self.logs.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(LAST_LINES, rest).await;
+    }
+}
+
+/// How builds are held to what they may use.
+fn fencing(groups: &Result<PathBuf, String>) -> String {
+    match groups {
+        Ok(place) => format!(
+            "each build, in a control group of its own below {}",
+            place.display()
+        ),
+        Err(why) => format!(
+            "each build; no control group is delegated: {why}; rlimits hold for each process alone, and what a build's \
+             processes use together is counted a few times a second"
+        ),
     }
 }

@@ -8,7 +8,6 @@ use oarlock_spec::codes::exit;
 
 use super::drive;
 use crate::output::Outcome;
-use crate::print;
 
 /// Run every app below a folder on one host, at `<app>.<domain>`
 #[derive(Debug, clap::Args)]
@@ -42,12 +41,6 @@ impl Serve {
             .data
             .clone()
             .unwrap_or_else(|| self.apps.join(".oarlock"));
-        if self.build {
-            print::note(
-                "Fencing",
-                "each build; memory, processes and disk are counted a few times a second, for no cgroup is used",
-            );
-        }
         let config = PlatformConfig {
             source: Source::Apps {
                 dir: self.apps,

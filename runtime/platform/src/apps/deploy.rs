@@ -113,7 +113,10 @@ pub(crate) async fn bring_up(app: &Arc<ManagedApp>) -> Result<(), DeployFailure>
         // Who has nothing to build waits for nobody's build.
         match planned_command(&app.dir, &manifest) {
             Ok(None) => run_build(app, &manifest).await?,
-            Ok(Some(_)) | Err(_) => turns.building.take(build).await?,
+            Ok(Some(_)) | Err(_) => {
+                app.is_at(Step::Waiting);
+                turns.building.take(build).await?;
+            }
         }
     }
     let (slugs, dir) = (app.shared.slugs.clone(), app.dir.clone());
@@ -238,7 +241,8 @@ async fn run_build(app: &Arc<ManagedApp>, manifest: &Manifest) -> Result<(), Bui
         }
     };
     match &shared.fence {
-        Some(fence) => build_fenced(fence, &app.dir, manifest, tell).await,
+        // Of two steps, and large.
+        Some(fence) => Box::pin(build_fenced(fence, &app.dir, manifest, tell)).await,
         None => build(&app.dir, manifest, &shared.build_env, tell).await,
     }
 }

@@ -18,13 +18,17 @@ pub(crate) struct Turns {
     pub(crate) releasing: Turn,
 }
 
-impl Default for Turns {
-    fn default() -> Self {
+impl Turns {
+    /// `builds`: the policy's `[build] at_once`.
+    pub(crate) fn new(builds: u32) -> Self {
+        let builds = usize::try_from(builds).unwrap_or(Semaphore::MAX_PERMITS);
         Self {
             // Each of them has a blocking thread.
             reading: Turn::new(8, Duration::from_secs(10), 64),
-            // Each may take what the policy's `[build]` allows: a toolchain uses all cores, and gigabytes.
-            building: Turn::new(2, Duration::from_secs(20), 16),
+            // Each may take what the policy's `[build]` allows: a toolchain uses all cores, and gigabytes. An app has one
+            // build at a time. Builds that hang hold up nobody until they have all places, and then the next until the first
+            // of them has had its `[build] timeout`; who waits comes before them, for `serve` builds each app once.
+            building: Turn::new(2, Duration::from_secs(20), builds),
             // As many boots as a small machine gets done in time; release phases that wait are bounded by their apps.
             releasing: Turn::new(8, Duration::from_secs(5), Semaphore::MAX_PERMITS),
         }
@@ -66,6 +70,13 @@ impl Turn {
 }
 
 #[cfg(test)]
+impl Default for Turns {
+    fn default() -> Self {
+        Self::new(oarlock_spec::policy::BuildLimits::default().at_once)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -94,5 +105,30 @@ mod tests {
             () = tokio::time::sleep(Duration::from_secs(100)) => {}
         }
         assert_eq!(begun.load(Ordering::SeqCst), 3, "the fourth finds no place");
+    }
+
+    /// When a build begins that comes last, after so many that hang until their timeout of 15 minutes.
+    async fn last_begins(hanging: usize) -> Duration {
+        const TIMEOUT: Duration = Duration::from_secs(15 * 60);
+        let turns = Turns::default();
+        let began = tokio::time::Instant::now();
+        let hang = || turns.building.take(tokio::time::sleep(TIMEOUT));
+        let hanging = futures::future::join_all((0..hanging).map(|_| hang()));
+        let last = async {
+            // Behind all of them.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            turns.building.take(async { began.elapsed() }).await
+        };
+        tokio::join!(hanging, last).1
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn builds_that_hang_hold_up_the_others_for_seconds_unless_they_have_all_places() {
+        // Two begin in 20 s.
+        assert!(last_begins(2).await <= Duration::from_secs(21));
+        assert!(last_begins(15).await <= Duration::from_secs(141 + 20));
+        // Then until the first has ended, and no longer.
+        let full = last_begins(16).await;
+        assert!((900..=901).contains(&full.as_secs()), "{full:?}");
     }
 }

@@ -1,5 +1,6 @@
 //! What a fenced build may use, counted from outside: memory and processes of all that it started, the bytes of its
-//! folders, and its time. Counting sees a moment, so that a build may be above a bound for [`LOOK`] (memory, processes)
+//! folders, and its time. Where a build has a control group, the kernel counts memory and processes, and lets it have no
+//! more. Counting here sees a moment, so that a build may be above a bound for [`LOOK`] (memory, processes)
 //! or for one walk of its folders (disk); what one process alone may use is the kernel's to hold, see `fence.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,6 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use oarlock_process::Exceeded;
 use oarlock_spec::policy::BuildLimits;
 
 /// Between two looks at a build's processes.
@@ -19,16 +21,59 @@ const WALK_SHARE: u32 = 10;
 /// Files and folders that are counted; more count as too much.
 const MAX_ENTRIES: usize = 2_000_000;
 
-/// Ends when the build of this first process uses more than it may; says what.
-pub(super) async fn exceeded(limits: BuildLimits, pid: u32, folders: Vec<PathBuf>) -> String {
-    let began = tokio::time::Instant::now();
-    let timeout = limits.timeout;
-    tokio::select! {
-        () = tokio::time::sleep_until(began + timeout) => {
-            format!("it took over {} seconds, and the policy's `[build] timeout` is that", timeout.as_secs())
+/// Who counts memory and processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Counted {
+    /// The build's control group.
+    ByTheKernel,
+    /// We, a few times a second.
+    Here,
+}
+
+/// What ends one command of a build.
+pub(super) struct Bounds {
+    pub(super) limits: BuildLimits,
+    /// When the build's time is over.
+    pub(super) until: tokio::time::Instant,
+    /// What it writes to.
+    pub(super) folders: Vec<PathBuf>,
+    pub(super) counted: Counted,
+}
+
+impl Bounds {
+    /// Ends when the command of this first process uses more than it may; says what.
+    pub(super) async fn exceeded(self, pid: u32) -> String {
+        let used = async {
+            match self.counted {
+                Counted::ByTheKernel => std::future::pending().await,
+                Counted::Here => processes(&self.limits, pid).await,
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep_until(self.until) => {
+                let timeout = self.limits.timeout.as_secs();
+                format!("the build took over {timeout} seconds, and the policy's `[build] timeout` is that")
+            }
+            what = used => what,
+            what = disk(self.limits.disk, self.folders.clone()) => what,
         }
-        what = processes(&limits, pid) => what,
-        what = disk(limits.disk, folders) => what,
+    }
+}
+
+/// What a control group did not let its build have.
+pub(super) fn refused(exceeded: Exceeded, limits: &BuildLimits) -> Option<String> {
+    if exceeded.memory {
+        let memory = limits.memory >> 20;
+        Some(format!(
+            "it needed more memory than the policy's `[build] memory`, {memory} MiB"
+        ))
+    } else if exceeded.processes {
+        let processes = limits.processes;
+        Some(format!(
+            "it needed more processes and threads than the policy's `[build] processes`, {processes}"
+        ))
+    } else {
+        None
     }
 }
 
@@ -163,6 +208,23 @@ mod tests {
         let used = Used::below(std::process::id());
         assert!(used.threads >= 1, "{used:?}");
         assert!(used.memory > 1 << 20, "{used:?}");
+    }
+
+    #[test]
+    fn what_a_control_group_refused_is_told_by_the_setting() {
+        let limits = BuildLimits::default();
+        let told = |memory, processes| refused(Exceeded { memory, processes }, &limits);
+        assert_eq!(told(false, false), None);
+        assert!(
+            told(true, true)
+                .unwrap()
+                .contains("`[build] memory`, 4096 MiB")
+        );
+        assert!(
+            told(false, true)
+                .unwrap()
+                .contains("`[build] processes`, 512")
+        );
     }
 
     #[test]

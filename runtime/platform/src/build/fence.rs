@@ -12,11 +12,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use oarlock_host::folder::STATE_FOLDER;
-use oarlock_process::{Bubblewrap, BubblewrapError, Command, Limits};
+use oarlock_process::{
+    Bubblewrap, BubblewrapError, Command, ControlGroup, ControlGroups, GroupLimits, Limits,
+    NoControlGroup, find_program,
+};
 use oarlock_spec::names::AppName;
 use oarlock_spec::policy::BuildLimits;
 
 use super::Fetch;
+use super::fetch::{self, App, Fetcher};
 
 /// Where the app's folder is in the fence.
 const ROOT: &str = "/build";
@@ -24,13 +28,17 @@ const ROOT: &str = "/build";
 const HOME: &str = "/home/build";
 /// Where fetched sources are: writable to the fetch alone.
 const SOURCES: &str = "/sources";
+/// What a fetch begins with, and leaves behind nowhere: an empty folder on the disk, for `/tmp` is memory.
+const SCRATCH: &str = "/sources/scratch";
+/// Certificates of the operator's own, for a fetch.
+const CERTIFICATES: &str = "/certificates.pem";
 
 /// The `oarlock` command, for a fetch.
 const RELAY: &str = "/oarlock";
 /// The proxy's socket, for a fetch.
 const SOCKET: &str = "/egress";
 /// Where `oarlock fetch-relay` listens.
-const PROXY: &str = "http://127.0.0.1:3128";
+pub(super) const PROXY: &str = "http://127.0.0.1:3128";
 
 /// Builds of strangers' folders are fenced with this.
 pub struct Fence {
@@ -38,7 +46,11 @@ pub struct Fence {
     /// Folders of programs beside the system's, at the same place in the fence.
     programs: Vec<PathBuf>,
     rustup_home: Option<PathBuf>,
+    /// What registries are known by, if not by what each tool brings along.
+    certificates: Option<PathBuf>,
     caches: PathBuf,
+    /// Where each build has a control group of its own, or why none has.
+    groups: Result<ControlGroups, NoControlGroup>,
     pub(super) limits: BuildLimits,
     /// `None`: nothing is fetched before a build.
     pub(super) fetch: Option<Fetch>,
@@ -58,6 +70,9 @@ pub enum FenceError {
         /// Why.
         source: io::Error,
     },
+    /// The kernel gave the host a place for control groups, and refuses one now.
+    #[error("the build's control group cannot be made: {0}")]
+    ControlGroup(#[from] NoControlGroup),
 }
 
 /// The folders of one app that its builds may write to.
@@ -69,8 +84,8 @@ pub(super) struct Cache {
 }
 
 impl Fence {
-    /// Finds bubblewrap by `PATH` of this environment, and tries it. `caches`: a folder of the host's own, which has
-    /// one for each app. Blocks.
+    /// Finds bubblewrap by `PATH` of this environment, and tries it. Registries are known by the certificates in its
+    /// `SSL_CERT_FILE`, if it has one. `caches`: a folder of the host's own, which has one for each app. Moves this process into a control group of its own, where one is delegated. Blocks.
     pub fn find(
         env: &BTreeMap<String, String>,
         limits: BuildLimits,
@@ -98,12 +113,36 @@ impl Fence {
             bwrap,
             programs: cargo.into_iter().filter(|folder| folder.is_dir()).collect(),
             rustup_home,
+            certificates: env
+                .get("SSL_CERT_FILE")
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute() && path.is_file()),
             caches,
+            groups: ControlGroups::find(Path::new("/")),
             limits,
             fetch: None,
         };
         fence.bwrap.try_out(fence.base())?;
         Ok(fence)
+    }
+
+    /// Below which group each build has one of its own.
+    ///
+    /// # Errors
+    /// Why none has.
+    pub fn control_groups(&self) -> Result<&Path, &NoControlGroup> {
+        self.groups.as_ref().map(ControlGroups::folder)
+    }
+
+    /// A group for one command of a build of this app; `None`: there are none.
+    pub(super) fn group(&self, app: &AppName) -> Result<Option<ControlGroup>, FenceError> {
+        let limits = GroupLimits {
+            memory: self.limits.memory,
+            processes: self.limits.processes,
+        };
+        let groups = self.groups.as_ref().ok();
+        let group = groups.map(|groups| groups.make(app.as_str(), limits));
+        Ok(group.transpose()?)
     }
 
     /// Fetches what an app needs before it is built.
@@ -138,41 +177,70 @@ impl Fence {
         if state.is_ok_and(|found| found.is_dir()) {
             fence = fence.hidden(format!("{ROOT}/{STATE_FOLDER}"));
         }
+        let mut env = self.environment();
+        for fetcher in fetch::ALL {
+            env.extend(
+                fetcher
+                    .build_env
+                    .iter()
+                    .map(|(name, value)| (*name, value.into())),
+            );
+        }
         Command::shell(command)
-            .env(self.environment())
+            .env(env)
             .limits(self.each_process())
             .fence(fence)
     }
 
-    /// The same for the fetch: what it fetches it may write, the app's cache it does not see, and its one way out is
-    /// the proxy's socket.
+    /// The same for a fetch: what it fetches it may write, the app's cache it does not see, and its one way out is
+    /// the proxy's socket. `way_out`: the relay and that socket.
     pub(super) fn fetch_command(
         &self,
         root: &Path,
         cache: &Cache,
-        relay: &Path,
-        socket: &Path,
-        command: &str,
+        (relay, socket): (&Path, &Path),
+        fetcher: &Fetcher,
     ) -> Command {
-        let fence = self
-            .base()
-            .writable(root, ROOT)
+        let mut fence = match fetcher.app {
+            App::Read => self.base().read_only(root, ROOT),
+            App::Write => self.base().writable(root, ROOT),
+        };
+        fence = fence
             .writable(&cache.sources, SOURCES)
             .read_only(relay, RELAY)
             .writable(socket, SOCKET)
             .folder("/tmp");
         let mut env = self.environment();
         env.extend([
-            ("CARGO_NET_OFFLINE", "false".into()),
-            ("CARGO_HTTP_PROXY", PROXY.into()),
-            ("HTTPS_PROXY", PROXY.into()),
             ("HOME", "/tmp".into()),
+            ("HTTPS_PROXY", PROXY.into()),
+            ("TMPDIR", SCRATCH.into()),
         ]);
+        env.extend(
+            fetcher
+                .env
+                .iter()
+                .map(|(name, value)| (*name, value.into())),
+        );
+        if let Some(certificates) = &self.certificates {
+            fence = fence.read_only(certificates, CERTIFICATES);
+            let names = fetcher.certificates.iter().chain(&["SSL_CERT_FILE"]);
+            env.extend(names.map(|name| (*name, CERTIFICATES.into())));
+        }
+        let script = format!(
+            "rm -rf {SCRATCH} && mkdir {SCRATCH} && cd {SCRATCH} || exit 1\n({})\ncode=$?\ncd /tmp; rm -rf {SCRATCH}\nexit $code",
+            fetcher.script
+        );
         Command::new(RELAY)
-            .args(["fetch-relay", SOCKET, command])
+            .args(["fetch-relay", SOCKET, &script])
             .env(env)
             .limits(self.each_process())
             .fence(fence)
+    }
+
+    /// Whether the fence has this program: programs are at the same place in it.
+    pub(super) fn has_program(&self, name: &str) -> bool {
+        find_program(name, self.path()).is_some()
     }
 
     /// What the kernel holds each process of a build to.
@@ -197,15 +265,19 @@ impl Fence {
         )
     }
 
-    /// All that a build sees of an environment.
-    fn environment(&self) -> BTreeMap<&'static str, OsString> {
+    /// `PATH` in the fence.
+    fn path(&self) -> OsString {
         let mut path: Vec<&OsStr> = self.programs.iter().map(|path| path.as_os_str()).collect();
         path.extend(["/usr/local/bin", "/usr/bin", "/bin"].map(OsStr::new));
+        path.join(OsStr::new(":"))
+    }
+
+    /// All that a build and a fetch have in their environments.
+    fn environment(&self) -> BTreeMap<&'static str, OsString> {
         let mut env = BTreeMap::from([
-            ("PATH", path.join(OsStr::new(":"))),
+            ("PATH", self.path()),
             ("HOME", HOME.into()),
             ("CARGO_HOME", SOURCES.into()),
-            ("CARGO_NET_OFFLINE", "true".into()),
             ("LANG", "C.UTF-8".into()),
             ("USER", "build".into()),
         ]);

@@ -1,11 +1,12 @@
 //! Builds a stranger's folder in a [`Fence`], in two steps.
 //!
-//! **Fetch** downloads what `Cargo.toml` asks for. It runs cargo alone and none of the app's code, so it may have the
-//! network: by way of `proxy.rs`, and so by the host's egress rules. cargo reads `.cargo/config.toml` of the folder that
-//! it is started in and of those above it (it can name programs that cargo runs): that is never the app's. What it
-//! fetched lies in a folder that no build of the app can write to.
+//! **Fetch** downloads what the app's files ask for, one tool after the other (`fetch/`). It runs these tools alone and none
+//! of the app's code, so it may have the network: by way of `proxy.rs`, and so by the host's egress rules. What it fetched
+//! lies in a folder that no build of the app can write to.
 //!
 //! **Build** runs the app's code, and has no network at all.
+//!
+//! Both together have the time that the policy gives to a build.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,14 +15,15 @@ use oarlock_host::Tunnels;
 use oarlock_host::folder::AppFolder;
 use oarlock_process::Command;
 use oarlock_spec::manifest::Manifest;
+use oarlock_spec::names::AppName;
+use tokio::time::Instant;
 
+use super::bounds::{self, Bounds, Counted};
 use super::command::run_bounded;
 use super::fence::Cache;
+use super::fetch::{self, Fetcher};
 use super::proxy::Proxy;
-use super::{BuildError, Fence, Plan, Progress, all_there, bounds, plan};
-
-/// As it is shown. The manifest is named, so that cargo can be started elsewhere.
-const FETCH: &str = "cargo fetch --manifest-path /build/Cargo.toml";
+use super::{BuildError, CommandError, Fence, Plan, Progress, all_there, plan};
 
 /// What a fetch needs beside the fence.
 #[derive(Debug, Clone)]
@@ -47,76 +49,144 @@ pub async fn build_fenced(
     };
     // The operator may have linked it; the fence gets the folder itself.
     let root = root.canonicalize().map_err(|error| failed(root, &error))?;
-    let cache = fence.cache(&manifest.app)?;
-    fetch(fence, &root, &cache, &mut progress).await?;
-    let process = fence.command(&root, &cache, &command);
-    run(fence, &root, &cache, (&command, process), &mut progress).await?;
-    all_there(&root, manifest, Some(command))
+    let build = Build {
+        fence,
+        cache: fence.cache(&manifest.app)?,
+        app: &manifest.app,
+        until: Instant::now() + fence.limits.timeout,
+        root,
+    };
+    build.fetch_all(&mut progress).await?;
+    let process = fence.command(&build.root, &build.cache, &command);
+    build.run((&command, process), &mut progress).await?;
+    all_there(&build.root, manifest, Some(command))
 }
 
-/// Does nothing for an app without `Cargo.toml`. A fetch that fails is told and no more: the app may have all that it
-/// needs, and else its build says what is missing.
-async fn fetch(
-    fence: &Fence,
-    root: &Path,
-    cache: &Cache,
-    progress: &mut (impl FnMut(Progress) + Send),
-) -> Result<(), BuildError> {
-    let app = AppFolder::open(root).map_err(|error| failed(root, &error))?;
-    let (Some(fetch), Ok(())) = (&fence.fetch, app.check("Cargo.toml")) else {
-        return Ok(());
-    };
-    // As above, and a socket's path is short.
-    let sockets = fetch
-        .sockets
-        .canonicalize()
-        .map_err(|error| failed(&fetch.sockets, &error))?;
-    let place = tempfile::Builder::new()
-        .prefix("fetch-")
-        .tempdir_in(&sockets)
-        .map_err(|error| failed(&fetch.sockets, &error))?;
-    let socket = place.path().join("socket");
-    let mut proxy = match Proxy::start(&socket, fetch.tunnels.clone()) {
-        Ok(proxy) => proxy,
-        Err(error) => {
-            let text = format!(
-                "nothing is fetched, because the socket {} cannot be made: {error}; choose a shorter `--data`",
-                socket.display()
-            );
-            progress(Progress::Output(text));
+/// One build of an app.
+struct Build<'a> {
+    fence: &'a Fence,
+    root: PathBuf,
+    cache: Cache,
+    app: &'a AppName,
+    /// When it is ended.
+    until: Instant,
+}
+
+impl Build<'_> {
+    /// A fetch that fails, or whose tool is missing, is told and no more: the app may have all that it needs, and else its
+    /// build says what is missing.
+    async fn fetch_all(
+        &self,
+        progress: &mut (impl FnMut(Progress) + Send),
+    ) -> Result<(), BuildError> {
+        let Some(fetch) = &self.fence.fetch else {
             return Ok(());
+        };
+        let app = AppFolder::open(&self.root).map_err(|error| failed(&self.root, &error))?;
+        let asked = fetch::ALL
+            .into_iter()
+            .filter(|fetcher| app.check(fetcher.file).is_ok());
+        for fetcher in asked {
+            if self.fence.has_program(fetcher.tool) {
+                self.fetch(fetch, fetcher, progress).await?;
+            } else {
+                progress(Progress::Output(format!(
+                    "what {} asks for is not fetched, because there is no program `{}` on this host ({}); the build \
+                     goes on with what is there",
+                    fetcher.file, fetcher.tool, fetcher.tool_from
+                )));
+            }
         }
-    };
-    let process = fence.fetch_command(root, cache, &fetch.relay, &socket, FETCH);
-    let fetched = run(fence, root, cache, (FETCH, process), progress).await;
-    let mut refusals = BTreeSet::new();
-    while let Ok(refusal) = proxy.refusals.try_recv() {
-        refusals.insert(refusal);
+        Ok(())
     }
-    for refusal in refusals {
-        progress(Progress::Output(refusal));
-    }
-    match fetched {
-        Err(BuildError::Command(super::CommandError::Failed { .. })) => {
-            let text = "the fetch failed; the build goes on with what is there";
-            progress(Progress::Output(text.to_owned()));
-            Ok(())
-        }
-        other => other,
-    }
-}
 
-async fn run(
-    fence: &Fence,
-    root: &Path,
-    cache: &Cache,
-    job: (&str, Command),
-    progress: &mut (impl FnMut(Progress) + Send),
-) -> Result<(), BuildError> {
-    let folders = vec![root.to_owned(), cache.home.clone(), cache.sources.clone()];
-    let limits = fence.limits.clone();
-    run_bounded(job, progress, |pid| bounds::exceeded(limits, pid, folders)).await?;
-    Ok(())
+    async fn fetch(
+        &self,
+        fetch: &Fetch,
+        fetcher: &Fetcher,
+        progress: &mut (impl FnMut(Progress) + Send),
+    ) -> Result<(), BuildError> {
+        // bubblewrap is not started in this folder, and a socket's path is short.
+        let sockets = fetch
+            .sockets
+            .canonicalize()
+            .map_err(|error| failed(&fetch.sockets, &error))?;
+        let place = tempfile::Builder::new()
+            .prefix("fetch-")
+            .tempdir_in(&sockets)
+            .map_err(|error| failed(&fetch.sockets, &error))?;
+        let socket = place.path().join("socket");
+        let mut proxy = match Proxy::start(&socket, fetch.tunnels.clone()) {
+            Ok(proxy) => proxy,
+            Err(error) => {
+                let text = format!(
+                    "nothing is fetched, because the socket {} cannot be made: {error}; choose a shorter `--data`",
+                    socket.display()
+                );
+                progress(Progress::Output(text));
+                return Ok(());
+            }
+        };
+        let way_out = (fetch.relay.as_path(), socket.as_path());
+        let process = self
+            .fence
+            .fetch_command(&self.root, &self.cache, way_out, fetcher);
+        let fetched = self.run((fetcher.shown, process), progress).await;
+        let mut refusals = BTreeSet::new();
+        while let Ok(refusal) = proxy.refusals.try_recv() {
+            refusals.insert(refusal);
+        }
+        for refusal in refusals {
+            progress(Progress::Output(refusal));
+        }
+        match fetched {
+            Err(BuildError::Command(CommandError::Failed { .. })) => {
+                let text = format!(
+                    "the fetch failed (`{}`); the build goes on with what is there",
+                    fetcher.shown
+                );
+                progress(Progress::Output(text));
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    async fn run(
+        &self,
+        (command, mut process): (&str, Command),
+        progress: &mut (impl FnMut(Progress) + Send),
+    ) -> Result<(), BuildError> {
+        let cache = &self.cache;
+        // Of this command, so that nothing of a fetch is left in a build, nor what it was refused.
+        let group = self.fence.group(self.app)?;
+        let counted = match &group {
+            Some(group) => {
+                process = process.control_group(group);
+                Counted::ByTheKernel
+            }
+            None => Counted::Here,
+        };
+        let folders = vec![self.root.clone(), cache.home.clone(), cache.sources.clone()];
+        let bounds = Bounds {
+            limits: self.fence.limits.clone(),
+            until: self.until,
+            folders,
+            counted,
+        };
+        let limits = &self.fence.limits;
+        let ran = run_bounded((command, process), progress, |pid| bounds.exceeded(pid)).await;
+        match (ran, &group) {
+            // The kernel ended it, or let it start nothing more, and it said something else or nothing about that.
+            (Err(CommandError::Failed { command, exit }), Some(group)) => {
+                Err(match bounds::refused(group.exceeded(), limits) {
+                    Some(what) => CommandError::Exceeded { command, what }.into(),
+                    None => CommandError::Failed { command, exit }.into(),
+                })
+            }
+            (ran, _) => Ok(ran?),
+        }
+    }
 }
 
 fn failed(path: &Path, error: &std::io::Error) -> BuildError {

@@ -8,6 +8,7 @@ mod bounds;
 mod command;
 mod fence;
 mod fenced;
+mod fetch;
 mod proxy;
 mod rust;
 

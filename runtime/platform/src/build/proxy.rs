@@ -80,6 +80,7 @@ async fn serve(mut client: UnixStream, tunnels: &Tunnels) -> Result<(), String> 
             refuse(&mut client, "403 Forbidden").await;
             // The rest would be for a manifest, which does not decide here.
             let reason = reason.split("; to allow it").next().unwrap_or_default();
+            let reason = reason.replace("of the manifest", "of the policy");
             return Err(format!(
                 "{host}:{port}: {reason}; the policy's `[build] fetch` lists what a fetch may connect to"
             ));

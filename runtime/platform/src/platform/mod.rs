@@ -89,6 +89,11 @@ const COMPILE_MINUTE: Duration = Duration::from_secs(60);
 /// What a platform tells while it starts and runs, in order; the CLI prints it.
 #[derive(Debug, Clone)]
 pub enum Event {
+    /// Builds run in a fence; said once, before all else.
+    Fencing {
+        /// Below which control group each has one of its own, or why none has.
+        groups: Result<PathBuf, String>,
+    },
     /// The host runs, and listens; before anything of an app.
     Hosting(Host),
     /// An app is known: its log may be followed from now on.
@@ -218,6 +223,11 @@ impl Platform {
         let found = Found::of(&config.source, &config.policy)?;
         let data = open_data(&config.source)?;
         let fence = find_fence(&config, data.path()).await?;
+        if let Some(fence) = &fence {
+            let groups = fence.control_groups();
+            let groups = groups.map(Path::to_owned).map_err(ToString::to_string);
+            let _ = events.send(Event::Fencing { groups });
+        }
         let store = SqliteStore::open(&data.store(), &SqliteOptions::default())
             .map_err(|error| StartError::new(exit::FAILURE, error.to_string()))?;
         let store: Arc<dyn Store> = Arc::new(store);
@@ -245,7 +255,7 @@ impl Platform {
                 Source::App { .. } => ScaleLasts::UntilTheEnd,
                 Source::Apps { .. } => ScaleLasts::Forever,
             },
-            turns: Turns::default(),
+            turns: Turns::new(config.policy.build.at_once),
             is_starting: AtomicBool::new(true),
             workers: tokio_util::task::TaskTracker::new(),
             urls: match config.source {
@@ -352,6 +362,7 @@ fn start_host(config: &PlatformConfig, data: &Path) -> Result<Host, StartError> 
         local_development: matches!(config.source, Source::App { .. }),
         domain: config.domain.clone(),
         compiler: config.compiler.clone(),
+        // Unless the policy's `[compile] deadline` says so.
         compile_deadline: config
             .policy
             .compile

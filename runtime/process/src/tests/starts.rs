@@ -180,3 +180,38 @@ fn a_full_process_table_is_named() {
     let named = said.iter().any(|said| said.contains("there was no room"));
     assert!(named || !is_root(), "{said:?}");
 }
+
+#[test]
+fn a_group_is_entered_before_anything_else_and_ends_what_is_in_it() {
+    // On a machine with cgroup v2 and a group of ours; controllers are not needed for this.
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let top = mounts.lines().find_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        kind.starts_with("cgroup2 ")
+            .then(|| mount.split(' ').nth(4))?
+    });
+    let folder = top.map(|top| Path::new(top).join(format!("oarlock-test-{}", std::process::id())));
+    let Some(group) = folder.and_then(crate::ControlGroup::bare) else {
+        println!("NOT TESTED: there is no cgroup v2 here that can be written to");
+        return;
+    };
+    let command = Command::shell("cat /proc/self/cgroup; setsid sleep 1000 >&- & echo $!; read x")
+        .env(PATH)
+        .control_group(&group)
+        .stdin(Stream::Piped)
+        .stdout(Stream::Piped);
+    let mut child = command.start().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    let name = format!("oarlock-test-{}", std::process::id());
+    let mut line = || lines.next().unwrap().unwrap();
+    while !line().contains(&name) {}
+    let sleeper = line();
+    drop(group);
+    ended(&[sleeper, child.id().to_string()]);
+    let folder = Path::new(top.unwrap()).join(name);
+    until("the group is removed", || !folder.exists());
+    // Nobody starts outside of a group that is gone.
+    let exit = command.start().unwrap();
+    assert!(exit.ended_within(PATIENCE).unwrap());
+    assert_eq!(exit.end().unwrap(), Exit::Code(126));
+}

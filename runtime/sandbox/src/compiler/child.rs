@@ -44,11 +44,21 @@ fn answer(wanted: blake3::Hash, wasm: &[u8]) -> (Status, Vec<u8>) {
     for (variant, proposals) in choices {
         let engine = match wasmtime::Engine::new(&compile_config(variant, proposals)) {
             Ok(engine) => engine,
-            Err(error) => return (Status::Unfit, message(crate::trap::describe(&error))),
+            Err(error) => {
+                let status = if crate::trap::is_full(&error) {
+                    Status::NoMemory
+                } else {
+                    Status::Unfit
+                };
+                return (status, message(crate::trap::describe(&error)));
+            }
         };
         if compatibility(&engine) == wanted {
             return match engine.precompile_component(wasm) {
                 Ok(code) => (Status::Compiled, code),
+                Err(error) if crate::trap::is_full(&error) => {
+                    (Status::NoMemory, message(crate::trap::describe(&error)))
+                }
                 Err(error) => {
                     let error = crate::trap::describe(&error);
                     (Status::Invalid, message(proposals.refusal(wasm, error)))

@@ -149,11 +149,13 @@ enum Status {
     Invalid = 1,
     /// Why this compiler is not the host's.
     Unfit = 2,
+    /// It was refused memory; what it wanted it for.
+    NoMemory = 3,
 }
 
 impl Status {
     fn of(byte: u8) -> Option<Self> {
-        [Self::Compiled, Self::Invalid, Self::Unfit]
+        [Self::Compiled, Self::Invalid, Self::Unfit, Self::NoMemory]
             .into_iter()
             .find(|status| *status as u8 == byte)
     }
@@ -162,7 +164,7 @@ impl Status {
     fn limit(self) -> u64 {
         match self {
             Self::Compiled => MAX_CODE,
-            Self::Invalid | Self::Unfit => MAX_MESSAGE,
+            Self::Invalid | Self::Unfit | Self::NoMemory => MAX_MESSAGE,
         }
     }
 }

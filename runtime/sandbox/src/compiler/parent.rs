@@ -56,7 +56,7 @@ pub(super) fn compile(
         // The threads of this scope end with the pipes, and those with the child.
         let exit = child.end();
         match answer {
-            Ok(Ok(answer)) => of_answer(answer).map_err(|error| match error {
+            Ok(Ok(answer)) => of_answer(answer, limits).map_err(|error| match error {
                 CompileError::Child(reason) => failed(reason),
                 invalid @ CompileError::Invalid(_) => invalid,
             }),
@@ -64,10 +64,7 @@ pub(super) fn compile(
                 Err(failed(end(exit, limits, &words.join().unwrap_or_default())))
             }
             Ok(Err(error)) => Err(failed(format!("answered nonsense: {error}"))),
-            Err(_elapsed) => Err(failed(format!(
-                "took longer than {} seconds for this component and was ended",
-                limits.deadline.as_secs_f64()
-            ))),
+            Err(_elapsed) => Err(failed(late(limits))),
         }
     })
 }
@@ -113,7 +110,7 @@ fn listen(mut stdout: impl Read) -> io::Result<Answer> {
     Ok(Answer { status, payload })
 }
 
-fn of_answer(answer: Answer) -> Result<Vec<u8>, CompileError> {
+fn of_answer(answer: Answer, limits: &Limits) -> Result<Vec<u8>, CompileError> {
     let text = |payload: &[u8]| String::from_utf8_lossy(payload).into_owned();
     match answer.status {
         Status::Compiled => Ok(answer.payload),
@@ -122,7 +119,27 @@ fn of_answer(answer: Answer) -> Result<Vec<u8>, CompileError> {
             "cannot be used: {}",
             text(&answer.payload)
         ))),
+        Status::NoMemory => Err(CompileError::Child(format!(
+            "had no memory left ({}); {}",
+            text(&answer.payload),
+            more_memory(limits)
+        ))),
     }
+}
+
+fn late(limits: &Limits) -> String {
+    format!(
+        "took longer than {} seconds for this component and was ended; the policy's `[compile] deadline` raises that",
+        limits.deadline.as_secs_f64()
+    )
+}
+
+fn more_memory(limits: &Limits) -> String {
+    format!(
+        "perhaps this component needs more than {} MiB, or than the machine has, to be compiled; the policy's \
+         `[compile] memory` raises that",
+        limits.memory >> 20
+    )
 }
 
 /// Whole ones, rounded up, and at least one: with none the kernel ends it at once.
@@ -139,16 +156,93 @@ fn end(exit: io::Result<Exit>, limits: &Limits, words: &str) -> String {
             seconds(limits.cpu)
         ),
         Ok(Exit::Signal(signal)) => format!(
-            "was ended by signal {signal} before it had an answer; perhaps this component needs more than \
-             {} MiB, or than the machine has, to be compiled; the policy's `[compile] memory` raises that",
-            limits.memory >> 20
+            "was ended by signal {signal} before it had an answer; {}",
+            more_memory(limits)
         ),
-        Ok(Exit::Code(code)) => format!("exited with {code} before it had an answer"),
+        // A panic: it may be a fault of the compiler's, or the end of the memory where nobody asked for little.
+        Ok(Exit::Code(code)) => format!(
+            "exited with {code} before it had an answer; {}",
+            more_memory(limits)
+        ),
         Err(error) => format!("was lost: {error}"),
     };
     if words.is_empty() {
         how
     } else {
         format!("{how}; it said: {words}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        memory: 64 << 20,
+        cpu: Duration::from_millis(1_500),
+        deadline: Duration::from_secs(9),
+    };
+
+    #[test]
+    fn each_end_of_a_child_names_the_setting_that_raises_it() {
+        let by = |signal: Signal| end(Ok(Exit::Signal(signal.as_raw())), &LIMITS, "");
+        let no_memory = Answer {
+            status: Status::NoMemory,
+            payload: b"mmap failed".to_vec(),
+        };
+        let Err(CompileError::Child(no_memory)) = of_answer(no_memory, &LIMITS) else {
+            panic!("this is no answer");
+        };
+        for (text, setting, limit) in [
+            (by(Signal::XCPU), "`[compile] cpu`", "2 seconds"),
+            (by(Signal::ABORT), "`[compile] memory`", "64 MiB"),
+            (by(Signal::KILL), "`[compile] memory`", "64 MiB"),
+            (
+                end(Ok(Exit::Code(101)), &LIMITS, "x"),
+                "`[compile] memory`",
+                "64 MiB",
+            ),
+            (no_memory, "`[compile] memory`", "mmap failed"),
+            (late(&LIMITS), "`[compile] deadline`", "9 seconds"),
+        ] {
+            assert!(text.contains(setting) && text.contains(limit), "{text}");
+            assert!(
+                text.ends_with("raises that") || text.ends_with("it said: x"),
+                "{text}"
+            );
+        }
+    }
+
+    /// A program that takes the place of a compiler, and does this.
+    fn compiler(script: &str) -> String {
+        use std::os::unix::fs::PermissionsExt as _;
+        let place = tempfile::tempdir().unwrap();
+        let program = place.path().join("compiler");
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let limits = Limits {
+            deadline: Duration::from_secs(2),
+            ..LIMITS
+        };
+        match compile(&program, &limits, &blake3::hash(b""), b"wasm") {
+            Err(CompileError::Child(reason)) => reason,
+            _ => panic!("it compiles nothing"),
+        }
+    }
+
+    #[test]
+    fn a_child_that_hangs_or_is_killed_is_told_by_the_setting() {
+        let hangs = compiler("sleep 6301");
+        assert!(
+            hangs.contains("2 seconds") && hangs.contains("`[compile] deadline`"),
+            "{hangs}"
+        );
+        let aborts = compiler("ulimit -c 0; kill -ABRT $$");
+        assert!(
+            aborts.contains("signal 6") && aborts.contains("`[compile] memory`"),
+            "{aborts}"
+        );
+        let spins = compiler("kill -XCPU $$");
+        assert!(spins.contains("`[compile] cpu`"), "{spins}");
     }
 }

@@ -227,12 +227,16 @@ impl Egress {
         port: u16,
     ) -> Result<Vec<(SocketAddr, Granted)>, Denial> {
         let detached = self.detached.read().unwrap_or_else(PoisonError::into_inner);
-        let names = [Arc::from(name)];
+        // An address is no name of itself: the answer would be about a name that nobody granted.
+        let names: &[Arc<str>] = match Host::parse(name) {
+            Some(Host::Ip(_)) => &[],
+            _ => &[Arc::from(name)],
+        };
         let mut allowed = Vec::new();
         let mut refused = None;
         for ip in addresses {
             let addr = SocketAddr::new(*ip, port);
-            match self.rules.judge_address(addr, &names, &detached) {
+            match self.rules.judge_address(addr, names, &detached) {
                 Ok(granted) => allowed.push((addr, granted)),
                 Err(Refused(why)) => {
                     refused = Some(format!(
