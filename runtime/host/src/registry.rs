@@ -289,12 +289,12 @@ impl Drop for Place {
         let mut inner = self.registry.lock();
         let name = self.name.clone();
         match inner.entries.remove(&name) {
-            Some(Entry::Opening { id, pool, expected }) if id == self.id => {
-                if expected && !inner.closed {
-                    inner.entries.insert(name, Entry::Expected(pool));
-                }
+            Some(Entry::Opening { id, pool, expected })
+                if id == self.id && expected && !inner.closed =>
+            {
+                inner.entries.insert(name, Entry::Expected(pool));
             }
-            Some(Entry::Leaving { id, .. }) if id == self.id => {}
+            Some(Entry::Opening { id, .. } | Entry::Leaving { id, .. }) if id == self.id => {}
             // It was handed on.
             Some(other) => drop(inner.entries.insert(name, other)),
             None => {}
