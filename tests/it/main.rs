@@ -23,6 +23,7 @@ mod listener;
 mod listening;
 mod net;
 mod platform;
+mod proxies;
 mod readmes;
 mod router;
 mod run;

@@ -86,6 +86,57 @@ pub fn free_port() -> u16 {
         .port()
 }
 
+/// What an [`Nginx`] passes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passes {
+    /// Requests: it says in headers whose they are.
+    Requests,
+    /// Bytes: it says by the PROXY protocol whose they are.
+    Bytes,
+}
+
+/// An nginx in front of an address.
+pub struct Nginx(Server);
+
+impl Nginx {
+    /// Starts it.
+    pub fn start(passes: Passes, to: SocketAddr) -> Self {
+        packages::need("nginx-light", || packages::is_program("nginx"));
+        let module = Path::new("/usr/lib/nginx/modules/ngx_stream_module.so");
+        packages::need("libnginx-mod-stream", || module.is_file());
+        let command = |port: u16, folder: &Path| {
+            let server = match passes {
+                Passes::Requests => format!(
+                    "http {{ access_log off; client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f; \
+                     uwsgi_temp_path u; scgi_temp_path s; server {{ listen 127.0.0.1:{port}; location / {{ \
+                     proxy_pass http://{to}; proxy_http_version 1.1; proxy_set_header Host $host; \
+                     proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; \
+                     proxy_set_header X-Forwarded-Proto https; proxy_set_header X-Forwarded-Port 443; }} }} }}"
+                ),
+                Passes::Bytes => format!(
+                    "stream {{ server {{ listen 127.0.0.1:{port}; proxy_pass {to}; proxy_protocol on; }} }}"
+                ),
+            };
+            let file = folder.join("nginx.conf");
+            let text = format!(
+                "load_module {};\ndaemon off; master_process off; pid nginx.pid; error_log stderr;\nevents {{}}\n{server}\n",
+                module.display()
+            );
+            std::fs::write(&file, text).unwrap();
+            let mut command = Command::new("nginx");
+            command.arg("-p").arg(folder).arg("-c").arg(file);
+            command
+        };
+        let ready = |port| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
+        Self(Server::start("nginx", command, ready))
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.0.port).into()
+    }
+}
+
 /// A redis-server with a password.
 pub struct Redis(Server);
 
