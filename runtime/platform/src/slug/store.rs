@@ -480,7 +480,7 @@ mod tests {
                 .ino()
         };
         let before = (seen(), inode());
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
         assert_eq!(id(&store, &app, &manifest()), first);
         assert_eq!(
             (seen(), inode()),
