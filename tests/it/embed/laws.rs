@@ -58,7 +58,7 @@ const STATICS: &[(&str, &str)] = &[
         "numbers for folders' names, which are to differ in a process",
     ),
     (
-        "client.rs CONNECT_WITHIN",
+        "client.rs CONNECTING",
         "the key of a value that each task has for itself",
     ),
     (
