@@ -95,7 +95,7 @@ impl TestHost {
     }
 
     async fn get(&self, path: &str) -> (u16, Option<String>, String) {
-        get(&format!("{}{path}", self.url)).await
+        get(&format!("{}{path}", self.url), &self.app).await
     }
 
     /// The dynos that are up, as `web.1`.
@@ -212,10 +212,12 @@ fn slug() -> Slug {
     }
 }
 
-async fn get(url: &str) -> (u16, Option<String>, String) {
+async fn get(url: &str, app: &AppName) -> (u16, Option<String>, String) {
     let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
         .build_http::<Empty<Bytes>>();
-    let answer = tokio::time::timeout(LIMIT, client.get(url.parse().unwrap()))
+    let request = http::Request::get(url).header("host", format!("{app}.localhost"));
+    let request = request.body(Empty::new()).unwrap();
+    let answer = tokio::time::timeout(LIMIT, client.request(request))
         .await
         .unwrap()
         .unwrap();
