@@ -243,7 +243,8 @@ async fn listings_have_their_json() {
             "process",
             "refused_by_serve",
             "schedule",
-            "singleton"
+            "singleton",
+            "variables_elsewhere"
         ]
     );
     assert_eq!(running.interrupt().await, Some(0));
