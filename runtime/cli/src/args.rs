@@ -1,13 +1,35 @@
 //! The command line, as clap sees it. One struct per subcommand, in the file of the subcommand.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use oarlock_spec::codes::exit;
 
 use crate::commands::{
     build, check, compile_component, completions, config, fetch_relay, logs, new, ps, releases,
     restart, rollback, run, scale, serve, up,
 };
+use crate::output::{self, Failure};
+use crate::print;
+
+/// What the command line asks for. Help and the version are printed here; that is then all.
+pub(crate) fn read() -> Result<Args, Failure> {
+    Args::try_parse().map_err(|asked| {
+        if asked.use_stderr() {
+            // If that cannot be written either, the exit code says it.
+            let _ = asked.print();
+            return Failure::silent(exit::USAGE);
+        }
+        let text = asked.render();
+        let written = if print::colour(std::io::stdout().is_terminal()) {
+            output::write(text.ansi().to_string().as_bytes())
+        } else {
+            output::write(text.to_string().as_bytes())
+        };
+        written.err().unwrap_or(Failure::silent(exit::OK))
+    })
+}
 
 /// Run, scale and release apps of sandboxed WebAssembly components.
 #[derive(Debug, Parser)]

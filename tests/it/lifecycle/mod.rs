@@ -5,6 +5,7 @@ mod help;
 mod life;
 mod mistakes;
 mod phases;
+mod stdout;
 mod terminal;
 
 use std::path::Path;

@@ -98,7 +98,7 @@ async fn show(target: &Target, json: bool) -> Outcome {
 async fn get(target: &Target, name: &str) -> Outcome {
     match vars(target).await?.get(name) {
         Some(value) => {
-            output::line(value);
+            output::line(value)?;
             Ok(exit::OK)
         }
         None => Err(Failure::new(

@@ -34,7 +34,7 @@ impl New {
         for (path, content) in files {
             write(&folder.join(path), &content)?;
         }
-        output::line(format!("Made {app}/. Next:\n  cd {app}\n  oarlock up"));
+        output::line(format!("Made {app}/. Next:\n  cd {app}\n  oarlock up"))?;
         Ok(exit::OK)
     }
 }

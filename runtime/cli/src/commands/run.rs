@@ -1,7 +1,5 @@
 //! `oarlock run PROCESS-OR-COMPONENT [-- ARGS]`
 
-use std::io::Write as _;
-
 use oarlock_platform::control::frames::FrameError;
 use oarlock_platform::control::{RunReader, RunWriter};
 use oarlock_spec::api::{RunFrame, RunRequest};
@@ -10,7 +8,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 
 use crate::args::Which;
-use crate::output::{Failure, Outcome};
+use crate::output::{self, Failure, Outcome};
 use crate::print;
 use crate::signals::Signals;
 use crate::target::client_failure;
@@ -101,29 +99,20 @@ fn write_frames(mut writer: RunWriter) -> mpsc::Sender<RunFrame> {
     sender
 }
 
-/// Shows a frame; the exit code if it was the last. A closed stdout ends the command as it ends others.
+/// Shows a frame; the exit code if it was the last. A closed stdout ends the command as it ends others, and the dyno with it.
 fn shown(frame: RunFrame) -> Result<Option<u8>, Failure> {
-    let written = match frame {
-        RunFrame::Stdout(bytes) => {
-            let mut out = std::io::stdout().lock();
-            out.write_all(&bytes).and_then(|()| out.flush())
-        }
-        RunFrame::Stderr(bytes) => std::io::stderr().lock().write_all(&bytes),
+    match frame {
+        RunFrame::Stdout(bytes) => output::write(&bytes)?,
+        RunFrame::Stderr(bytes) => output::write_stderr(&bytes)?,
         RunFrame::Exit(code, message) => {
             if !message.is_empty() {
                 print::error(&message);
             }
             return Ok(Some(code));
         }
-        RunFrame::Stdin(_) | RunFrame::Stop => Ok(()),
-    };
-    match written {
-        Ok(()) => Ok(None),
-        Err(error) => Err(Failure::new(
-            exit::FAILURE,
-            format!("the output cannot be written: {error}"),
-        )),
+        RunFrame::Stdin(_) | RunFrame::Stop => {}
     }
+    Ok(None)
 }
 
 /// Reads this process's stdin in a task; a read that blocks does not hold the exit. The end of stdin is
