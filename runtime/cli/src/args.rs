@@ -3,7 +3,7 @@
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use oarlock_spec::codes::exit;
 
 use crate::commands::{
@@ -11,11 +11,16 @@ use crate::commands::{
     restart, rollback, run, scale, serve, up,
 };
 use crate::output::{self, Failure};
-use crate::print;
+use crate::{print, spellings};
 
 /// What the command line asks for. Help and the version are printed here; that is then all.
 pub(crate) fn read() -> Result<Args, Failure> {
-    Args::try_parse().map_err(|asked| {
+    let words = spellings::translate(std::env::args_os())
+        .map_err(|instead| Failure::new(exit::USAGE, instead))?;
+    let parsed = spellings::with_options(Args::command())
+        .try_get_matches_from(words)
+        .and_then(|matches| Args::from_arg_matches(&matches));
+    parsed.map_err(|asked| {
         if asked.use_stderr() {
             // If that cannot be written either, the exit code says it.
             let _ = asked.print();
@@ -109,7 +114,7 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Which {
     /// The app, where a host runs several [default: the one of the manifest here or above]
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(short, long, global = true, value_name = "NAME")]
     pub(crate) app: Option<String>,
     /// The host's data folder [default: `.oarlock` here or in a folder above]
     #[arg(long, global = true, value_name = "DIR")]

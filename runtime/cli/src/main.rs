@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod address;
 mod args;
 mod commands;
 mod descriptors;
@@ -9,6 +10,7 @@ mod memory;
 mod output;
 mod print;
 mod signals;
+mod spellings;
 mod target;
 
 use std::process::ExitCode;

@@ -171,7 +171,7 @@ fn style_of(entry: &LogLine) -> Style {
 }
 
 /// Control characters as escapes, so that no guest can write to the terminal itself; tabs stay.
-fn visible(message: &str) -> String {
+pub(crate) fn visible(message: &str) -> String {
     let harmless = |c: char| c == '\t' || !c.is_control();
     if message.chars().all(harmless) {
         return message.to_owned();
@@ -186,6 +186,16 @@ fn visible(message: &str) -> String {
             }
         })
         .collect()
+}
+
+/// A word as a POSIX shell reads it back.
+pub(crate) fn quote(word: &str) -> String {
+    let harmless = |c: char| c.is_ascii_alphanumeric() || "_-./:=,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(harmless) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod help;
 mod life;
 mod mistakes;
 mod phases;
+mod spellings;
 mod stdout;
 mod terminal;
 

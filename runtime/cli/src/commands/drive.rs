@@ -13,10 +13,10 @@ use oarlock_spec::policy::Policy;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::descriptors;
 use crate::output::{Failure, Outcome};
 use crate::print;
 use crate::signals::Signals;
+use crate::{address, descriptors};
 
 /// What takes longer than this is shown as work under way.
 const LONG: Duration = Duration::from_secs(1);
@@ -112,6 +112,7 @@ async fn drive(config: PlatformConfig, interrupted: u8) -> Outcome {
     let mut screen = Screen::default();
     // What somebody started to look at ends when he has seen enough; what serves others' apps does not.
     let needs_reader = matches!(config.source, Source::App { .. });
+    let listen = config.listen;
     let started = tokio::select! {
         biased;
         // Nothing of an app was begun.
@@ -122,7 +123,14 @@ async fn drive(config: PlatformConfig, interrupted: u8) -> Outcome {
         Ok(platform) => platform,
         Err(error) => {
             screen.finish(&mut told).await;
-            return Err(Failure::new(error.exit_code, error.message));
+            let message = if error.exit_code == exit::ADDRESS_IN_USE {
+                let typed = std::env::args_os().skip(1);
+                let typed: Vec<String> = typed.filter_map(|word| word.into_string().ok()).collect();
+                address::taken(listen, &typed)
+            } else {
+                error.message
+            };
+            return Err(Failure::new(error.exit_code, message));
         }
     };
     let mut turn = tokio::time::interval(TURN);

@@ -1,4 +1,4 @@
-//! `oarlock run PROCESS-OR-COMPONENT [-- ARGS]`
+//! `oarlock run PROCESS-OR-COMPONENT [ARGS]`
 
 use oarlock_platform::control::frames::FrameError;
 use oarlock_platform::control::{RunReader, RunWriter};
@@ -21,8 +21,8 @@ pub(crate) struct Run {
     /// A process type, or a component as the manifest names it
     #[arg(value_name = "PROCESS-OR-COMPONENT")]
     command: String,
-    /// Arguments for it
-    #[arg(last = true)]
+    /// Arguments for it, from the first that is no option of this command; all after `--`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
 }
 
