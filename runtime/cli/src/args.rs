@@ -7,8 +7,8 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use oarlock_spec::codes::exit;
 
 use crate::commands::{
-    build, check, compile_component, completions, config, fetch_relay, logs, new, ps, releases,
-    restart, rollback, run, scale, serve, up,
+    build, check, compile_component, completions, config, fetch_relay, logs, man, new, ps,
+    releases, restart, rollback, run, scale, serve, up,
 };
 use crate::output::{self, Failure};
 use crate::{print, spellings};
@@ -104,6 +104,8 @@ pub(crate) enum Command {
     Rollback(rollback::Rollback),
     /// Print a completion script for a shell
     Completions(completions::Completions),
+    #[command(hide = true)]
+    Man(man::Man),
     #[command(hide = true)]
     CompileComponent(compile_component::CompileComponent),
     #[command(hide = true)]

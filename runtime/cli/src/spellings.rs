@@ -124,6 +124,7 @@ const OPTIONS: &[(&str, &str, &[&str], &[char])] = &[
     ("logs", "source", &[], &['s']),
     ("up", "listen", &["port"], &['p']),
     ("serve", "listen", &["port"], &['p']),
+    ("config", "shell", &[], &['s']),
 ];
 
 /// Options of commands that may stand before the command, too.

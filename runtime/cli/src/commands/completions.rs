@@ -10,7 +10,7 @@ use crate::output::Outcome;
 /// Print a completion script for a shell
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example: oarlock completions fish > ~/.config/fish/completions/oarlock.fish"
+    after_help = "Example:\n  oarlock completions fish > ~/.config/fish/completions/oarlock.fish"
 )]
 pub(crate) struct Completions {
     /// Which shell

@@ -11,6 +11,9 @@ use crate::target::client_failure;
 
 /// Show the log
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  oarlock logs -f --dyno web\n  oarlock logs -n 20 --source app --json"
+)]
 pub(crate) struct Logs {
     #[command(flatten)]
     which: Which,

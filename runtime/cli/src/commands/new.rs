@@ -12,6 +12,7 @@ use crate::target::parse_app;
 
 /// Make a new app from a template
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  oarlock new my-app\n  cd my-app && oarlock up")]
 pub(crate) struct New {
     /// The app's name, and the folder that is made for it
     name: String,

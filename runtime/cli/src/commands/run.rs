@@ -15,6 +15,9 @@ use crate::target::client_failure;
 
 /// Run a one-off dyno, with this terminal's stdin, stdout and stderr, and exit with its code
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  oarlock run report 2026\n  oarlock run report -- --help\n  oarlock run report < entries.csv > report.txt"
+)]
 pub(crate) struct Run {
     #[command(flatten)]
     which: Which,

@@ -13,6 +13,9 @@ use crate::print;
 
 /// Run every app below a folder on one host, at `<app>.<domain>`
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  oarlock serve --apps /srv/apps\n  oarlock serve --apps /srv/apps --listen 0.0.0.0:80 --domain example.com"
+)]
 pub(crate) struct Serve {
     /// The folder whose folders with a manifest are the apps
     #[arg(long, value_name = "DIR")]

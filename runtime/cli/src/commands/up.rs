@@ -13,6 +13,9 @@ use crate::output::Outcome;
 
 /// Build and run the app in a folder; Ctrl-C drains and stops it
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  oarlock up\n  oarlock up examples/guestbook --watch\n  oarlock up --listen 8081 --scale web=2,worker=1"
+)]
 pub(crate) struct Up {
     /// The app's folder
     #[arg(default_value = ".")]
