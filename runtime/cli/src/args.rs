@@ -1,13 +1,40 @@
 //! The command line, as clap sees it. One struct per subcommand, in the file of the subcommand.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use oarlock_spec::codes::exit;
 
 use crate::commands::{
-    build, check, compile_component, completions, config, fetch_relay, logs, new, ps, releases,
-    restart, rollback, run, scale, serve, up,
+    build, check, compile_component, completions, config, fetch_relay, logs, man, new, ps,
+    releases, restart, rollback, run, scale, serve, up,
 };
+use crate::output::{self, Failure};
+use crate::{print, spellings};
+
+/// What the command line asks for. Help and the version are printed here; that is then all.
+pub(crate) fn read() -> Result<Args, Failure> {
+    let words = spellings::translate(std::env::args_os())
+        .map_err(|instead| Failure::new(exit::USAGE, instead))?;
+    let parsed = spellings::with_options(Args::command())
+        .try_get_matches_from(words)
+        .and_then(|matches| Args::from_arg_matches(&matches));
+    parsed.map_err(|asked| {
+        if asked.use_stderr() {
+            // If that cannot be written either, the exit code says it.
+            let _ = asked.print();
+            return Failure::silent(exit::USAGE);
+        }
+        let text = asked.render();
+        let written = if print::colour(std::io::stdout().is_terminal()) {
+            output::write(text.ansi().to_string().as_bytes())
+        } else {
+            output::write(text.to_string().as_bytes())
+        };
+        written.err().unwrap_or(Failure::silent(exit::OK))
+    })
+}
 
 /// Run, scale and release apps of sandboxed WebAssembly components.
 #[derive(Debug, Parser)]
@@ -78,6 +105,8 @@ pub(crate) enum Command {
     /// Print a completion script for a shell
     Completions(completions::Completions),
     #[command(hide = true)]
+    Man(man::Man),
+    #[command(hide = true)]
     CompileComponent(compile_component::CompileComponent),
     #[command(hide = true)]
     FetchRelay(fetch_relay::FetchRelay),
@@ -87,7 +116,7 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Which {
     /// The app, where a host runs several [default: the one of the manifest here or above]
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(short, long, global = true, value_name = "NAME")]
     pub(crate) app: Option<String>,
     /// The host's data folder [default: `.oarlock` here or in a folder above]
     #[arg(long, global = true, value_name = "DIR")]

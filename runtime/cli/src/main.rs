@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod address;
 mod args;
 mod commands;
 mod descriptors;
@@ -9,34 +10,39 @@ mod memory;
 mod output;
 mod print;
 mod signals;
+mod spellings;
 mod target;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use args::Args;
 use oarlock_spec::codes::exit;
+use output::{Failure, Outcome};
 
 /// A request makes some dozens of small allocations, on the threads that free them.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let args = args::Args::parse();
+    let code = match args::read().and_then(run) {
+        Ok(code) => code,
+        Err(Failure { message, code }) => {
+            match message {
+                Some(mistakes) if code == exit::MANIFEST => print::mistakes(&mistakes),
+                Some(message) => print::error(&message),
+                None => {}
+            }
+            code
+        }
+    };
+    ExitCode::from(code)
+}
+
+fn run(args: Args) -> Outcome {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(args.verbosity()))
         .with_writer(std::io::stderr)
         .init();
     memory::without_huge_pages();
-    let code = match commands::run(args) {
-        Ok(code) => code,
-        Err(failure) => {
-            if failure.code == exit::MANIFEST {
-                print::mistakes(&failure.message);
-            } else {
-                print::error(&failure.message);
-            }
-            failure.code
-        }
-    };
-    ExitCode::from(code)
+    commands::run(args)
 }

@@ -11,6 +11,8 @@ use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressStyle};
 use oarlock_spec::api::{LogLine, LogSource};
 
+use crate::output::{self, Failure};
+
 /// The width that texts for people are laid out for.
 const COLUMNS: usize = 80;
 
@@ -50,7 +52,7 @@ pub(crate) fn worked() {
 }
 
 /// Prints without running into the line of [`working`].
-fn above_work(print: impl FnOnce()) {
+fn above_work<T>(print: impl FnOnce() -> T) -> T {
     match &*work() {
         Some(bar) => bar.suspend(print),
         None => print(),
@@ -58,7 +60,7 @@ fn above_work(print: impl FnOnce()) {
 }
 
 /// Whether a stream gets colours.
-fn colour(terminal: bool) -> bool {
+pub(crate) fn colour(terminal: bool) -> bool {
     static NO_COLOR: OnceLock<bool> = OnceLock::new();
     // https://no-color.org: set and not empty.
     let refused = *NO_COLOR
@@ -115,16 +117,14 @@ pub(crate) fn foreign(text: &str) {
 }
 
 /// Log lines on stdout, in one write: coloured by dyno, control characters made visible on a terminal.
-pub(crate) fn logs(entries: impl IntoIterator<Item = LogLine>) {
+pub(crate) fn logs(entries: impl IntoIterator<Item = LogLine>) -> Result<(), Failure> {
     let terminal = std::io::stdout().is_terminal();
     let mut text = String::new();
     for entry in entries {
         text.push_str(&render_log(&entry, terminal));
         text.push('\n');
     }
-    above_work(|| {
-        let _ = std::io::stdout().lock().write_all(text.as_bytes());
-    });
+    above_work(|| output::write(text.as_bytes()))
 }
 
 /// A log line as it is printed: contract 4's, and on a terminal safe and coloured.
@@ -171,7 +171,7 @@ fn style_of(entry: &LogLine) -> Style {
 }
 
 /// Control characters as escapes, so that no guest can write to the terminal itself; tabs stay.
-fn visible(message: &str) -> String {
+pub(crate) fn visible(message: &str) -> String {
     let harmless = |c: char| c == '\t' || !c.is_control();
     if message.chars().all(harmless) {
         return message.to_owned();
@@ -186,6 +186,16 @@ fn visible(message: &str) -> String {
             }
         })
         .collect()
+}
+
+/// A word as a POSIX shell reads it back.
+pub(crate) fn quote(word: &str) -> String {
+    let harmless = |c: char| c.is_ascii_alphanumeric() || "_-./:=,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(harmless) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]

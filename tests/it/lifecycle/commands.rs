@@ -425,3 +425,39 @@ async fn what_is_set_goes_over_dot_env_over_the_manifest_and_rolls_back() {
     );
     assert_eq!(running.interrupt().await, Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn config_writes_nothing_to_the_terminal_and_is_read_by_shells() {
+    let app = app();
+    let running = start(&app).await;
+    let values = [
+        ("BELL", "a\u{7}\u{1b}[2Jb"),
+        ("LINES", "one\nTWO=2"),
+        ("QUOTED", "it's $HOME `id` \\ \"x\""),
+        ("EMPTY", ""),
+        ("PLAIN", "plain"),
+    ];
+    let set: Vec<String> = values.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let args: Vec<&str> = ["config", "set"]
+        .into_iter()
+        .chain(set.iter().map(String::as_str))
+        .collect();
+    let done = running.oarlock(&args).await;
+    assert_eq!(done.code, 0, "{done:?}");
+    let table = running.oarlock(&["config"]).await.stdout;
+    assert_eq!(
+        table,
+        "BELL=a\\u{7}\\u{1b}[2Jb\nEMPTY=\nGREETING=manifest\nLINES=one\\nTWO=2\nONLY=manifest\nPLAIN=plain\n\
+         QUOTED=it's $HOME `id` \\ \"x\"\n"
+    );
+    let shell = running.oarlock(&["config", "--shell"]).await;
+    assert!(shell.stdout.contains("PLAIN=plain\n"), "{shell:?}");
+    app.write("vars.sh", &shell.stdout);
+    let script = ". ./vars.sh; for n in BELL LINES QUOTED EMPTY PLAIN; do eval \"printf '%s|' \\\"\\$$n\\\"\"; done";
+    let mut launch = oarlock_tests::app::Launch::new(std::path::Path::new("sh"), app.path())
+        .args(&["-c", script]);
+    let read = launch.command.output().await.unwrap();
+    let expected: String = values.iter().map(|(_, v)| format!("{v}|")).collect();
+    assert_eq!(String::from_utf8(read.stdout).unwrap(), expected);
+    assert_eq!(running.interrupt().await, Some(0));
+}

@@ -56,6 +56,10 @@ async fn every_help_text_is_as_promised_and_fits_80_columns() {
         let args: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
         let done = oarlock_tests::app::oarlock(crate::binary(), folder.path(), &args).await;
         assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{command}");
+        assert!(
+            command.is_empty() || done.stdout.contains("\nExample"),
+            "{command} has no example"
+        );
         for line in done.stdout.lines() {
             assert!(line.chars().count() <= 80, "{command}: {line}");
         }
@@ -102,6 +106,38 @@ async fn all_subcommands_have_their_help_here() {
         );
     }
     assert!(listed.len() > 10);
+}
+
+#[tokio::test]
+async fn every_command_that_is_shown_has_a_man_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let done =
+        oarlock_tests::app::oarlock(crate::binary(), folder.path(), &["man", "new/man1"]).await;
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let pages = folder.path().join("new/man1");
+    let mut expected: Vec<String> = COMMANDS
+        .iter()
+        .map(|command| format!("oarlock {command}").trim().replace(' ', "-") + ".1")
+        .collect();
+    expected.sort();
+    assert_eq!(super::names_in(&pages), expected);
+    let page = std::fs::read_to_string(pages.join("oarlock-config-set.1")).unwrap();
+    for part in [".TH", "config set", "Example", "GREETING=hello"] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    // Where there is a formatter, it has nothing to complain of.
+    if let Ok(done) = std::process::Command::new("groff")
+        .args(["-man", "-ww", "-z"])
+        .arg(pages.join("oarlock.1"))
+        .output()
+    {
+        assert_eq!(String::from_utf8_lossy(&done.stderr), "");
+    }
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let done = oarlock_tests::app::oarlock(crate::binary(), folder.path(), &["man", "file"]).await;
+    assert_eq!(done.code, i32::from(exit::FAILURE));
+    assert!(done.stderr.contains("file"), "{}", done.stderr);
 }
 
 #[tokio::test]

@@ -5,6 +5,8 @@ mod help;
 mod life;
 mod mistakes;
 mod phases;
+mod spellings;
+mod stdout;
 mod terminal;
 
 use std::path::Path;

@@ -11,6 +11,7 @@ use crate::signals::Signals;
 
 /// Build the app in a folder
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  oarlock build\n  oarlock build examples/guestbook")]
 pub(crate) struct Build {
     /// The app's folder
     #[arg(default_value = ".")]

@@ -15,6 +15,7 @@ use crate::output::{self, Failure, Outcome};
 
 /// Validate the manifest and show what each process is granted
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  oarlock check\n  oarlock check --json examples/guestbook")]
 pub(crate) struct Check {
     /// The app's folder
     #[arg(default_value = ".")]

@@ -10,7 +10,7 @@ use crate::output::Outcome;
 /// Print a completion script for a shell
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example: oarlock completions fish > ~/.config/fish/completions/oarlock.fish"
+    after_help = "Example:\n  oarlock completions fish > ~/.config/fish/completions/oarlock.fish"
 )]
 pub(crate) struct Completions {
     /// Which shell
@@ -22,7 +22,7 @@ impl Completions {
         // Into memory first, so that a closed pipe is no panic.
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Args::command(), "oarlock", &mut script);
-        crate::output::line(String::from_utf8_lossy(&script).trim_end());
+        crate::output::line(String::from_utf8_lossy(&script).trim_end())?;
         Ok(exit::OK)
     }
 }

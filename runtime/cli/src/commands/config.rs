@@ -6,13 +6,15 @@ use oarlock_spec::codes::exit;
 
 use crate::args::Which;
 use crate::output::{self, Failure, Outcome};
+use crate::print::{self, quote};
 use crate::target::{Target, client_failure};
 
 /// Show or change config vars; each change is a release
 #[derive(Debug, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = false,
-    subcommand_negates_reqs = true
+    subcommand_negates_reqs = true,
+    after_help = "Examples:\n  oarlock config\n  oarlock config set GREETING=Ahoy\n  oarlock config --shell > vars.sh && . ./vars.sh"
 )]
 pub(crate) struct Config {
     #[command(flatten)]
@@ -20,6 +22,9 @@ pub(crate) struct Config {
     /// Print JSON
     #[arg(long, global = true)]
     json: bool,
+    /// Print lines that a POSIX shell can source
+    #[arg(long, conflicts_with = "json")]
+    shell: bool,
     #[command(subcommand)]
     action: Option<Action>,
 }
@@ -27,17 +32,20 @@ pub(crate) struct Config {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Set vars, all in one release
+    #[command(after_help = "Example:\n  oarlock config set GREETING=Ahoy 'MOTTO=calm seas'")]
     Set {
         /// As in `GREETING=hello`
         #[arg(value_name = "NAME=VALUE", required = true, value_parser = assignment)]
         vars: Vec<(String, String)>,
     },
     /// Print the value of a var
+    #[command(after_help = "Example:\n  oarlock config get GREETING")]
     Get {
         /// The var
         name: String,
     },
     /// Remove vars, all in one release
+    #[command(after_help = "Example:\n  oarlock config unset GREETING MOTTO")]
     Unset {
         /// The vars
         #[arg(required = true)]
@@ -56,6 +64,7 @@ impl Config {
     pub(crate) async fn run(self) -> Outcome {
         let target = self.which.find().await?;
         match self.action {
+            None if self.shell => shell(&target).await,
             None => show(&target, self.json).await,
             Some(Action::Get { name }) => get(&target, &name).await,
             Some(Action::Set { vars }) => {
@@ -88,17 +97,26 @@ async fn vars(target: &Target) -> Result<ConfigVars, Failure> {
 async fn show(target: &Target, json: bool) -> Outcome {
     output::listing(&vars(target).await?, json, |vars| {
         vars.iter()
-            .map(|(name, value)| format!("{name}={value}"))
+            // A var is a line, and no value writes to the terminal itself.
+            .map(|(name, value)| format!("{name}={}", print::visible(value)))
             .collect::<Vec<_>>()
             .join("\n")
     })?;
     Ok(exit::OK)
 }
 
+/// Prints the vars for a shell: their names are names there, too.
+async fn shell(target: &Target) -> Outcome {
+    for (name, value) in vars(target).await? {
+        output::line(format!("{name}={}", quote(&value)))?;
+    }
+    Ok(exit::OK)
+}
+
 async fn get(target: &Target, name: &str) -> Outcome {
     match vars(target).await?.get(name) {
         Some(value) => {
-            output::line(value);
+            output::line(value)?;
             Ok(exit::OK)
         }
         None => Err(Failure::new(

@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 use oarlock_host::capacity::{Bound, Capacity, Most};
 use oarlock_host::logs::LogFilter;
 use oarlock_host::{Compiler, Host};
-use oarlock_platform::{Event, Platform, PlatformConfig};
+use oarlock_platform::{Event, Platform, PlatformConfig, Source};
 use oarlock_spec::codes::exit;
 use oarlock_spec::policy::Policy;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::descriptors;
 use crate::output::{Failure, Outcome};
 use crate::print;
 use crate::signals::Signals;
+use crate::{address, descriptors};
 
 /// What takes longer than this is shown as work under way.
 const LONG: Duration = Duration::from_secs(1);
@@ -29,6 +29,9 @@ const FEW_CONNECTIONS: u32 = 4_096;
 
 /// What the first signal means.
 const STOPPING: &str = "requests under way are finished; Ctrl-C again ends at once";
+
+/// What a host of several apps says when its log cannot be printed.
+const UNPRINTED: &str = "the apps go on, and `oarlock logs` has their log";
 
 /// How long the last log lines may take to reach the terminal.
 const LAST_LINES: Duration = Duration::from_secs(2);
@@ -107,6 +110,9 @@ async fn drive(config: PlatformConfig, interrupted: u8) -> Outcome {
     })?;
     let (events, mut told) = mpsc::unbounded_channel();
     let mut screen = Screen::default();
+    // What somebody started to look at ends when he has seen enough; what serves others' apps does not.
+    let needs_reader = matches!(config.source, Source::App { .. });
+    let listen = config.listen;
     let started = tokio::select! {
         biased;
         // Nothing of an app was begun.
@@ -117,15 +123,30 @@ async fn drive(config: PlatformConfig, interrupted: u8) -> Outcome {
         Ok(platform) => platform,
         Err(error) => {
             screen.finish(&mut told).await;
-            return Err(Failure::new(error.exit_code, error.message));
+            let message = if error.exit_code == exit::ADDRESS_IN_USE {
+                let typed = std::env::args_os().skip(1);
+                let typed: Vec<String> = typed.filter_map(|word| word.into_string().ok()).collect();
+                address::taken(listen, &typed)
+            } else {
+                error.message
+            };
+            return Err(Failure::new(error.exit_code, message));
         }
     };
     let mut turn = tokio::time::interval(TURN);
     let mut is_started = false;
+    let mut unread = None;
     loop {
         tokio::select! {
             biased;
             () = signals.next() => break,
+            Some(Ok(Err(failure))) = screen.logs.join_next() => match failure {
+                failure if needs_reader => {
+                    unread = Some(failure);
+                    break;
+                }
+                failure => screen.unprinted(failure),
+            },
             Some(event) = told.recv() => screen.show(event),
             started = platform.started(), if !is_started => match started {
                 Ok(()) => is_started = true,
@@ -146,7 +167,7 @@ async fn drive(config: PlatformConfig, interrupted: u8) -> Outcome {
         () = signals.next() => exit::INTERRUPTED,
     };
     screen.finish(&mut told).await;
-    Ok(ended)
+    unread.map_or(Ok(ended), Err)
 }
 
 /// What a host should have room for: below it, its operator is told.
@@ -175,7 +196,9 @@ fn print_capacity(capacity: &Capacity) {
 #[derive(Default)]
 struct Screen {
     host: Option<Host>,
-    logs: JoinSet<()>,
+    logs: JoinSet<Result<(), Failure>>,
+    /// Whether it was said that they are not printed.
+    said_unprinted: bool,
     /// Whether an app was said to run.
     serves: bool,
     /// What was begun and has not ended, and when.
@@ -189,6 +212,15 @@ impl Screen {
             && since.elapsed() > LONG
         {
             print::working(what);
+        }
+    }
+
+    /// Says once that stdout takes no more.
+    fn unprinted(&mut self, failure: Failure) {
+        if !std::mem::replace(&mut self.said_unprinted, true) {
+            let why = failure.message.as_deref();
+            let why = why.unwrap_or("stdout is read no more");
+            print::error(&format!("{why}; {UNPRINTED}"));
         }
     }
 
@@ -222,8 +254,9 @@ impl Screen {
                             std::iter::once(first)
                                 .chain(more)
                                 .filter(|line| line.dyno != "build"),
-                        );
+                        )?;
                     }
+                    Ok(())
                 });
             }
             Event::Building { app, command } => {

@@ -11,6 +11,9 @@ use crate::target::client_failure;
 
 /// Show the log
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  oarlock logs -f --dyno web\n  oarlock logs -n 20 --source app --json"
+)]
 pub(crate) struct Logs {
     #[command(flatten)]
     which: Which,
@@ -55,15 +58,18 @@ impl Logs {
             .map_err(client_failure)?;
         let mut signals = Signals::install()
             .map_err(|error| Failure::new(exit::FAILURE, format!("no signals: {error}")))?;
+        // While no line comes, too.
+        let mut reader_gone = std::pin::pin!(output::reader_gone());
         loop {
             let entry = tokio::select! {
                 entry = lines.next() => entry.map_err(client_failure)?,
                 () = signals.next() => return Ok(exit::OK),
+                () = &mut reader_gone => return Ok(exit::OK),
             };
             match entry {
                 None => return Ok(exit::OK),
                 Some(entry) if self.json => match serde_json::to_string(&entry) {
-                    Ok(text) => output::line(text),
+                    Ok(text) => output::line(text)?,
                     Err(error) => {
                         return Err(Failure::new(
                             exit::FAILURE,
@@ -71,7 +77,7 @@ impl Logs {
                         ));
                     }
                 },
-                Some(entry) => print::logs([entry]),
+                Some(entry) => print::logs([entry])?,
             }
         }
     }

@@ -8,6 +8,7 @@ pub(crate) mod config;
 mod drive;
 pub(crate) mod fetch_relay;
 pub(crate) mod logs;
+pub(crate) mod man;
 pub(crate) mod new;
 pub(crate) mod ps;
 pub(crate) mod releases;
@@ -42,6 +43,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         Command::Releases(command) => block_on(command.run()),
         Command::Rollback(command) => block_on(command.run()),
         Command::Completions(command) => command.run(),
+        Command::Man(command) => command.run(),
         Command::CompileComponent(command) => command.run(),
         Command::FetchRelay(command) => block_on(command.run()),
     }

@@ -12,6 +12,7 @@ use crate::target::parse_app;
 
 /// Make a new app from a template
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  oarlock new my-app\n  cd my-app && oarlock up")]
 pub(crate) struct New {
     /// The app's name, and the folder that is made for it
     name: String,
@@ -34,7 +35,7 @@ impl New {
         for (path, content) in files {
             write(&folder.join(path), &content)?;
         }
-        output::line(format!("Made {app}/. Next:\n  cd {app}\n  oarlock up"));
+        output::line(format!("Made {app}/. Next:\n  cd {app}\n  oarlock up"))?;
         Ok(exit::OK)
     }
 }

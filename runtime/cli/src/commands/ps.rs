@@ -10,6 +10,7 @@ use crate::target::client_failure;
 
 /// List the dynos of a running app
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  oarlock ps\n  oarlock ps --app guestbook --json")]
 pub(crate) struct Ps {
     #[command(flatten)]
     which: Which,

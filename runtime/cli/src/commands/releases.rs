@@ -9,6 +9,7 @@ use crate::target::client_failure;
 
 /// List the releases, newest first
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  oarlock releases\n  oarlock releases --json")]
 pub(crate) struct Releases {
     #[command(flatten)]
     which: Which,

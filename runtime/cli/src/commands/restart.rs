@@ -8,6 +8,7 @@ use crate::target::client_failure;
 
 /// Restart dynos, one by one
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  oarlock restart\n  oarlock restart web.1")]
 pub(crate) struct Restart {
     #[command(flatten)]
     which: Which,

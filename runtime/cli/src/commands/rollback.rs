@@ -9,6 +9,7 @@ use crate::target::client_failure;
 
 /// Go back to an earlier release: a new one with its slug and config
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  oarlock rollback\n  oarlock rollback v12")]
 pub(crate) struct Rollback {
     #[command(flatten)]
     which: Which,

@@ -1,6 +1,4 @@
-//! `oarlock run PROCESS-OR-COMPONENT [-- ARGS]`
-
-use std::io::Write as _;
+//! `oarlock run PROCESS-OR-COMPONENT [ARGS]`
 
 use oarlock_platform::control::frames::FrameError;
 use oarlock_platform::control::{RunReader, RunWriter};
@@ -10,21 +8,24 @@ use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 
 use crate::args::Which;
-use crate::output::{Failure, Outcome};
+use crate::output::{self, Failure, Outcome};
 use crate::print;
 use crate::signals::Signals;
 use crate::target::client_failure;
 
 /// Run a one-off dyno, with this terminal's stdin, stdout and stderr, and exit with its code
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  oarlock run report 2026\n  oarlock run report -- --help\n  oarlock run report < entries.csv > report.txt"
+)]
 pub(crate) struct Run {
     #[command(flatten)]
     which: Which,
     /// A process type, or a component as the manifest names it
     #[arg(value_name = "PROCESS-OR-COMPONENT")]
     command: String,
-    /// Arguments for it
-    #[arg(last = true)]
+    /// Arguments for it, from the first that is no option of this command; all after `--`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
 }
 
@@ -101,29 +102,20 @@ fn write_frames(mut writer: RunWriter) -> mpsc::Sender<RunFrame> {
     sender
 }
 
-/// Shows a frame; the exit code if it was the last. A closed stdout ends the command as it ends others.
+/// Shows a frame; the exit code if it was the last. A closed stdout ends the command as it ends others, and the dyno with it.
 fn shown(frame: RunFrame) -> Result<Option<u8>, Failure> {
-    let written = match frame {
-        RunFrame::Stdout(bytes) => {
-            let mut out = std::io::stdout().lock();
-            out.write_all(&bytes).and_then(|()| out.flush())
-        }
-        RunFrame::Stderr(bytes) => std::io::stderr().lock().write_all(&bytes),
+    match frame {
+        RunFrame::Stdout(bytes) => output::write(&bytes)?,
+        RunFrame::Stderr(bytes) => output::write_stderr(&bytes)?,
         RunFrame::Exit(code, message) => {
             if !message.is_empty() {
                 print::error(&message);
             }
             return Ok(Some(code));
         }
-        RunFrame::Stdin(_) | RunFrame::Stop => Ok(()),
-    };
-    match written {
-        Ok(()) => Ok(None),
-        Err(error) => Err(Failure::new(
-            exit::FAILURE,
-            format!("the output cannot be written: {error}"),
-        )),
+        RunFrame::Stdin(_) | RunFrame::Stop => {}
     }
+    Ok(None)
 }
 
 /// Reads this process's stdin in a task; a read that blocks does not hold the exit. The end of stdin is

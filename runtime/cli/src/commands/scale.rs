@@ -10,6 +10,7 @@ use crate::target::client_failure;
 
 /// Show or change how many dynos of each type run
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  oarlock scale\n  oarlock scale web=3 worker=2")]
 pub(crate) struct Scale {
     #[command(flatten)]
     which: Which,

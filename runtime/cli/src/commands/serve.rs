@@ -7,16 +7,20 @@ use oarlock_platform::{Builds, PlatformConfig, Source};
 use oarlock_spec::codes::exit;
 
 use super::drive;
+use crate::address;
 use crate::output::Outcome;
 
 /// Run every app below a folder on one host, at `<app>.<domain>`
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  oarlock serve --apps /srv/apps\n  oarlock serve --apps /srv/apps --listen 0.0.0.0:80 --domain example.com"
+)]
 pub(crate) struct Serve {
     /// The folder whose folders with a manifest are the apps
     #[arg(long, value_name = "DIR")]
     apps: PathBuf,
-    /// Where to listen for HTTP
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    /// Where to listen for HTTP; a port alone is one of 127.0.0.1
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = address::parse)]
     listen: SocketAddr,
     /// The domain below which apps answer
     #[arg(long, default_value = "localhost")]

@@ -8,16 +8,20 @@ use oarlock_spec::codes::exit;
 use oarlock_spec::names::ProcessType;
 
 use super::{drive, scale};
+use crate::address;
 use crate::output::Outcome;
 
 /// Build and run the app in a folder; Ctrl-C drains and stops it
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  oarlock up\n  oarlock up examples/guestbook --watch\n  oarlock up --listen 8081 --scale web=2,worker=1"
+)]
 pub(crate) struct Up {
     /// The app's folder
     #[arg(default_value = ".")]
     dir: PathBuf,
-    /// Where to listen for HTTP
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    /// Where to listen for HTTP; a port alone is one of 127.0.0.1
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = address::parse)]
     listen: SocketAddr,
     /// Over the manifest's [scale], as in `web=2,worker=1`
     #[arg(long, value_name = "TYPE=COUNT,…", value_delimiter = ',', value_parser = scale::parse)]
