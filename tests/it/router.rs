@@ -175,7 +175,7 @@ async fn a_client_that_goes_away_frees_the_slot() {
     for _ in 0..3 {
         let mut stream = app.connect().await;
         stream
-            .write_all(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+            .write_all(b"GET /slow HTTP/1.1\r\nHost: routed.localhost\r\n\r\n")
             .await
             .unwrap();
         let mut some = [0; 64];

@@ -33,7 +33,7 @@ async fn a_run_sees_its_arguments_and_environment_and_nothing_of_the_hosts() {
         assert_eq!(env, ["DYNO=web.1"]);
     }
     let (_, cwd) = outcome(Setup::new().args(&["cwd"]), "probe-p2").await;
-    assert_eq!(cwd, ["/app"]);
+    assert_eq!(cwd, [r#"Some("/app")"#]);
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ fn main() {
     match args.get(1).map_or("", String::as_str) {
         "args" => println!("{}", args.join("|")),
         "env" => std::env::vars().for_each(|(name, value)| println!("{name}={value}")),
-        "cwd" => println!("{}", std::env::current_dir().unwrap().display()),
+        "cwd" => println!("{:?}", wasip2::cli::environment::initial_cwd()),
         "exit" => std::process::exit(rest[0].parse().unwrap()),
         "exit-with-code" => wasip2::cli::exit::exit_with_code(rest[0].parse().unwrap()),
         "panic" => panic!("as asked"),
