@@ -80,8 +80,8 @@ async fn the_clients_version_frames_what_an_old_server_answers() {
         !second.contains("content-length") && second.contains("2\r\nok\r\n"),
         "{second}"
     );
-    let many = running.get("/many").await;
-    assert_eq!(many.header("x-899"), "v");
+    let many = Raw::get(running.address(), "/many").await.rest().await;
+    assert!(many.contains("x-899: v\r\n"), "{many}");
     assert_eq!(running.interrupt().await, Some(0));
 }
 
