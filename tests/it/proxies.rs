@@ -86,9 +86,8 @@ async fn nginx_names_the_client_by_the_proxy_protocol() {
 async fn the_proxy_protocol_needs_a_proxy() {
     let app = App::new("[processes]\nweb = \"web.wasm\"\n").guest("web.wasm", "listen-std");
     app.write("policy.toml", "proxy_protocol = true\n");
-    let done = app
-        .oarlock(crate::binary(), &["check", ".", "--policy", "policy.toml"])
-        .await;
+    let args = ["check", ".", "--policy", "policy.toml"];
+    let done = oarlock_tests::app::oarlock(crate::binary(), app.path(), &args).await;
     assert_eq!(done.code, 120, "{}", done.stderr);
     assert!(done.stderr.contains("policy.toml:1:1"), "{}", done.stderr);
     assert!(done.stderr.contains("`trusted_proxies`"), "{}", done.stderr);

@@ -76,7 +76,7 @@ pub(crate) fn explain_io(error: &io::Error) -> String {
         }
         io::ErrorKind::PermissionDenied => "permission denied; check who owns it".to_owned(),
         io::ErrorKind::ReadOnlyFilesystem => {
-            "the file system is read-only; choose another data folder with `--data`".to_owned()
+            "the file system is read-only; oarlock needs one that it can write to".to_owned()
         }
         _ => error.to_string(),
     }
@@ -145,9 +145,13 @@ fn make(path: &Path) -> Result<(), FolderError> {
         return Err(unusable(path, "this is not a folder; move it away"));
     }
     if found.uid() != rustix::process::geteuid().as_raw() {
+        // Whose host may be running: its data is nothing to remove.
+        let owner = found.uid();
         return Err(unusable(
             path,
-            "it belongs to another user; remove it, or start oarlock as that user",
+            format!(
+                "it belongs to another user (uid {owner}); start oarlock as that user, or run a copy of the app's folder"
+            ),
         ));
     }
     if found.mode() & 0o077 != 0 {

@@ -18,5 +18,6 @@ pub mod store;
 #[cfg(test)]
 mod testing;
 
+pub use apps::Told;
 pub use folder::{DataDir, FolderError, load_manifest};
 pub use platform::{Builds, Event, Platform, PlatformConfig, Source, StartError};

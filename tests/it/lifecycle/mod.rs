@@ -8,6 +8,7 @@ mod phases;
 mod spellings;
 mod stdout;
 mod terminal;
+mod words;
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -31,7 +31,7 @@ async fn herokus_spellings_do_what_they_do_there() {
         ("config:get A --app test", 0, "1\n"),
         ("--app=test config:get B", 0, "2\n"),
         ("config:unset A B", 0, "v4: "),
-        ("ps:restart web", 0, "Restarting web.1\n"),
+        ("ps:restart web", 0, "Restarted web.1\n"),
         ("logs --num 1 -d router", 0, ""),
         ("run probe.wasm exit-with-code 7", 7, ""),
         ("run probe.wasm -- exit-with-code 8", 8, ""),

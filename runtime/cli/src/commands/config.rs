@@ -127,13 +127,33 @@ async fn get(target: &Target, name: &str) -> Outcome {
 }
 
 async fn set(target: &Target, change: ConfigChange, json: bool) -> Outcome {
-    let row: ReleaseRow = target
-        .client
+    let client = &target.client;
+    let before = client.releases(&target.app).await.map_err(client_failure)?;
+    let row: ReleaseRow = client
         .change_config(&target.app, &change)
         .await
         .map_err(client_failure)?;
+    // A change is a release, newer than all others.
+    let is_new = before.iter().all(|old| old.release < row.release);
     output::listing(&row, json, |row| {
-        format!("{}: {}", row.release, row.description)
+        if is_new {
+            format!("{}: {}", row.release, row.description)
+        } else {
+            unchanged(&change)
+        }
     })?;
     Ok(exit::OK)
+}
+
+/// What is said of a change that changes nothing.
+fn unchanged(change: &ConfigChange) -> String {
+    let names: Vec<&str> = change.keys().map(String::as_str).collect();
+    let is_unset = change.values().all(Option::is_none);
+    let why = match (is_unset, names.len()) {
+        (true, 1) => "is not set",
+        (true, _) => "are not set",
+        (false, 1) => "has that value already",
+        (false, _) => "have those values already",
+    };
+    format!("Nothing changed: {} {why}", names.join(", "))
 }

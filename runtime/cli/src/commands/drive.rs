@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use oarlock_host::capacity::{Bound, Capacity, Most};
 use oarlock_host::logs::LogFilter;
 use oarlock_host::{Compiler, Host};
-use oarlock_platform::{Event, Platform, PlatformConfig, Source};
+use oarlock_platform::{Event, Platform, PlatformConfig, Source, Told};
+use oarlock_spec::api::{LogLine, LogSource};
 use oarlock_spec::codes::exit;
 use oarlock_spec::policy::Policy;
 use tokio::sync::mpsc;
@@ -31,7 +32,7 @@ const FEW_CONNECTIONS: u32 = 4_096;
 const STOPPING: &str = "requests under way are finished; Ctrl-C again ends at once";
 
 /// What a host of several apps says when its log cannot be printed.
-const UNPRINTED: &str = "the apps go on, and `oarlock logs` has their log";
+const UNPRINTED: &str = "The apps go on, and `oarlock logs` has their log.";
 
 /// How long the last log lines may take to reach the terminal.
 const LAST_LINES: Duration = Duration::from_secs(2);
@@ -113,6 +114,7 @@ async fn drive(config: PlatformConfig, interrupted: u8) -> Outcome {
     // What somebody started to look at ends when he has seen enough; what serves others' apps does not.
     let needs_reader = matches!(config.source, Source::App { .. });
     let listen = config.listen;
+    let domain = (!needs_reader).then(|| config.domain.clone());
     let started = tokio::select! {
         biased;
         // Nothing of an app was begun.
@@ -133,6 +135,11 @@ async fn drive(config: PlatformConfig, interrupted: u8) -> Outcome {
             return Err(Failure::new(error.exit_code, message));
         }
     };
+    if let Some(domain) = domain {
+        let address = platform.address();
+        let text = format!("on {address}, for <app>.{domain}");
+        print::note("Listening", &text);
+    }
     let mut turn = tokio::time::interval(TURN);
     let mut is_started = false;
     let mut unread = None;
@@ -168,6 +175,12 @@ async fn drive(config: PlatformConfig, interrupted: u8) -> Outcome {
     };
     screen.finish(&mut told).await;
     unread.map_or(Ok(ended), Err)
+}
+
+/// Whether the terminal has it already: a build's output as it is, by `BuildOutput`; why something failed, as an error.
+fn is_shown_elsewhere(line: &LogLine, told: &Told) -> bool {
+    line.source == LogSource::Oarlock
+        && (line.dyno == "build" || (line.dyno == "api" && told.take(&line.message)))
 }
 
 /// What a host should have room for: below it, its operator is told.
@@ -220,7 +233,7 @@ impl Screen {
         if !std::mem::replace(&mut self.said_unprinted, true) {
             let why = failure.message.as_deref();
             let why = why.unwrap_or("stdout is read no more");
-            print::error(&format!("{why}; {UNPRINTED}"));
+            print::error(&format!("{why}.\n{UNPRINTED}"));
         }
     }
 
@@ -243,18 +256,16 @@ impl Screen {
                 }
                 self.host = Some(host);
             }
-            Event::Opened { app } => {
+            Event::Opened { app, told } => {
                 let Some(host) = &self.host else { return };
                 let mut lines = host.log(&app).follow(0, LogFilter::default());
                 self.logs.spawn(async move {
                     while let Some(first) = lines.next().await {
                         let more = std::iter::from_fn(|| lines.ready());
-                        // What a build prints is shown as it is, by `BuildOutput`.
-                        print::logs(
-                            std::iter::once(first)
-                                .chain(more)
-                                .filter(|line| line.dyno != "build"),
-                        )?;
+                        let shown = std::iter::once(first)
+                            .chain(more)
+                            .filter(|line| !is_shown_elsewhere(line, &told));
+                        print::logs(shown)?;
                     }
                     Ok(())
                 });

@@ -30,14 +30,11 @@ impl Restart {
             .map_err(client_failure)?;
         output::listing(&restarted, self.json, |dynos| {
             let names: Vec<String> = dynos.iter().map(ToString::to_string).collect();
-            format!(
-                "Restarting {}",
-                if names.is_empty() {
-                    "nothing".to_owned()
-                } else {
-                    names.join(", ")
-                }
-            )
+            if names.is_empty() {
+                "Nothing changed: no such dyno runs".to_owned()
+            } else {
+                format!("Restarted {}", names.join(", "))
+            }
         })?;
         Ok(exit::OK)
     }

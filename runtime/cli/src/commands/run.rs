@@ -29,6 +29,9 @@ pub(crate) struct Run {
     args: Vec<String>,
 }
 
+/// What the first signal means.
+const STOPPING: &str = "the dyno is asked to end; Ctrl-C again ends it at once";
+
 impl Run {
     pub(crate) async fn run(self) -> Outcome {
         let target = self.which.find().await?;
@@ -56,7 +59,11 @@ impl Run {
                 },
                 () = signals.next() => {
                     stops += 1;
-                    if stops > 1 { return Ok(exit::INTERRUPTED); }
+                    if stops > 1 {
+                        print::note("Ended", "the dyno, at once");
+                        return Ok(exit::INTERRUPTED);
+                    }
+                    print::note("Stopping", STOPPING);
                     let to_dyno = to_dyno.clone();
                     // It waits behind stdin that the dyno does not read; the next signal does not.
                     tokio::spawn(async move { to_dyno.send(RunFrame::Stop).await.is_ok() });

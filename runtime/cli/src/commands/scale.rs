@@ -25,16 +25,21 @@ pub(crate) struct Scale {
 impl Scale {
     pub(crate) async fn run(self) -> Outcome {
         let target = self.which.find().await?;
-        let formation = if self.changes.is_empty() {
-            target.client.formation(&target.app).await
-        } else {
-            target
-                .client
-                .scale(&target.app, &collect(self.changes)?)
-                .await
+        let (client, app) = (&target.client, &target.app);
+        let change = collect(self.changes)?;
+        let before = client.formation(app).await.map_err(client_failure)?;
+        if change.is_empty() {
+            output::listing(&before, self.json, text)?;
+            return Ok(exit::OK);
         }
-        .map_err(client_failure)?;
-        output::listing(&formation, self.json, text)?;
+        let now = client.scale(app, &change).await.map_err(client_failure)?;
+        output::listing(&now, self.json, |now| {
+            if *now == before {
+                format!("Nothing changed: {}", text(now))
+            } else {
+                text(now)
+            }
+        })?;
         Ok(exit::OK)
     }
 }

@@ -2,6 +2,7 @@
 
 mod deploy;
 mod start;
+mod told;
 mod turns;
 mod watch;
 mod worker;
@@ -14,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use oarlock_host::folder::AppFolder;
 use oarlock_spec::api::{AppRow, AppState, ConfigChange, ConfigVars, Formation, ReleaseRow};
 use oarlock_spec::manifest::Manifest;
-use oarlock_spec::names::{AppName, ReleaseId};
+use oarlock_spec::names::{AppName, ProcessType, ReleaseId};
 use oarlock_spec::policy::Policy;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
@@ -31,6 +32,7 @@ use crate::store::Store;
 pub(crate) use deploy::{DeployFailure, bring_up, resume};
 use start::Start;
 pub(crate) use start::Step;
+pub use told::Told;
 pub(crate) use turns::Turns;
 pub(crate) use watch::watch;
 pub(crate) use worker::HOST_FAILED;
@@ -151,6 +153,11 @@ pub(crate) struct ManagedApp {
 struct Shown {
     release: Option<ReleaseId>,
     url: Option<String>,
+    /// Of the release that runs.
+    processes: Vec<ProcessType>,
+    /// What the log says already of the last release, which failed.
+    failed: Option<String>,
+    told: Told,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -223,7 +230,20 @@ impl ManagedApp {
     pub(crate) fn opened(&self) {
         self.shared.tell(Event::Opened {
             app: self.name.clone(),
+            told: lock(&self.shown).told.clone(),
         });
+    }
+
+    /// The process types of the release that runs; `None`: none does.
+    pub(crate) fn processes(&self) -> Option<Vec<ProcessType>> {
+        let shown = lock(&self.shown);
+        shown.release.map(|_| shown.processes.clone())
+    }
+
+    /// Writes into the log what an event says as well.
+    fn log_told(&self, message: &str) {
+        lock(&self.shown).told.expect(message);
+        self.shared.runtime.log(&self.name, "api", message);
     }
 
     pub(crate) async fn row(&self) -> AppRow {

@@ -39,7 +39,13 @@ impl ManagedApp {
 
     /// Tells the operator, and the app's log what is for its eyes.
     pub(crate) fn say_failed(&self, message: String, public: &str) {
-        self.shared.runtime.log(&self.name, "api", public);
+        // A release that failed has said so already, and why.
+        let said = lock(&self.shown).failed.take();
+        let rest = said.and_then(|said| public.strip_prefix(&said));
+        let rest = rest.map_or(public, str::trim_start);
+        if !rest.is_empty() {
+            self.log_told(rest);
+        }
         self.shared.tell(Event::Failed {
             app: self.name.clone(),
             message,

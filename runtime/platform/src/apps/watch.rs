@@ -267,11 +267,8 @@ impl Watching {
     }
 
     fn fail(&self, message: &str) {
-        self.app.shared.runtime.log(
-            &self.app.name,
-            "api",
-            &format!("Change not released: {message}"),
-        );
+        self.app
+            .log_told(&format!("Change not released: {message}"));
         self.app.shared.tell(Event::Failed {
             app: self.app.name.clone(),
             message: format!("{message}\nthe old release goes on"),

@@ -247,7 +247,7 @@ impl Worker {
         };
         let slug = self.open_slug(basis).await.map_err(ApiError::from)?;
         let pending = self.releases.create(draft).await?;
-        Ok(self.release(pending, slug).await?)
+        Ok(self.release_asked(pending, slug).await?)
     }
 
     async fn roll_back(&mut self, to: Option<ReleaseId>) -> Result<ReleaseRow, ApiError> {
@@ -302,7 +302,7 @@ impl Worker {
             description: format!("Rollback to {}", target.record.release),
         };
         let pending = self.releases.create(draft).await?;
-        Ok(self.release(pending, slug).await?)
+        Ok(self.release_asked(pending, slug).await?)
     }
 
     /// Starts the release that is current already.
@@ -311,6 +311,24 @@ impl Worker {
         self.commit(staged, &slug.manifest, &formation).await?;
         self.now_running(current, slug);
         Ok(())
+    }
+
+    /// A release that somebody asked for, who gets the answer. Whoever runs the host hears of its failure, too.
+    async fn release_asked(
+        &mut self,
+        pending: Stored,
+        slug: StoredSlug,
+    ) -> Result<ReleaseRow, ReleaseFailure> {
+        let id = pending.record.release;
+        let released = self.release(pending, slug).await;
+        match &released {
+            Ok(_) | Err(ReleaseFailure::Apply(ApplyError::ShuttingDown)) => {}
+            Err(error) => self.shared.tell(Event::Failed {
+                app: self.app.clone(),
+                message: format!("release {id} failed: {error}"),
+            }),
+        }
+        released
     }
 
     /// Makes a pending release current, or failed: it is staged, written down, and then committed.
@@ -341,7 +359,14 @@ impl Worker {
             // The host is ending: the next start finds it pending.
             Err(error @ ReleaseFailure::Apply(ApplyError::ShuttingDown)) => Err(error),
             Err(error) => {
-                self.log(&format!("Release {id} failed: {}", error.public()));
+                let public = error.public();
+                let line = format!("Release {id} failed: {public}");
+                {
+                    let mut shown = lock(&self.shown);
+                    shown.told.expect(&line);
+                    shown.failed = Some(public);
+                }
+                self.log(&line);
                 tracing::debug!(app = %self.app, release = %id, %error, "a release failed");
                 if let Err(unwritten) = self.releases.fail(&pending).await {
                     // It stays pending, which the next start gives up.
@@ -435,10 +460,12 @@ impl Worker {
             .keys()
             .any(|process| process.is_web());
         let url = serves.then(|| self.shared.urls.of(&self.app));
-        *lock(&self.shown) = Shown {
-            release: Some(release),
-            url: url.clone(),
-        };
+        {
+            let mut shown = lock(&self.shown);
+            shown.release = Some(release);
+            shown.url.clone_from(&url);
+            shown.processes = slug.manifest.processes.keys().cloned().collect();
+        }
         self.running = Some(Running { release, slug });
         self.shared.tell(Event::Ready {
             app: self.app.clone(),

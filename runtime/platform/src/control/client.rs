@@ -42,6 +42,14 @@ pub enum ClientError {
         /// What the system said.
         reason: String,
     },
+    /// The data folder or its socket is another user's.
+    #[error("{} belongs to another user{}; run this command as that user", data.display(), owner.map(|uid| format!(" (uid {uid})")).unwrap_or_default())]
+    NotOurs {
+        /// The data folder.
+        data: PathBuf,
+        /// Whose it is, if that can be seen.
+        owner: Option<u32>,
+    },
     /// The host answered with an error.
     #[error("{}", body.message)]
     Api {
@@ -60,7 +68,7 @@ impl ClientError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NoHost { .. } => exit::NO_HOST,
-            Self::Api { .. } | Self::Protocol(_) => exit::FAILURE,
+            Self::NotOurs { .. } | Self::Api { .. } | Self::Protocol(_) => exit::FAILURE,
         }
     }
 
@@ -68,7 +76,7 @@ impl ClientError {
     pub fn word(&self) -> Option<&str> {
         match self {
             Self::Api { body, .. } => Some(&body.error),
-            Self::NoHost { .. } | Self::Protocol(_) => None,
+            Self::NoHost { .. } | Self::NotOurs { .. } | Self::Protocol(_) => None,
         }
     }
 }
@@ -247,6 +255,9 @@ impl Client {
         let stream = match tokio::time::timeout(CONNECT_TIMEOUT, socket::connect(&self.data)).await
         {
             Ok(Ok(stream)) => stream,
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Err(self.not_ours());
+            }
             Ok(Err(error)) => return Err(self.no_host(error)),
             Err(_) => return Err(self.no_host("it does not accept connections")),
         };
@@ -284,6 +295,16 @@ impl Client {
         match serde_json::from_slice::<ErrorBody>(&bytes) {
             Ok(body) => Err(ClientError::Api { status, body }),
             Err(_) => Err(protocol(format!("status {status} without an error body"))),
+        }
+    }
+
+    fn not_ours(&self) -> ClientError {
+        let folder = std::fs::metadata(&self.data);
+        ClientError::NotOurs {
+            data: self.data.clone(),
+            owner: folder
+                .ok()
+                .map(|found| std::os::unix::fs::MetadataExt::uid(&found)),
         }
     }
 

@@ -17,7 +17,7 @@ use oarlock_spec::codes::exit;
 use oarlock_spec::names::{AppName, ReleaseId};
 use oarlock_spec::policy::Policy;
 
-use crate::apps::{Building, PlatformShared, ScaleLasts, Turns, Urls};
+use crate::apps::{Building, PlatformShared, ScaleLasts, Told, Turns, Urls};
 use crate::build::{Fence, Fetch};
 use crate::folder::{DATA_NAME, DataDir, FolderError, explain_io};
 use crate::slug::SlugStore;
@@ -100,6 +100,8 @@ pub enum Event {
     Opened {
         /// Whose.
         app: AppName,
+        /// Its lines that say what [`Event::Failed`] or the error of the start says.
+        told: Told,
     },
     /// A build command starts.
     Building {
@@ -149,7 +151,7 @@ pub enum Event {
         /// For the operator.
         message: String,
     },
-    /// A change under `--watch`, or an app of `serve`, failed; the old release goes on serving if there is one.
+    /// A change under `--watch` or by a command, or an app of `serve`, failed; the old release goes on serving if there is one.
     Failed {
         /// Whose.
         app: AppName,

@@ -364,13 +364,16 @@ async fn config_and_rollback_are_releases() {
 async fn a_failed_change_keeps_the_old_release() {
     let place = Place::app();
     let runtime = FakeRuntime::new();
-    let running = place.up(&runtime).await.unwrap();
+    let mut running = place.up(&runtime).await.unwrap();
     runtime.fail([phase_failure(Some(4))]);
     let error = running
         .client
         .change_config(&name(), &change(&[("C", Some("x"))]))
         .await
         .unwrap_err();
+    // Whoever runs the host hears of it as well as who asked.
+    let (_, message) = running.failed().await;
+    assert!(message.starts_with("release v2 failed: "), "{message}");
     assert_eq!(word(&error), words::RELEASE_FAILED);
     assert!(error.to_string().contains("migrate.wasm failed"), "{error}");
     assert!(
