@@ -4,6 +4,7 @@ use std::path::Path;
 
 use oarlock_spec::codes::exit;
 use oarlock_tests::app::{App, Finished, Launch, PATIENCE, Running};
+use oarlock_tests::apps;
 
 const APP: &str = "[processes]\nweb = \"web.wasm\"\ncat = \"probe.wasm cat\"\n[scale]\ncat = 0\n[config]\nGREETING = \"hello\"\n";
 
@@ -127,8 +128,9 @@ async fn up_ends_with_its_reader_and_serve_goes_on() {
         .spawn();
     running.output.wait_for("`oarlock logs` has").await;
     running.ready().await;
-    assert_eq!(running.get("/").await.status, 200);
-    assert_eq!(running.get("/").await.status, 200);
+    for _ in 0..2 {
+        assert_eq!(apps::get(&running, "one", "/").await.status, 200);
+    }
     let output = running.output.clone();
     assert_eq!(running.interrupt().await, Some(0));
     let said = output.lines().join("\n");
