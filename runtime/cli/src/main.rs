@@ -14,6 +14,7 @@ mod spellings;
 mod target;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use args::Args;
 use oarlock_spec::codes::exit;
@@ -22,6 +23,9 @@ use output::{Failure, Outcome};
 /// A request makes some dozens of small allocations, on the threads that free them.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How long the last words may take to reach the terminal.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let code = match args::read().and_then(run) {
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
             code
         }
     };
+    print::flush(LAST_WORDS);
     ExitCode::from(code)
 }
 

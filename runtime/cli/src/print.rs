@@ -4,6 +4,7 @@
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
 use std::io::{IsTerminal as _, Write as _};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,50 @@ const TURN: Duration = Duration::from_millis(100);
 /// What takes long right now: the terminal's last line, below all that is printed meanwhile.
 static WORK: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
+/// Prints in its turn what goes to stderr; there once [`behind`] was called.
+static BEHIND: OnceLock<SyncSender<Job>> = OnceLock::new();
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Texts that wait to be printed; more are lost.
+const WAITING: usize = 1_000;
+
+/// From now on stderr is written to by a thread of its own: a terminal that was stopped (Ctrl-S), or a pipe that nobody
+/// reads, must not hold up a host, nor its end.
+pub(crate) fn behind() {
+    let (sender, jobs) = sync_channel::<Job>(WAITING);
+    let printer = std::thread::Builder::new().name("oarlock-print".into());
+    let started = printer.spawn(move || {
+        for job in jobs {
+            job();
+        }
+    });
+    if started.is_ok() {
+        // `Err`: there is one already.
+        let _there = BEHIND.set(sender).is_err();
+    }
+}
+
+/// Waits until what was said is printed, but not for longer than this.
+pub(crate) fn flush(limit: Duration) {
+    let Some(behind) = BEHIND.get() else { return };
+    let (done, printed) = sync_channel(1);
+    let job = Box::new(move || drop(done.send(())));
+    if behind.try_send(job).is_ok() {
+        // An error: it takes longer.
+        let _late = printed.recv_timeout(limit).is_err();
+    }
+}
+
+/// Does it at once, or in its turn.
+fn in_turn(job: impl FnOnce() + Send + 'static) {
+    match BEHIND.get() {
+        // An error: too much waits already, and nobody reads it.
+        Some(behind) => drop(behind.try_send(Box::new(job))),
+        None => job(),
+    }
+}
+
 fn work() -> MutexGuard<'static, Option<ProgressBar>> {
     WORK.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -31,29 +76,38 @@ pub(crate) fn working(what: &str) {
     if !std::io::stderr().is_terminal() {
         return;
     }
-    let mut work = work();
-    let bar = work.get_or_insert_with(|| {
-        let bar = ProgressBar::new_spinner();
-        // A template of our own, so it parses; without it the spinner has indicatif's look.
-        if let Ok(style) = ProgressStyle::with_template("{spinner:>12} {msg} ({elapsed})") {
-            bar.set_style(style);
-        }
-        bar.enable_steady_tick(TURN);
-        bar
+    let what = what.to_owned();
+    in_turn(|| {
+        let bar = work().get_or_insert_with(spinner).clone();
+        bar.set_message(what);
     });
-    bar.set_message(what.to_owned());
+}
+
+fn spinner() -> ProgressBar {
+    let bar = ProgressBar::new_spinner();
+    // A template of our own, so it parses; without it the spinner has indicatif's look.
+    if let Ok(style) = ProgressStyle::with_template("{spinner:>12} {msg} ({elapsed})") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(TURN);
+    bar
 }
 
 /// Whatever took long is over.
 pub(crate) fn worked() {
-    if let Some(bar) = work().take() {
-        bar.finish_and_clear();
-    }
+    in_turn(|| {
+        let bar = work().take();
+        if let Some(bar) = bar {
+            bar.finish_and_clear();
+        }
+    });
 }
 
 /// Prints without running into the line of [`working`].
 fn above_work<T>(print: impl FnOnce() -> T) -> T {
-    match &*work() {
+    // Not with the lock: a stream that nobody reads would hold up whoever else has something to say.
+    let bar = work().clone();
+    match bar {
         Some(bar) => bar.suspend(print),
         None => print(),
     }
@@ -88,12 +142,21 @@ pub(crate) fn mistakes(message: &str) {
     labelled(if fits { ' ' } else { '\n' }, message);
 }
 
+fn say(text: String) {
+    in_turn(move || {
+        above_work(|| {
+            let _ = writeln!(std::io::stderr().lock(), "{text}");
+        });
+    });
+}
+
 fn labelled(gap: char, message: &str) {
     let terminal = std::io::stderr().is_terminal();
     let label = styled(AnsiColor::Red.on_default().bold(), "error:", terminal);
-    above_work(|| {
-        let _ = writeln!(std::io::stderr().lock(), "{label}{gap}{message}");
-    });
+    // Names of files and what a tenant wrote may be in it.
+    let lines: Vec<String> = message.lines().map(visible).collect();
+    let message = lines.join("\n");
+    say(format!("{label}{gap}{message}"));
 }
 
 /// A note of what goes on, on stderr, in the manner of `cargo`.
@@ -104,16 +167,18 @@ pub(crate) fn note(label: &str, message: &str) {
         &format!("{label:>12}"),
         terminal,
     );
-    above_work(|| {
-        let _ = writeln!(std::io::stderr().lock(), "{label} {message}");
-    });
+    let message = visible(message);
+    say(format!("{label} {message}"));
 }
 
-/// Text that something else wrote (a build's output), on stderr, as it is.
+/// A line that something else wrote (a build's output), on stderr; on a terminal, safe to look at.
 pub(crate) fn foreign(text: &str) {
-    above_work(|| {
-        let _ = writeln!(std::io::stderr().lock(), "{text}");
-    });
+    let text = if std::io::stderr().is_terminal() {
+        visible(text)
+    } else {
+        text.to_owned()
+    };
+    say(text);
 }
 
 /// Log lines on stdout, in one write: coloured by dyno, control characters made visible on a terminal.
@@ -124,7 +189,11 @@ pub(crate) fn logs(entries: impl IntoIterator<Item = LogLine>) -> Result<(), Fai
         text.push_str(&render_log(&entry, terminal));
         text.push('\n');
     }
-    above_work(|| output::write(text.as_bytes()))
+    if terminal {
+        above_work(|| output::write(text.as_bytes()))
+    } else {
+        output::write(text.as_bytes())
+    }
 }
 
 /// A log line as it is printed: contract 4's, and on a terminal safe and coloured.

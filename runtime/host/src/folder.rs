@@ -7,6 +7,8 @@
 //!
 //! The folder itself is the caller's choice: it may be reached by a link.
 
+pub use oarlock_sandbox::remove_tree;
+
 use std::fmt;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, AsRawFd as _};

@@ -5,13 +5,14 @@
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{
     DirBuilderExt, FileTypeExt as _, MetadataExt, OpenOptionsExt, PermissionsExt,
 };
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use oarlock_host::folder::AppFolder;
+use oarlock_host::folder::{AppFolder, remove_tree};
 use oarlock_spec::manifest::{self, MANIFEST_FILE, Manifest, PROCFILE};
 use oarlock_spec::names::AppName;
 use oarlock_spec::policy::Policy;
@@ -195,16 +196,22 @@ fn refuse_link(path: &Path, kind: FileType) -> Result<(), FolderError> {
     Ok(())
 }
 
-/// What a killed host left half-written.
+/// What a killed host left half-written. What cannot be removed is said, and keeps no host from starting.
 fn clear(folder: &Path) -> Result<(), FolderError> {
+    let opened = File::open(folder).map_err(|error| failed(folder, &error))?;
     for entry in std::fs::read_dir(folder).map_err(|error| failed(folder, &error))? {
-        let path = entry.map_err(|error| failed(folder, &error))?.path();
-        let removed = if path.is_dir() {
-            std::fs::remove_dir_all(&path)
-        } else {
-            std::fs::remove_file(&path)
+        let entry = entry.map_err(|error| failed(folder, &error))?;
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let name = entry.file_name();
+        let removed = match name.to_str().filter(|_| is_folder) {
+            // It may be as deep as it likes: whoever made the app's folder may have made this, too.
+            Some(name) => remove_tree(opened.as_fd(), name),
+            None => std::fs::remove_file(entry.path()),
         };
-        removed.map_err(|error| failed(&path, &error))?;
+        if let Err(error) = removed {
+            let path = entry.path();
+            tracing::warn!(path = %path.display(), %error, "an old temporary file is kept");
+        }
     }
     Ok(())
 }
@@ -411,6 +418,23 @@ mod tests {
             0o700
         );
         assert!(!path.join("tmp/half").exists());
+    }
+
+    #[test]
+    fn a_deep_folder_in_its_tmp_keeps_nobody_from_starting() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join(DATA_NAME);
+        std::fs::create_dir_all(path.join("tmp")).unwrap();
+        let mut here = File::open(path.join("tmp")).unwrap();
+        for _ in 0..3_000 {
+            rustix::fs::mkdirat(&here, "d", rustix::fs::Mode::RWXU).unwrap();
+            let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY;
+            here = rustix::fs::openat(&here, "d", flags, rustix::fs::Mode::empty())
+                .unwrap()
+                .into();
+        }
+        DataDir::open(&path).unwrap();
+        assert_eq!(std::fs::read_dir(path.join("tmp")).unwrap().count(), 0);
     }
 
     #[test]

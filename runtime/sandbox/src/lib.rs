@@ -79,3 +79,4 @@ pub use sandbox::{Sandbox, StartError};
 pub use sockets::{Port, PortStream, Progress, Refused};
 pub use state::GuestState as Guest;
 pub use tmp::{CleanedTmp, clean_tmp};
+pub use tree::remove as remove_tree;

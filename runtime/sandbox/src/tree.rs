@@ -54,11 +54,11 @@ fn up(folder: &OwnedFd, level: &Level) -> io::Result<OwnedFd> {
     Ok(above)
 }
 
-/// Removes the folder of this name with everything in it.
+/// Removes the folder of this name with everything in it, however deep it is: three descriptors are enough. Blocks.
 ///
 /// # Errors
 /// At the first thing that cannot be removed; what was removed until then is gone.
-pub(crate) fn remove(root: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+pub fn remove(root: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     let name = CString::new(name)?;
     let mut levels: Vec<Level> = Vec::new();
     let mut here = rustix::fs::openat(root, &name, FOLDER, Mode::empty())?;

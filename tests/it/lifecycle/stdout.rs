@@ -1,9 +1,11 @@
 //! What commands do when stdout takes no more: with real shells, pipes and `/dev/full`.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use oarlock_spec::codes::exit;
-use oarlock_tests::app::{App, Finished, Launch, PATIENCE, Running};
+use oarlock_tests::app::{App, Finished, Launch, PATIENCE, Running, fetch};
 use oarlock_tests::apps;
 
 const APP: &str = "[processes]\nweb = \"web.wasm\"\ncat = \"probe.wasm cat\"\n[scale]\ncat = 0\n[config]\nGREETING = \"hello\"\n";
@@ -139,4 +141,53 @@ async fn up_ends_with_its_reader_and_serve_goes_on() {
         1,
         "{said}"
     );
+}
+
+/// A pipe that is open and never read fills after 64 KiB; a terminal after Ctrl-S does the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_whose_output_nobody_reads_stops_all_the_same() {
+    let app =
+        App::new("app = \"loud\"\n[processes]\nweb = \"web.wasm\"\n").guest("web.wasm", "hello-p2");
+    for serve in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let place = if serve {
+            std::fs::create_dir(folder.path().join("loud")).unwrap();
+            for file in ["oarlock.toml", "web.wasm"] {
+                std::fs::copy(app.path().join(file), folder.path().join("loud").join(file))
+                    .unwrap();
+            }
+            "serve --apps ."
+        } else {
+            "up --no-build"
+        };
+        // bash holds the reading end, and reads nothing.
+        let line = format!(
+            "mkfifo p; exec 9<>p; exec {} {place} --listen 127.0.0.1:0 2> {} > p",
+            crate::binary().display(),
+            log.display()
+        );
+        let cwd = if serve { folder.path() } else { app.path() };
+        let mut running = Launch::new(Path::new("bash"), cwd)
+            .args(&["-c", &line])
+            .spawn();
+        let said = || std::fs::read_to_string(&log).unwrap_or_default();
+        let deadline = Instant::now() + PATIENCE;
+        while !said().contains("Running") {
+            assert!(Instant::now() < deadline, "{}", said());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let text = said();
+        let port = text.split("127.0.0.1:").nth(1).unwrap();
+        let port: String = port.chars().take_while(char::is_ascii_digit).collect();
+        let url = format!("http://127.0.0.1:{port}/");
+        // Each request is a line of some 250 bytes.
+        for _ in 0..400 {
+            let asked = fetch("GET", &url, &[("host", "loud.localhost")], Bytes::new()).await;
+            assert_eq!(asked.unwrap().status, 200);
+        }
+        running.signal(rustix::process::Signal::INT);
+        assert_eq!(running.wait().await, Some(0), "{}", said());
+        assert!(said().contains("Stopping"), "{}", said());
+    }
 }

@@ -93,6 +93,7 @@ pub(super) fn compiler() -> Compiler {
 pub(super) fn until_stopped(config: PlatformConfig, interrupted: u8) -> Outcome {
     // Before the host looks at it.
     descriptors::raise();
+    print::behind();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("oarlock-control")
@@ -115,6 +116,7 @@ async fn drive(config: PlatformConfig, interrupted: u8) -> Outcome {
     let needs_reader = matches!(config.source, Source::App { .. });
     let listen = config.listen;
     let domain = (!needs_reader).then(|| config.domain.clone());
+    screen.many = domain.is_some();
     let started = tokio::select! {
         biased;
         // Nothing of an app was begun.
@@ -214,6 +216,8 @@ struct Screen {
     said_unprinted: bool,
     /// Whether an app was said to run.
     serves: bool,
+    /// Whether there may be several apps.
+    many: bool,
     /// What was begun and has not ended, and when.
     work: Option<(String, Instant)>,
 }
@@ -262,10 +266,13 @@ impl Screen {
                 self.logs.spawn(async move {
                     while let Some(first) = lines.next().await {
                         let more = std::iter::from_fn(|| lines.ready());
-                        let shown = std::iter::once(first)
+                        let shown: Vec<LogLine> = std::iter::once(first)
                             .chain(more)
-                            .filter(|line| !is_shown_elsewhere(line, &told));
-                        print::logs(shown)?;
+                            .filter(|line| !is_shown_elsewhere(line, &told))
+                            .collect();
+                        // Who reads stdout may stop reading: that must hold up nothing but this.
+                        let printed = tokio::task::spawn_blocking(|| print::logs(shown));
+                        printed.await.unwrap_or(Ok(()))?;
                     }
                     Ok(())
                 });
@@ -273,6 +280,9 @@ impl Screen {
             Event::Building { app, command } => {
                 print::note("Building", &format!("{app}: {command}"));
                 self.begun(format!("building {app}"));
+            }
+            Event::BuildOutput { app, line } if self.many => {
+                print::foreign(&format!("{app}: {line}"));
             }
             Event::BuildOutput { app: _, line } => print::foreign(&line),
             Event::Loading { app, release } => {

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use cap_std::ambient_authority;
-use cap_std::fs::{Dir, File, OpenOptions};
+use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt as _};
 use jiff::Timestamp;
 use oarlock_spec::api::{LogLine, LogSource};
+use rustix::fs::OFlags;
 
 use super::LogFilter;
 use super::ring::Entry;
@@ -126,12 +127,22 @@ impl Files {
         self.current.is_some()
     }
 
+    /// Never waits: who made the folder (it may have been cloned) may have put a named pipe there.
+    fn open_regular(&self, name: &str, style: &mut OpenOptions) -> std::io::Result<File> {
+        let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+        style.custom_flags(i32::try_from(flags.bits()).unwrap_or_default());
+        let file = self.dir()?.open_with(name, style)?;
+        if file.metadata()?.is_file() {
+            return Ok(file);
+        }
+        let reason = format!("{name} is no regular file; remove it");
+        Err(std::io::Error::other(reason))
+    }
+
     fn open_current(&mut self) -> std::io::Result<u64> {
         std::fs::create_dir_all(&self.dir)?;
-        let mut file = self.dir()?.open_with(
-            CURRENT,
-            OpenOptions::new().read(true).append(true).create(true),
-        )?;
+        let mut style = OpenOptions::new();
+        let mut file = self.open_regular(CURRENT, style.read(true).append(true).create(true))?;
         let mut size = file.metadata()?.len();
         if size > 0 {
             // A host that was killed may have left half a line: ours must not be glued to it.
@@ -171,8 +182,7 @@ impl Files {
         for name in [CURRENT, OLDER] {
             let mut bytes = Vec::new();
             let read = self
-                .dir()
-                .and_then(|dir| dir.open(name))
+                .open_regular(name, OpenOptions::new().read(true))
                 .and_then(|file| file.take(2 * self.limit).read_to_end(&mut bytes));
             if read.is_err() || bytes.is_empty() {
                 continue;

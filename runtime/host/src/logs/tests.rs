@@ -262,3 +262,19 @@ fn a_silent_log_holds_no_file_and_goes_on_where_it_was() {
     assert_eq!(lines, ["one", "two"]);
     assert_eq!(messages(&log.tail(10, &ALL)), ["one", "two"]);
 }
+
+#[test]
+fn a_pipe_in_the_place_of_a_file_holds_nobody_up() {
+    let (temp, dir) = folder();
+    let fifo = rustix::fs::FileType::Fifo;
+    for name in ["app.log", "app.log.1"] {
+        let mode = rustix::fs::Mode::RWXU;
+        rustix::fs::mknodat(rustix::fs::CWD, temp.path().join(name), fifo, mode, 0).unwrap();
+    }
+    let logs = Logs::start().unwrap();
+    let log = logs.open(dir);
+    log.write(LogSource::App, "web.1", "a line");
+    // From the ring: no file has one.
+    assert_eq!(messages(&log.tail(10, &ALL)), ["a line"]);
+    logs.close();
+}

@@ -20,7 +20,10 @@ use crate::cores::CoreId;
 pub(crate) const MAX_CONNECTIONS: u32 = 16_384;
 
 /// Connections at once, whatever the limit on files.
-const MIN_CONNECTIONS: u64 = 64;
+const MIN_CONNECTIONS: u64 = 8;
+
+/// Files that the host has open without any app or client.
+const OWN_FILES: u64 = 32;
 
 /// How long to wait when the system has no more files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -34,10 +37,11 @@ const ASKED_AT_ONCE: u32 = 64;
 /// How often the operator is told of refused clients.
 const REMARK_PAUSE: Duration = Duration::from_secs(10);
 
-/// Connections at once where the process may have so many files: half of them, for guests, apps and the host itself need
-/// the others.
+/// Connections at once where the process may have so many files: half of what the host itself leaves, for guests and apps
+/// need the others.
 pub(crate) fn permits(files: u64) -> u32 {
-    let half = (files / 2).clamp(MIN_CONNECTIONS, u64::from(MAX_CONNECTIONS));
+    let half = files.saturating_sub(OWN_FILES) / 2;
+    let half = half.clamp(MIN_CONNECTIONS, u64::from(MAX_CONNECTIONS));
     u32::try_from(half).unwrap_or(MAX_CONNECTIONS)
 }
 
@@ -324,8 +328,11 @@ mod tests {
 
     #[test]
     fn half_of_the_files_are_for_connections() {
-        let permits = [0, 1_024, 20_000, 1 << 20, u64::MAX].map(permits);
-        assert_eq!(permits, [64, 512, 10_000, MAX_CONNECTIONS, MAX_CONNECTIONS]);
+        let permits = [0, 64, 1_024, 20_032, 1 << 20, u64::MAX].map(permits);
+        assert_eq!(
+            permits,
+            [8, 16, 496, 10_000, MAX_CONNECTIONS, MAX_CONNECTIONS]
+        );
     }
 
     #[tokio::test(start_paused = true)]

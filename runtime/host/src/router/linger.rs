@@ -36,7 +36,7 @@ const UPLOAD: Bounds = Bounds {
 /// Of what makes no sense.
 const MALFORMED: Bounds = Bounds {
     time: SILENCE,
-    bytes: 1 << 20,
+    bytes: 8 << 20,
 };
 
 /// Read at once.
@@ -108,7 +108,7 @@ async fn throw_away<T: Transport>(
     let mut piece = vec![0; PIECE];
     let mut silence = pin!(sleep_until(until));
     poll_fn(|context| {
-        if connection.poll_order(context) == Order::Abort || connection.gives_way() {
+        if connection.poll_order(context) != Order::Serve || connection.gives_way() {
             return Poll::Ready(Ok(0));
         }
         if silence.as_mut().poll(context).is_ready() {

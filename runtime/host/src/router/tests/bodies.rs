@@ -435,10 +435,18 @@ async fn a_client_that_goes_on_sending_holds_nobody_up() {
     let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
     read_until(&mut stream, "hello").await;
-    // It neither sends nor ends.
+    // It sends a little now and then, and does not end.
+    let sending = tokio::spawn(async move {
+        while stream.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!sending.is_finished(), "what it sends is taken for now");
     let router = bench.router.clone();
     let drained = router.drain(Duration::from_secs(60));
-    tokio::time::timeout(SOON * 2, drained)
+    tokio::time::timeout(SOON, drained)
         .await
-        .expect("it is waited for only for a while");
+        .expect("it is not waited for");
+    sending.await.unwrap();
 }
