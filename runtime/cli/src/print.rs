@@ -51,7 +51,10 @@ pub(crate) fn behind() {
 pub(crate) fn flush(limit: Duration) {
     let Some(behind) = BEHIND.get() else { return };
     let (done, printed) = sync_channel(1);
-    let job = Box::new(move || drop(done.send(())));
+    let job = Box::new(move || {
+        // Whoever waited may have gone.
+        let _gone = done.send(()).is_err();
+    });
     if behind.try_send(job).is_ok() {
         // An error: it takes longer.
         let _late = printed.recv_timeout(limit).is_err();

@@ -92,7 +92,7 @@ async fn a_dyno_that_is_stopped_while_it_starts_finds_its_port_closed() {
     let scaled = running.oarlock(&["scale", "web=1"]).await;
     assert_eq!(scaled.code, 0, "{}", scaled.stderr);
     logged(&running, "web.1", "bound").await;
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     let scaled = running.oarlock(&["scale", "web=0"]).await;
     assert_eq!(scaled.code, 0, "{}", scaled.stderr);
     logged(&running, "web.1", "accept: ConnectionAborted").await;
