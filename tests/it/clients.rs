@@ -133,7 +133,7 @@ fn three_hundred() -> (Apps, Vec<String>) {
 /// them all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_hundred_apps_start_with_few_files() {
-    for (hard, says) in [(4_096, "2048"), (1_024, "512")] {
+    for (hard, says) in [(4_096, "2032"), (1_024, "496")] {
         let (apps, names) = three_hundred();
         let mut running = with_files(&apps, "1024", hard).spawn();
         let said = running.output.wait_for("open files at most").await;

@@ -370,9 +370,9 @@ impl Host {
         self.inner.shared.engine.capacity()
     }
 
-    /// Connections of clients that it takes at once: half of the files that the process may have open
-    /// (`RLIMIT_NOFILE`, as it was when the host started), and at most [`Host::MOST_CONNECTIONS`]. When they are taken,
-    /// idle ones are closed for new clients.
+    /// Connections of clients that it takes at once: of the files that the process may have open (`RLIMIT_NOFILE`, as it
+    /// was when the host started) 32 are the host's own, and half of the rest is for clients; at most
+    /// [`Host::MOST_CONNECTIONS`]. When they are taken, idle ones are closed for new clients.
     pub fn connections(&self) -> u32 {
         self.inner.shared.router.connections()
     }
