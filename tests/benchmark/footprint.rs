@@ -32,6 +32,10 @@ const MAPPINGS: f64 = 0.25;
 const PATIENCE: Duration = Duration::from_secs(1_800);
 /// Apps of which none has come up for so long do not come any more.
 const QUIET: Duration = Duration::from_secs(120);
+/// Guests at once that cannot be interrupted.
+const FILLERS: usize = 8;
+/// What their neighbour may wait, in ms, or three times what it waits alone.
+const NEIGHBOUR_MS: f64 = 10.0;
 /// The longest that an answer may take.
 const ANSWER: Duration = Duration::from_secs(60);
 
@@ -112,6 +116,8 @@ pub(crate) fn measure(tools: &Tools, apps: u32, effort: Effort) -> anyhow::Resul
     promises.extend(small(tools, effort)?);
     eprintln!("slow requests at once");
     promises.extend(slow(tools, effort)?);
+    eprintln!("a neighbour of guests that nothing interrupts");
+    promises.push(neighbour(tools, effort)?);
     eprintln!("many apps");
     promises.extend(many(tools, apps as usize, effort)?);
     Ok(promises)
@@ -187,6 +193,60 @@ fn slow(tools: &Tools, effort: Effort) -> anyhow::Result<Vec<Promise>> {
             after,
         ),
     ])
+}
+
+/// What a polite app's client waits while another app's guests fill their memory in a loop, which nothing can interrupt.
+fn neighbour(tools: &Tools, effort: Effort) -> anyhow::Result<Promise> {
+    let apps = Apps::new()?;
+    let guest = |name: &str| std::fs::read(oarlock_tests::guest(name));
+    apps.add("polite", "", &guest("handler-p2")?)?;
+    let memory = "[limits.web]\nmemory = \"256 MiB\"\n";
+    apps.add("filler", memory, &guest("hoard-p2")?)?;
+    let server = apps.serve(&tools.oarlock)?;
+    for app in ["polite", "filler"] {
+        apps.wait_for(&server, app)?;
+    }
+    let (addr, window) = (server.addr, effort.window);
+    let alone = runtime()?.block_on(p99(addr, "polite", window))?;
+    let beside = runtime()?.block_on(async {
+        let mut fillers = tokio::task::JoinSet::new();
+        for _ in 0..FILLERS {
+            fillers.spawn(async move {
+                // Its answer does not matter; the next one begins when it is there.
+                while status(addr, Ipv4Addr::LOCALHOST, get("filler", "/fill/1000"))
+                    .await
+                    .is_ok()
+                {}
+            });
+        }
+        // The host sees within some turns who cannot be interrupted.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        p99(addr, "polite", window).await
+    })?;
+    server.stop()?;
+    let [alone, beside] = [alone, beside].map(|time| time.as_secs_f64() * 1_000.0);
+    let most = NEIGHBOUR_MS.max(3.0 * alone);
+    let what = format!("a neighbour's p99 beside {FILLERS} guests that fill 120 MiB in a loop");
+    Ok(Promise::at_most(what, most, beside, "ms").noting(&format!("{alone:.1} ms alone")))
+}
+
+/// Of an app's answers to one request after the other, each on a connection of its own.
+async fn p99(addr: SocketAddr, app: &str, window: Duration) -> anyhow::Result<Duration> {
+    let begin = Instant::now();
+    let mut times = Vec::new();
+    while begin.elapsed() < window {
+        let asked = Instant::now();
+        let status = status(addr, Ipv4Addr::LOCALHOST, get(app, "/")).await?;
+        ensure!(status == 200, "{app} answered {status}");
+        times.push(asked.elapsed());
+    }
+    times.sort_unstable();
+    let at = times.len().saturating_sub(1) * 99 / 100;
+    times.get(at).copied().context("no request was answered")
+}
+
+fn get(app: &str, path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: {app}.localhost\r\nConnection: close\r\n\r\n")
 }
 
 /// What is resident after a burst, beside what was before it.
