@@ -104,6 +104,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_line_whose_variables_make_it_endless_starts_nothing() {
+        let data = tempfile::tempdir().unwrap();
+        let host = Host::start(HostConfig::new(data.path())).unwrap();
+        let line = "$A".repeat(1_000);
+        let manifest = format!(
+            "app = \"hello\"\n[processes]\nweb = \"web.wasm {line}\"\n[config]\nA = \"{}\"\n",
+            "x".repeat(2_000)
+        );
+        let wasm = wat::parse_str(include_str!("../doc/hello.wat")).unwrap();
+        let app = App::from_manifest(manifest).component("web.wasm", wasm);
+        let error = host.add(app).await.unwrap_err().to_string();
+        assert!(error.contains("longer than 1048576 bytes"), "{error}");
+        host.shutdown().await;
+    }
+
+    #[tokio::test]
     async fn an_app_that_never_came_is_nobodys_again() {
         let data = tempfile::tempdir().unwrap();
         let host = Host::start(HostConfig::new(data.path())).unwrap();

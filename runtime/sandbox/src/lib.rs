@@ -62,7 +62,7 @@ pub use capacity::{Bound, Capacity, Most};
 pub use compiler::{Compiler, compile_component};
 pub use egress::{
     Attempt, ChosenBy, Decision, Denial, Egress, EgressRules, Endpoint, HostListeners, HttpClient,
-    PortsTaken, PrivateNetworks, certificates,
+    PortsTaken, PrivateNetworks, certificates, other_coding,
 };
 pub use engine::{COMPILE_DEADLINE, Engine, EngineConfig, EngineError};
 pub use frames::poll_content;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cap_std::fs::Dir;
 use jiff::Timestamp;
-use oarlock_sandbox::{Exit, Meter, Output, Sandbox, StartError, Stdin};
+use oarlock_sandbox::{Exit, Meter, Output, Sandbox, Stdin};
 use oarlock_spec::api::{DynoRow, DynoState, LogSource};
 use oarlock_spec::names::{DynoName, ProcessType, ReleaseId};
 use tokio::sync::{oneshot, watch};
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use super::cron::{CronMemory, Due};
 use super::dispatcher::Dispatcher;
 use super::dyno::{RunEnd, Signal, Task, reason as exit_reason, start_command};
-use super::prepare::{PreparedProcess, release_phase_limit};
+use super::prepare::{PreparedProcess, SandboxError, release_phase_limit};
 use super::table::{DynoId, StateChange};
 use crate::cores::Cores;
 
@@ -65,7 +65,7 @@ pub(crate) enum JobError {
     #[error("the app is being stopped")]
     Closing,
     #[error(transparent)]
-    Start(#[from] StartError),
+    Start(#[from] SandboxError),
 }
 
 struct Entry {

@@ -83,6 +83,23 @@ pub(crate) struct PreparedProcess {
     kv: BTreeMap<String, Arc<dyn KvBucket>>,
 }
 
+/// Bytes of a process's arguments, its variables expanded.
+const MOST_ARGUMENTS: usize = 1 << 20;
+
+/// Why a dyno gets no sandbox.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SandboxError {
+    /// As it says.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The app's own doing.
+    #[error(
+        "the arguments are longer than {MOST_ARGUMENTS} bytes when the variables in the process line are expanded; name \
+         fewer of them in the line, or let the component read them from its environment"
+    )]
+    Arguments,
+}
+
 struct LogOf {
     log: AppLog,
     dyno: String,
@@ -326,7 +343,11 @@ impl PreparedProcess {
     }
 
     /// The sandbox of a dyno of this name.
-    pub(crate) fn sandbox(&self, dyno: &DynoName, app: &HostedApp) -> Result<Sandbox, StartError> {
+    pub(crate) fn sandbox(
+        &self,
+        dyno: &DynoName,
+        app: &HostedApp,
+    ) -> Result<Sandbox, SandboxError> {
         let mut env = self.env.clone();
         env.insert("DYNO".into(), dyno.to_string());
         let listen = self.port_of(dyno)?;
@@ -334,6 +355,11 @@ impl PreparedProcess {
             env.insert("PORT".into(), port.number().to_string());
         }
         let value = |name: &str| env.get(name).map(String::as_str);
+        // A line may name a large variable a hundred thousand times.
+        let lengths = self.args.iter().map(|it| it.length(value));
+        if lengths.fold(0, usize::saturating_add) > MOST_ARGUMENTS {
+            return Err(SandboxError::Arguments);
+        }
         let args = self.args.iter().flat_map(|it| it.expand(value)).collect();
         let grant = Grant {
             app: app.name.clone(),

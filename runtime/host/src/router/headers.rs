@@ -7,6 +7,7 @@ use http::header::{
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Version};
+use oarlock_sandbox::other_coding;
 
 use super::rescue::Failure;
 
@@ -109,7 +110,7 @@ pub(super) fn check(parts: &Parts, header: u64, request_body: u64) -> Result<(),
     if parts.method == Method::CONNECT {
         return Err(Failure::Connect);
     }
-    if is_coded(&parts.headers) {
+    if other_coding(&parts.headers).is_some() {
         return Err(Failure::Coding);
     }
     let is_target = |path: &PathAndQuery| {
@@ -123,22 +124,6 @@ pub(super) fn check(parts: &Parts, header: u64, request_body: u64) -> Result<(),
         return Err(Failure::BodyTooLarge);
     }
     Ok(())
-}
-
-/// Whether a message has another transfer coding than `chunked`, which is all that is decoded here.
-pub(super) fn is_coded(headers: &HeaderMap) -> bool {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let is_chunked = |value: &HeaderValue| {
-        value
-            .as_bytes()
-            .trim_ascii()
-            .eq_ignore_ascii_case(b"chunked")
-    };
-    match (codings.next(), codings.next()) {
-        (None, _) => false,
-        (Some(coding), None) => !is_chunked(coding),
-        (Some(_), Some(_)) => true,
-    }
 }
 
 /// The protocol that an HTTP/1.1 client would rather speak. It is an offer that may be ignored (RFC 9110 7.8), and

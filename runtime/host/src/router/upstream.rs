@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use oarlock_sandbox::{Body, BodyError, Port, Progress, poll_content};
+use oarlock_sandbox::{Body, BodyError, Port, Progress, other_coding, poll_content};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -191,8 +191,10 @@ impl Upstream {
             return Ok(Reply::Switched(Box::new(parts), tunnel));
         }
         let (mut parts, incoming) = response.into_parts();
-        if headers::is_coded(&parts.headers) {
-            let reason = "its body has another transfer coding than `chunked`".to_owned();
+        if let Some(coding) = other_coding(&parts.headers) {
+            let reason = format!(
+                "its body has the transfer coding `{coding}`, and only `chunked` is decoded"
+            );
             return Err(NoReply::Invalid(reason));
         }
         // The chunks say where it ends, whatever the length does (RFC 9112 6.3).

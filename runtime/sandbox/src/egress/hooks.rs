@@ -199,7 +199,7 @@ async fn within_first_byte<T>(
 }
 
 /// A transfer coding that is not `chunked`, which is all that is decoded here.
-fn other_coding(headers: &http::HeaderMap) -> Option<String> {
+pub fn other_coding(headers: &http::HeaderMap) -> Option<String> {
     let values = headers.get_all(header::TRANSFER_ENCODING).iter();
     let codings = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     let mut codings = codings.map(<[u8]>::trim_ascii);

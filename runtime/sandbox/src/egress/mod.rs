@@ -31,6 +31,7 @@ pub use client::{HttpClient, certificates};
 use connections::Connections;
 pub(crate) use connections::OutboundConnection;
 pub(crate) use hooks::HttpHooks;
+pub use hooks::other_coding;
 pub(crate) use listeners::DynoPort;
 pub use listeners::{HostListeners, PortsTaken};
 pub(crate) use remarks::Remarks;

@@ -65,6 +65,22 @@ impl Argument {
         })
     }
 
+    /// How many bytes it makes at most; nothing is made for that.
+    pub fn length<'v>(&self, value: impl Fn(&str) -> Option<&'v str>) -> usize {
+        let pieces = match self {
+            Self::Plain(text) => return text.len(),
+            Self::Made(pieces) => pieces,
+        };
+        let lengths = pieces.iter().map(|piece| match piece {
+            Piece::Text(text) => text.len(),
+            Piece::Variable { name, default, .. } => {
+                let default = default.as_deref().map_or(0, str::len);
+                value(name).map_or(0, str::len).max(default)
+            }
+        });
+        lengths.fold(0, usize::saturating_add)
+    }
+
     /// The arguments that it makes: mostly one; none, where all there is are unquoted variables without a value.
     pub fn expand<'v>(&self, value: impl Fn(&str) -> Option<&'v str>) -> Vec<String> {
         let pieces = match self {

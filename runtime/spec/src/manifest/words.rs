@@ -182,7 +182,9 @@ mod tests {
             "NESTED" => Some("$PORT *"),
             _ => None,
         };
-        let made = arguments.iter().flat_map(|it| it.expand(value)).collect();
+        let made: Vec<String> = arguments.iter().flat_map(|it| it.expand(value)).collect();
+        let length: usize = arguments.iter().map(|it| it.length(value)).sum();
+        assert!(made.iter().map(String::len).sum::<usize>() <= length);
         let shown: Vec<String> = arguments.iter().map(Argument::to_string).collect();
         (made, shown.join(" "))
     }
